@@ -1,0 +1,67 @@
+"""A differentiable simulator of stochastic gradient descent with clipping."""
+
+from ._criteria import (
+    BestClip as BestClip,
+    best_clip as best_clip,
+    ceiling as ceiling,
+    fisher_information as fisher_information,
+    heuristic_clip as heuristic_clip,
+    max_ccc as max_ccc,
+)
+from ._curve import Curve as Curve
+from ._schedule import Constant as Constant, PiecewiseLinear as PiecewiseLinear
+from ._tune import tune as tune
+from .clip import (
+    AbstractClip as AbstractClip,
+    DeltaClip as DeltaClip,
+    HardClip as HardClip,
+    Identity as Identity,
+    Normalize as Normalize,
+    RootSoftClip as RootSoftClip,
+    SoftClip as SoftClip,
+)
+from .limit import (
+    AbstractLimit as AbstractLimit,
+    HomogenizedSDE as HomogenizedSDE,
+    Moments as Moments,
+    RiskODE as RiskODE,
+    moments as moments,
+    solve as solve,
+)
+from .problem import (
+    AbstractLaw as AbstractLaw,
+    AbstractLinear as AbstractLinear,
+    AbstractNoise as AbstractNoise,
+    AbstractProblem as AbstractProblem,
+    Cauchy as Cauchy,
+    Contaminated as Contaminated,
+    Empirical as Empirical,
+    Exponential as Exponential,
+    Gaussian as Gaussian,
+    Laplace as Laplace,
+    LeastSquares as LeastSquares,
+    NormalMixture as NormalMixture,
+    Rademacher as Rademacher,
+    Regression as Regression,
+    SmoothLaw as SmoothLaw,
+    SparseSign as SparseSign,
+    Spectrum as Spectrum,
+    StudentT as StudentT,
+    Uniform as Uniform,
+    random_features as random_features,
+)
+from .simulate import (
+    AbstractEngine as AbstractEngine,
+    Blocked as Blocked,
+    Direct as Direct,
+    simulate as simulate,
+    train as train,
+)
+from .transform import (
+    AbstractScope as AbstractScope,
+    ClipState as ClipState,
+    PerExample as PerExample,
+    PerTree as PerTree,
+    as_transform as as_transform,
+    safe_norm as safe_norm,
+)

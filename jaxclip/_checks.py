@@ -1,0 +1,80 @@
+"""Checks at the door: what came, what is wanted, what to do.
+
+A concrete value fails at once with a `ValueError`; a traced one fails when the
+compiled program runs, through `equinox.error_if`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+def check(value: Array, is_bad: Callable[[Any], Any], message: str) -> Array:
+    """Returns `value`, or fails with `message` where `is_bad(value)` has a true entry.
+
+    The result must be used: under `jit` an unused check is removed as dead code.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return eqx.error_if(value, jnp.any(is_bad(value)), message)
+    # In numpy: under `jit` even a comparison of two constants would be traced.
+    if np.any(is_bad(np.asarray(value))):
+        raise ValueError(f"{message} Got {_short(value)}.")
+    return value
+
+
+def nonnegative(name: str, value: Any) -> Array:
+    """`value` as an array of floats, none of them negative or NaN (inf is allowed)."""
+    # Written as a negation so that NaN, which compares false, is caught too.
+    return check(
+        as_float(name, value),
+        lambda x: ~(x >= 0),
+        f"`{name}` must be non-negative and not NaN.",
+    )
+
+
+def positive(name: str, value: Any) -> Array:
+    """`value` as an array of floats, all of them positive and finite."""
+    return check(
+        as_float(name, value),
+        lambda x: ~((x > 0) & (x < np.inf)),
+        f"`{name}` must be positive and finite.",
+    )
+
+
+def as_float(name: str, value: Any) -> Array:
+    """`value` as an array of floats; what is no real number is refused by name."""
+    try:
+        value = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be a number or an array of numbers. Got {value!r}."
+        ) from error
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        return value
+    if jnp.issubdtype(value.dtype, jnp.integer):
+        return value.astype(jnp.result_type(float))
+    raise ValueError(f"`{name}` must be real. Got an array of {value.dtype}.")
+
+
+def count(name: str, value: Any, *, least: int = 1) -> int:
+    """`value` as a Python integer that is at least `least`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(
+            f"`{name}` must be a Python integer, known before tracing. "
+            f"Got {value!r} of type {type(value).__name__}."
+        )
+    value = value.__index__()
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}. Got {value}.")
+    return value
+
+
+def _short(value: Array) -> str:
+    text = str(value).replace("\n", " ")
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,91 @@
+"""The one result type: what a run or a limit does to the risk over the steps."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree, Real
+
+
+class Curve(eqx.Module):
+    """The excess risk against the step, of a run or of a limit.
+
+    **Fields:**
+
+    - `step`: shape `(..., s)`, in SGD steps, the first of a simulation being 0.
+    - `risk`: shape `(..., s)`, the excess risk, in the label's squared unit. Infinite
+        from where a run has diverged.
+    - `params`: the parameters at the last step: of SGD itself, of the SDE, or half the
+        squared error in each eigenspace for the risk ODE.
+    - `observed`: what `observe` returned at each recorded step, along a leading axis.
+
+    Leading axes are those of a `vmap`: one for each setting or key.
+    """
+
+    step: Real[Array, "*batch s"]
+    risk: Float[Array, "*batch s"]
+    params: PyTree[Array] = None
+    observed: PyTree[Array] = None
+
+    def to_xarray(self) -> Any:
+        """The curve as an `xarray.Dataset`: `risk` over `step`, and leading axes
+        `batch_0`, `batch_1` ... where the curve has them. Needs the extra `cli`."""
+        import xarray as xr
+
+        batch = [f"batch_{i}" for i in range(self.risk.ndim - 1)]
+        dims = [*batch, "step"]
+        steps = np.asarray(self.step)
+        shared = steps.reshape(-1, steps.shape[-1])
+        if not np.all(shared == shared[0]):
+            raise ValueError("`step` must be the same for all curves of a batch.")
+        risk = xr.DataArray(np.asarray(self.risk), dims=dims, name="risk")
+        risk.attrs["long_name"] = "excess risk"
+        data = {"risk": risk}
+        observed, _ = jax.tree_util.tree_flatten_with_path(self.observed)
+        for path, leaf in observed:
+            name = "observed" + jax.tree_util.keystr(path)
+            extra = [f"{name}_{i}" for i in range(leaf.ndim - len(dims))]
+            data[name] = xr.DataArray(np.asarray(leaf), dims=[*dims, *extra])
+        dataset = xr.Dataset(data, coords={"step": shared[0]})
+        dataset["step"].attrs["long_name"] = "SGD step"
+        return dataset
+
+    def plot(self, ax: Any = None, *, band: float = 0.8, **style: Any) -> Any:
+        """Draws the risk against the step on logarithmic axes. Needs the extra `cli`.
+
+        A batch of curves is drawn as its mean and the band that holds the fraction
+        `band` of the runs at each step.
+
+        **Arguments:**
+
+        - `ax`: the matplotlib axes to draw on; a new figure's by default.
+        - `band`: the fraction of the runs in the band.
+        - `style`: handed to matplotlib's `plot`, such as `label` and `color`.
+
+        **Returns:**
+
+        The axes.
+        """
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            _, ax = plt.subplots()
+        step = np.asarray(self.step)
+        step = step.reshape(-1, step.shape[-1])[0]
+        risk = np.asarray(self.risk)
+        risk = risk.reshape(-1, risk.shape[-1])
+        (line,) = ax.plot(step, risk.mean(axis=0), **style)
+        if len(risk) > 1:
+            tail = (1 - band) / 2
+            low, high = np.quantile(risk, [tail, 1 - tail], axis=0)
+            ax.fill_between(step, low, high, color=line.get_color(), alpha=0.2, lw=0)
+        ax.set(xlabel="SGD step", ylabel="excess risk", xscale="symlog", yscale="log")
+        return ax
+
+
+def finite_or_infinite(risk: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The risk, infinite where it is not a number: a diverged run has one, and it is
+    above every other."""
+    return jnp.where(jnp.isnan(risk), jnp.inf, risk)

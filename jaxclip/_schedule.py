@@ -1,0 +1,152 @@
+"""Functions of the step: where learning rates and thresholds get their values from."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Real
+
+from ._checks import as_float, check, nonnegative
+from ._types import RealScalarLike, Schedule, Step
+
+
+class Constant(eqx.Module):
+    """The same value at every step.
+
+    A bare number that is given as a learning rate or a threshold becomes one of these.
+
+    **Arguments:**
+
+    - `value`: a non-negative number, or an array of them; infinity is allowed.
+    """
+
+    # An array leaf, not static: a threshold is there to be swept and tuned.
+    value: Float[Array, "..."]
+
+    def __init__(self, value: Real[Array, "..."] | RealScalarLike):
+        self.value = as_float("value", value)
+
+    def __call__(self, step: Step) -> Float[Array, "..."]:
+        del step
+        return self.value
+
+
+class PiecewiseLinear(eqx.Module):
+    r"""A positive function of the step whose logarithm is piecewise linear.
+
+    $$\log f(k) = \text{linear interpolation of } (k_i, \log f_i),$$
+
+    constant before the first knot and after the last.
+
+    The logarithms are the leaves, so that a gradient step keeps the values positive:
+    this is the form to hand to [`jaxclip.tune`][]. One knot makes a tunable positive
+    constant.
+
+    **Arguments:**
+
+    - `knots`: shape `(n,)`, in steps, increasing. Not differentiated: a tuner moves the
+        values and leaves the knots where they are.
+    - `values`: shape `(n,)`, positive and finite, in the unit of what is scheduled.
+
+    **Raises:**
+
+    A `ValueError` where the shapes differ, the knots do not increase or a value is not
+    positive and finite.
+    """
+
+    knots: Float[Array, " n"]
+    log_values: Float[Array, " n"]
+
+    def __init__(
+        self,
+        knots: Real[Any, "..."] | RealScalarLike,
+        values: Real[Any, "..."] | RealScalarLike,
+    ):
+        knots = jnp.atleast_1d(as_float("knots", knots))
+        values = jnp.atleast_1d(as_float("values", values))
+        if knots.ndim != 1 or knots.shape != values.shape:
+            raise ValueError(
+                "`knots` and `values` must be two vectors of the same length. "
+                f"Got shapes {knots.shape} and {values.shape}."
+            )
+        knots = check(
+            knots, lambda k: ~(k[1:] > k[:-1]), "`knots` must be strictly increasing."
+        )
+        values = check(
+            values,
+            lambda v: ~((v > 0) & (v < jnp.inf)),
+            "`values` must be positive and finite: their logarithm is interpolated.",
+        )
+        self.knots = knots
+        self.log_values = jnp.log(values)
+
+    @property
+    def values(self) -> Float[Array, " n"]:
+        """The values at the knots, shape `(n,)`."""
+        return jnp.exp(self.log_values)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        # Without `stop_gradient` a tuner would slide the knots along the time axis.
+        knots = jax.lax.stop_gradient(self.knots)
+        step = jnp.asarray(step, knots.dtype)
+        return jnp.exp(jnp.interp(step, knots, self.log_values))
+
+
+class FromFunction(eqx.Module):
+    """A plain function of the step, such as an optax schedule.
+
+    It is held as structure: functions are no array leaves, and `jax.jit` and `jax.vmap`
+    must be able to pass a rule that holds one.
+    """
+
+    function: Callable[[Any], Any] = eqx.field(static=True)
+
+    def __call__(self, step: Step) -> Any:
+        return self.function(step)
+
+
+def as_schedule(value: Any, name: str = "value") -> Schedule:
+    """A function of the step out of a number, an array or a function of the step.
+
+    **Arguments:**
+
+    - `value`: a non-negative number, an array of them, or a function of the step.
+    - `name`: what an error calls it.
+
+    **Returns:**
+
+    `value` itself if it is a pytree that can be called (its numbers stay leaves),
+    otherwise a [`jaxclip.Constant`][] or a wrapper of the function.
+    """
+    if isinstance(value, eqx.Module) and callable(value):
+        return value
+    if callable(value):
+        return FromFunction(value)
+    return Constant(nonnegative(name, value))
+
+
+def schedule_field(name: str, **kwargs: Any) -> Any:
+    """A field of a rule that holds a schedule, converted from what the user gives."""
+    return eqx.field(converter=functools.partial(as_schedule, name=name), **kwargs)
+
+
+def check_rate(lr: Any, steps: Real[Array, " s"]) -> Schedule:
+    """A learning rate as a function of the step, checked at the steps given.
+
+    What a function returns elsewhere is not checked.
+    """
+    schedule = as_schedule(lr, "lr")
+    if isinstance(schedule, Constant):
+        value = schedule.value
+        if value.shape != ():
+            raise ValueError(
+                "`lr` must be one number or a function of the step; `jax.vmap` over "
+                f"several. Got shape {value.shape}."
+            )
+        return schedule
+    values = jax.vmap(lambda step: jnp.asarray(schedule(step)))(steps)
+    nonnegative("lr", values)
+    return schedule

@@ -1,0 +1,41 @@
+"""Shapes and units, once: the aliases that the public signatures are written with."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Real
+
+# A dimensionless real number; traced or not, a Python number included.
+RealScalar: TypeAlias = Real[Array, ""]
+RealScalarLike: TypeAlias = Real[ArrayLike, ""] | int | float
+
+# The clock of the whole library: the index of an SGD step. Fractional steps are
+# points of the limits, which live in continuous time.
+Step: TypeAlias = RealScalarLike
+
+# A function of the step; every optax schedule is one.
+Schedule: TypeAlias = Callable[[Any], Any]
+
+# The parameters that SGD moves.
+Params: TypeAlias = PyTree[Array]
+
+# What one key and one absolute sample index determine: one training example.
+Example: TypeAlias = PyTree[Array]
+
+Key: TypeAlias = PRNGKeyArray
+
+__all__ = [
+    "Array",
+    "ArrayLike",
+    "Example",
+    "Float",
+    "Int",
+    "Key",
+    "Params",
+    "PyTree",
+    "Real",
+    "RealScalar",
+    "RealScalarLike",
+    "Schedule",
+    "Step",
+]

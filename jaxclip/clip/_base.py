@@ -1,0 +1,58 @@
+"""What a clipping rule is: a multiplier of a gradient, as a function of its norm."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._types import RealScalarLike, Schedule, Step
+
+
+class AbstractClip(eqx.Module):
+    r"""A clipping rule. A gradient $g$ of norm $n = \|g\|$ becomes $f(n)\,g$.
+
+    Everything else is derived from the two methods below: the optax transform, SGD,
+    and the coefficients of the limits, which see the rule through
+    $\psi(r) = r f(|r|)$.
+
+    **An author must guarantee** that `factor` is finite at norm 0, works elementwise on
+    an array of norms, does not branch in Python on a value, and is smooth in the norm
+    except at the points that `kinks` lists. The last is not checked: a kink that is not
+    declared makes the moments inaccurate, and where $\psi$ jumps there, wrong.
+    Parameters are array fields, so that they can be swept and differentiated.
+    """
+
+    @abc.abstractmethod
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        """The multiplier $f(n)$ of a gradient.
+
+        **Arguments:**
+
+        - `norm`: shape `(...)`, non-negative, in the unit of the gradient.
+        - `step`: the index of the SGD step; fractional in the limits.
+
+        **Returns:**
+
+        Shape `(...)`, dimensionless, finite at norm 0.
+        """
+
+    @abc.abstractmethod
+    def kinks(self, step: Step) -> tuple[Float[Array, ""] | RealScalarLike, ...]:
+        """The norms at which the factor is not smooth in the norm; `()` if none."""
+
+
+def at(
+    schedule: Schedule, norm: Any, step: Step
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The norm as an array, and the schedule's value in the norm's precision.
+
+    A float64 threshold must not lift a float32 gradient, nor refuse a bfloat16 one.
+    """
+    norm = jnp.asarray(norm)
+    if not jnp.issubdtype(norm.dtype, jnp.floating):
+        norm = norm.astype(jnp.result_type(float))
+    return norm, jnp.asarray(schedule(step)).astype(norm.dtype)

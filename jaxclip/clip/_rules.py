@@ -1,0 +1,183 @@
+"""The clipping rules.
+
+| rule | factor of a gradient of norm n | source |
+|---|---|---|
+| `Identity` | 1 | |
+| `HardClip` | min(1, c / n) | Pascanu et al. 2013, arXiv:1211.5063 |
+| `SoftClip` | c / (c + n) | Zhang et al. 2020, arXiv:1905.11881 |
+| `RootSoftClip` | c / sqrt(c^2 + n^2) | |
+| `DeltaClip` | min(1, max(delta, c / n)) | Tucat et al. 2024, arXiv:2404.08624 |
+| `Normalize` | 1 / (n + eps) | Hazan et al. 2015, arXiv:1507.02030 |
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._schedule import schedule_field
+from .._types import RealScalarLike, Schedule, Step
+from ._base import AbstractClip, at
+
+
+class Identity(AbstractClip):
+    """No clipping: the factor is 1."""
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        del step
+        return jnp.ones_like(jnp.asarray(norm, dtype=jnp.result_type(norm, 0.0)))
+
+    def kinks(self, step: Step) -> tuple[()]:
+        del step
+        return ()
+
+
+class HardClip(AbstractClip):
+    r"""The gradient, shortened to length $c$ where it is longer.
+
+    $$f(n) = \min(1, c / n).$$
+
+    At the tie $n = c$ the derivative is that of the inactive side. With $c = \infty$ it
+    is the identity, and a zero gradient stays zero whatever $c$.
+
+    **Arguments:**
+
+    - `threshold`: $c \ge 0$, in the unit of the gradient's norm: a number, an array or
+        a function of the step.
+    """
+
+    threshold: Schedule = schedule_field("threshold")
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        norm, c = at(self.threshold, norm, step)
+        # The operand is made safe before the division, and the result selected after
+        # it: 0 / 0 and inf / inf would poison the derivative of the other branch.
+        active = norm > c
+        return jnp.where(
+            active, jnp.where(active, c, 1.0) / jnp.where(active, norm, 1.0), 1.0
+        )
+
+    def kinks(self, step: Step) -> tuple[Float[Array, "..."]]:
+        return (self.threshold(step),)
+
+
+class SoftClip(AbstractClip):
+    r"""A smooth clip: the gradient's length $n$ becomes $c n / (c + n) < c$.
+
+    $$f(n) = \frac{c}{c + n}.$$
+
+    **Arguments:**
+
+    - `threshold`: $c \ge 0$, in the unit of the gradient's norm: a number, an array or a
+        function of the step.
+    """
+
+    threshold: Schedule = schedule_field("threshold")
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        norm, c = at(self.threshold, norm, step)
+        # c / (c + n), which is 0 / 0 at the origin and inf / inf without a threshold.
+        regular = jnp.isfinite(c) & (c + norm > 0)
+        total = jnp.where(regular, c + norm, 1.0)
+        return jnp.where(regular, jnp.where(regular, c, 1.0) / total, 1.0)
+
+    def kinks(self, step: Step) -> tuple[()]:
+        del step
+        return ()
+
+
+class RootSoftClip(AbstractClip):
+    r"""A smooth clip that agrees with the identity to second order at small gradients.
+
+    $$f(n) = \frac{c}{\sqrt{c^2 + n^2}}.$$
+
+    **Arguments:**
+
+    - `threshold`: $c \ge 0$, in the unit of the gradient's norm: a number, an array or a
+        function of the step.
+    """
+
+    threshold: Schedule = schedule_field("threshold")
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        norm, c = at(self.threshold, norm, step)
+        regular = jnp.isfinite(c) & (c + norm > 0)
+        c, norm = jnp.where(regular, c, 1.0), jnp.where(regular, norm, 0.0)
+        # Scaled, since the squares alone overflow float32 at 2e19. The scale cancels,
+        # so its derivative is left out.
+        scale = jax.lax.stop_gradient(jnp.maximum(c, norm))
+        return (c / scale) / jnp.sqrt((c / scale) ** 2 + (norm / scale) ** 2)
+
+    def kinks(self, step: Step) -> tuple[()]:
+        del step
+        return ()
+
+
+class DeltaClip(AbstractClip):
+    r"""Regularized clipping: a hard clip whose factor never falls below $\delta$.
+
+    $$f(n) = \min\{1, \max\{\delta, c / n\}\}.$$
+
+    A gradient up to $c$ is left alone, one up to $c / \delta$ is shortened to $c$, and
+    a longer one is multiplied by $\delta$. $\delta = 0$ is `HardClip`, $\delta \ge 1$
+    the identity.
+
+    **Arguments:**
+
+    - `threshold`: $c \ge 0$, in the unit of the gradient's norm.
+    - `delta`: $\delta \ge 0$, dimensionless.
+
+    Each is a number, an array or a function of the step.
+    """
+
+    threshold: Schedule = schedule_field("threshold")
+    delta: Schedule = schedule_field("delta")
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        hard = HardClip(self.threshold).factor(norm, step)
+        _, delta = at(self.delta, norm, step)
+        # A tie goes to the hard clip and to the identity: the inactive sides.
+        floored = jnp.where(delta > hard, delta, hard)
+        return jnp.where(floored < 1, floored, jnp.ones_like(floored))
+
+    def kinks(self, step: Step) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        c = jnp.asarray(self.threshold(step))
+        delta = jnp.asarray(self.delta(step))
+        floored = delta > 0
+        end = c / jnp.where(floored, delta, 1.0)
+        return c, jnp.where(floored, end, jnp.inf)
+
+
+class Normalize(AbstractClip):
+    r"""The gradient's direction: its length becomes $n / (n + \varepsilon)$.
+
+    $$f(n) = \frac{1}{n + \varepsilon}.$$
+
+    **Arguments:**
+
+    - `eps`: $\varepsilon > 0$, in the unit of the gradient's norm: a number, an array
+        or a function of the step. At $\varepsilon = 0$ a zero gradient has no
+        direction and is left at zero.
+    """
+
+    eps: Schedule = schedule_field("eps", default=1e-6)
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        norm, eps = at(self.eps, norm, step)
+        total = norm + eps
+        return jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
+
+    def kinks(self, step: Step) -> tuple[()]:
+        del step
+        return ()

@@ -1,0 +1,110 @@
+"""What the limits see of a rule and a noise: two numbers for each value of the risk."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._checks import nonnegative, positive
+from .._types import RealScalarLike, Step
+from ..clip import AbstractClip
+from ..problem import AbstractNoise
+
+
+class Moments(NamedTuple):
+    r"""The reduction factors of a clipping rule, at one value of the excess risk.
+
+    With the residual $w$ and the rule's scalar form $\psi$:
+
+    - `mu`: $E\,\psi'(w)$, how much of the descent is left. Dimensionless.
+    - `second`: $E\,\psi(w)^2$, the variance that is left, in the label's squared unit.
+    - `variance`: $E\,w^2$, without a clip; infinite where the noise's is.
+    """
+
+    mu: Float[Array, "..."]
+    second: Float[Array, "..."]
+    variance: Float[Array, "..."]
+
+    @property
+    def nu(self) -> Float[Array, "..."]:
+        """`second / variance`, the paper's variance reduction factor."""
+        return self.second / self.variance
+
+    @property
+    def csc(self) -> Float[Array, "..."]:
+        """`mu / nu`. Above 1, clipping widens the range of stable learning rates: the
+        clipped-stability criterion of arXiv:2406.11733."""
+        return self.mu * (self.variance / self.second)
+
+    @property
+    def ccc(self) -> Float[Array, "..."]:
+        """`mu^2 / nu`. Above 1, clipped SGD at its best learning rate beats unclipped
+        SGD now: the clipping-comparison criterion of arXiv:2406.11733."""
+        return self.mu**2 * (self.variance / self.second)
+
+
+def moments(
+    clip: AbstractClip,
+    noise: AbstractNoise,
+    excess: RealScalarLike,
+    feature_norm: RealScalarLike,
+    step: Step = 0,
+) -> Moments:
+    r"""The reduction factors of a clipping rule.
+
+    A sample's gradient is $w a$ with the residual $w = \sqrt{2R} Z - \epsilon$ and a
+    feature vector $a$ whose norm concentrates at `feature_norm`, so that a rule with
+    factor $f$ acts on the residual as $\psi(w) = w f(|w| \cdot$ `feature_norm`$)$. Then
+
+    $$\mu = E\,\psi'(w), \qquad \text{second} = E\,\psi(w)^2,$$
+
+    by quadrature in the law of $w$, split at the rule's kinks. Differentiable in every
+    number of the rule and the noise, in `excess` and in `feature_norm`. arXiv:2406.11733
+    defines both for the hard clip; for any other scalar rule they are derived here, by
+    the same use of Stein's lemma.
+
+    **Arguments:**
+
+    - `clip`: the rule; its thresholds are in the unit of the gradient's norm.
+    - `noise`: the label noise.
+    - `excess`: the excess risk $R$, in the label's squared unit, not negative.
+    - `feature_norm`: the square root of the covariance's trace, positive.
+    - `step`: where a threshold that depends on the step is evaluated.
+
+    **Returns:**
+
+    A [`jaxclip.Moments`][].
+    """
+    excess = nonnegative("excess", excess)
+    feature_norm = positive("feature_norm", feature_norm)
+    return unchecked_moments(clip, noise, excess, feature_norm, step)
+
+
+def unchecked_moments(
+    clip: AbstractClip,
+    noise: AbstractNoise,
+    excess: RealScalarLike,
+    feature_norm: RealScalarLike,
+    step: Step,
+) -> Moments:
+    """`moments` without the checks at the door, for use inside a solver's loop."""
+
+    def psi(norm):
+        return norm * clip.factor(norm * feature_norm, step)
+
+    # A rule that keeps a fraction of the largest gradients has a second moment of its
+    # own part E w^2, which is known exactly and may be infinite; only the rest, whose
+    # integrand falls off, is left to the quadrature.
+    kept = _factor_at_infinity(clip, step)
+    variance = 2 * jnp.asarray(excess) + noise.variance
+    law = noise.residual(2 * jnp.asarray(excess))
+    kinks = [kink / feature_norm for kink in clip.kinks(step)]
+    rest = law.expect(lambda n: psi(n) ** 2 - (kept * n) ** 2, kinks)
+    own = jnp.where(kept == 0, 0.0, kept**2 * jnp.where(kept == 0, 1.0, variance))
+    return Moments(law.slope(psi, kinks), rest + own, variance)
+
+
+def _factor_at_infinity(clip: AbstractClip, step: Step) -> Float[Array, ""]:
+    factor = jnp.asarray(clip.factor(1e18, step))
+    # What is below this fraction is a factor that falls to zero.
+    return jnp.where(jnp.abs(factor) < 1e-9, 0.0, factor)

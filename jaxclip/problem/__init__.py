@@ -1,0 +1,26 @@
+"""What SGD runs on."""
+
+from ._base import AbstractLinear as AbstractLinear, AbstractProblem as AbstractProblem
+from ._law import (
+    AbstractLaw as AbstractLaw,
+    NormalMixture as NormalMixture,
+    SmoothLaw as SmoothLaw,
+)
+from ._least_squares import LeastSquares as LeastSquares
+from ._noise import (
+    AbstractNoise as AbstractNoise,
+    Contaminated as Contaminated,
+    Empirical as Empirical,
+    Gaussian as Gaussian,
+    Rademacher as Rademacher,
+    SparseSign as SparseSign,
+)
+from ._noise_smooth import (
+    Cauchy as Cauchy,
+    Exponential as Exponential,
+    Laplace as Laplace,
+    StudentT as StudentT,
+    Uniform as Uniform,
+)
+from ._regression import Regression as Regression, random_features as random_features
+from ._spectrum import Spectrum as Spectrum

@@ -1,0 +1,113 @@
+"""Least squares on features drawn afresh at every step: the paper's own setting."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PyTree
+
+from .._checks import as_float, check
+from .._types import Example, Key, Params, RealScalar, RealScalarLike
+from ._base import AbstractLinear
+from ._noise import AbstractNoise, Empirical
+from ._random import normal
+from ._regression import Regression, random_features
+from ._spectrum import Spectrum
+
+
+class LeastSquares(AbstractLinear):
+    r"""Streaming least squares with Gaussian features.
+
+    Sample $k$ is a fresh $a_k \sim N(0, K)$ with the label
+    $y_k = \langle a_k, x^* \rangle + \epsilon_k$; the loss is half the squared
+    residual, and the excess risk $R(x) = (x - x^*)^T K (x - x^*) / 2$.
+
+    Only the spectrum of $K$ and the size of the error in each eigenspace matter to the
+    law of a run, so parameters are held in the eigenbasis and measured from the optimum
+    ($x^* = 0$); the error of an eigenspace is spread evenly over its dimensions.
+
+    **Arguments:**
+
+    - `spectrum`: the eigenvalues of $K$, with multiplicities.
+    - `noise`: the law of $\epsilon$.
+    - `error0`: shape `(m,)`, that of `spectrum.eigenvalues`: the norm of $x_0 - x^*$ in
+        each eigenspace. Not negative, in the parameters' unit.
+    """
+
+    spectrum: Spectrum
+    noise: AbstractNoise
+    error0: Float[Array, " m"]
+
+    def __init__(self, spectrum: Spectrum, noise: AbstractNoise, error0: Any):
+        error0 = as_float("error0", error0)
+        if error0.shape != spectrum.eigenvalues.shape:
+            raise ValueError(
+                "`error0` must have one number for each of the spectrum's eigenvalues: "
+                f"shape {spectrum.eigenvalues.shape}. Got {error0.shape}."
+            )
+        self.spectrum = spectrum
+        self.noise = noise
+        self.error0 = check(
+            error0,
+            lambda x: ~((x >= 0) & (x < jnp.inf)),
+            "`error0` must be norms: non-negative and finite.",
+        )
+
+    @classmethod
+    def from_data(
+        cls,
+        X: Any,
+        y: Any,
+        *,
+        start: Any = None,
+        features: int | None = None,
+        key: Key | None = None,
+    ) -> "LeastSquares":
+        r"""The problem that a data set poses, as the limits see it.
+
+        The spectrum of the rows' covariance, the error of the start in its eigenbasis,
+        and the law of the residuals of the least-squares solution. What is lost is all
+        that is not Gaussian in the features, and that residuals may depend on them: to
+        run on the rows themselves use [`jaxclip.Regression`][].
+
+        **Arguments:**
+
+        - `X`: shape `(n, d)`, the features; centre and scale them first.
+        - `y`: shape `(n,)`, the targets.
+        - `start`: shape `(d,)`, where SGD starts; zero by default.
+        - `features`: if given, the number of random features $\tanh(X W)$ to use in
+            place of the columns, as in section 5 of arXiv:2406.11733.
+        - `key`: draws $W$, by [`jaxclip.random_features`][].
+        """
+        if (features is None) != (key is None):
+            raise ValueError("`features` and `key` go together: give both or neither.")
+        if features is not None:
+            X = random_features(X, features, key=key)
+        return cls.from_regression(Regression(X, y, start=start))
+
+    @classmethod
+    def from_regression(cls, regression: Regression) -> "LeastSquares":
+        """The problem that the limits see in one that runs on the rows of a table."""
+        spectrum, error0 = regression.spectrum_and_error()
+        return cls(spectrum, Empirical(regression.residuals), error0)
+
+    def init(self) -> Float[Array, " d"]:
+        """The error $x_0 - x^*$ in the eigenbasis."""
+        each = self.error0 / jnp.sqrt(self.spectrum.multiplicity)
+        return self.spectrum.expand(each)
+
+    def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
+        features_key, noise_key = jr.split(jr.fold_in(stream, index))
+        scale = jnp.sqrt(self.spectrum.expand(self.spectrum.eigenvalues))
+        return scale * normal(features_key, self.spectrum.dim), self.noise.sample(
+            noise_key
+        )
+
+    def slope(
+        self, prediction: RealScalarLike, target: RealScalarLike
+    ) -> Float[Array, ""]:
+        return prediction - target
+
+    def risk(self, params: Params) -> RealScalar:
+        eigenvalues = self.spectrum.expand(self.spectrum.eigenvalues)
+        return jnp.sum(eigenvalues * params**2) / 2

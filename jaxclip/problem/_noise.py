@@ -1,0 +1,252 @@
+r"""Label noise: how it is drawn, and the law that it gives a residual.
+
+A residual is $w = s Z - \epsilon$ with the noise $\epsilon$, the signal's standard
+deviation $s = \sqrt{2R}$ at excess risk $R$, and $Z \sim N(0, 1)$.
+"""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import as_float, check, nonnegative, positive
+from .._types import Key, RealScalarLike
+from ._law import AbstractLaw, NormalMixture
+
+# Below this fraction of its own width a noise's atoms and edges are never resolved: the
+# signal's variance is taken with its square added. At R = 1e-8 that changes nothing in
+# float64's digits, and at R = 0, where an atom has no density, it gives the limit.
+_RESOLUTION = 1e-12
+
+
+class AbstractNoise(eqx.Module):
+    """The noise of a label: a real random variable of mean 0.
+
+    **An author must guarantee** that `sample` draws what `residual` describes. For a
+    mixture of normal laws return a `NormalMixture`, for anything else a `SmoothLaw`.
+    """
+
+    @abc.abstractmethod
+    def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        """Independent draws, in the unit of the label."""
+
+    @property
+    @abc.abstractmethod
+    def variance(self) -> Float[Array, ""]:
+        """The variance, in the squared unit of the label; infinite where it is."""
+
+    @abc.abstractmethod
+    def residual(self, signal_variance: RealScalarLike) -> AbstractLaw:
+        """The law of a residual.
+
+        **Arguments:**
+
+        - `signal_variance`: twice the excess risk, in the squared unit of the label.
+        """
+
+
+def positive_field(name: str, **kwargs):
+    """A field that holds a positive, finite number."""
+    return eqx.field(converter=lambda value: positive(name, value), **kwargs)
+
+
+def nonnegative_field(name: str, **kwargs):
+    """A field that holds a number that is not negative."""
+    return eqx.field(converter=lambda value: nonnegative(name, value), **kwargs)
+
+
+def _probability_field(name: str):
+    def convert(value):
+        message = f"`{name}` must be a probability, in (0, 1]."
+        return check(as_float(name, value), lambda x: ~((x > 0) & (x <= 1)), message)
+
+    return eqx.field(converter=convert)
+
+
+def mixture(signal_variance, weights, means, variances, width) -> NormalMixture:
+    """The residual's law for a noise that is a mixture of normal laws.
+
+    **Arguments:**
+
+    - `weights`, `means`, `variances`: shape `(m,)`, of the noise's components.
+    - `width`: the noise's own width, below which its atoms are not resolved.
+    """
+    total = signal_variance + variances + (_RESOLUTION * width) ** 2
+    # The label's noise enters a residual with a minus sign.
+    return NormalMixture(weights, -means, jnp.sqrt(total))
+
+
+class Gaussian(AbstractNoise):
+    """Normal noise.
+
+    **Arguments:**
+
+    - `std`: its standard deviation; 0 gives labels without noise.
+    """
+
+    std: Float[Array, ""] = nonnegative_field("std")
+
+    def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        return self.std * jr.normal(key, shape, self.std.dtype)
+
+    @property
+    def variance(self) -> Float[Array, ""]:
+        return self.std**2
+
+    def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
+        one = jnp.ones(1)
+        return mixture(signal_variance, one, 0 * one, self.std**2 * one, 1.0)
+
+
+class Rademacher(AbstractNoise):
+    """Noise of one size and either sign, with equal probability.
+
+    **Arguments:**
+
+    - `std`: the size, which is the standard deviation.
+    """
+
+    std: Float[Array, ""] = positive_field("std")
+
+    def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        return self.std * jr.rademacher(key, shape, self.std.dtype)
+
+    @property
+    def variance(self) -> Float[Array, ""]:
+        return self.std**2
+
+    def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
+        return SparseSign(self.std, 1.0).residual(signal_variance)
+
+
+class SparseSign(AbstractNoise):
+    r"""Noise that is mostly 0: $\pm L$ with probability `prob / 2` each, else 0.
+
+    The "Rademacher-like" noise of arXiv:2406.11733, with $L = $ `std / sqrt(prob)`.
+
+    **Arguments:**
+
+    - `std`: the standard deviation.
+    - `prob`: the probability of a value other than 0, in (0, 1].
+    """
+
+    std: Float[Array, ""] = positive_field("std")
+    prob: Float[Array, ""] = _probability_field("prob")
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        """The size of a value other than 0."""
+        return self.std / jnp.sqrt(self.prob)
+
+    def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        sign_key, occurs_key = jr.split(key)
+        signs = jr.rademacher(sign_key, shape, self.std.dtype)
+        return self.size * signs * jr.bernoulli(occurs_key, self.prob, shape)
+
+    @property
+    def variance(self) -> Float[Array, ""]:
+        return self.std**2
+
+    def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
+        weights = jnp.stack([self.prob / 2, 1 - self.prob, self.prob / 2])
+        means = self.size * jnp.array([-1.0, 0.0, 1.0])
+        return mixture(signal_variance, weights, means, 0 * means, self.size)
+
+
+class Contaminated(AbstractNoise):
+    """Normal noise with outliers: a mixture of two centred normal laws.
+
+    **Arguments:**
+
+    - `std`: standard deviation of the bulk.
+    - `outlier_std`: standard deviation of the outliers.
+    - `prob`: probability of an outlier, in (0, 1].
+    """
+
+    std: Float[Array, ""] = positive_field("std")
+    outlier_std: Float[Array, ""] = positive_field("outlier_std")
+    prob: Float[Array, ""] = _probability_field("prob")
+
+    def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        value_key, outlier_key = jr.split(key)
+        outlier = jr.bernoulli(outlier_key, self.prob, shape)
+        stds = jnp.where(outlier, self.outlier_std, self.std)
+        return stds * jr.normal(value_key, shape, self.std.dtype)
+
+    @property
+    def variance(self) -> Float[Array, ""]:
+        return (1 - self.prob) * self.std**2 + self.prob * self.outlier_std**2
+
+    def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
+        weights = jnp.stack([1 - self.prob, self.prob])
+        variances = jnp.stack([self.std, self.outlier_std]) ** 2
+        return mixture(signal_variance, weights, 0 * weights, variances, self.std)
+
+
+class Empirical(AbstractNoise):
+    """The residuals of a data set, drawn with replacement.
+
+    The law averages a normal law of the signal's width over the residuals. More than
+    `atoms` of them are binned first: the largest and smallest one by one, the rest in
+    bins of equal count, each replaced by a normal law of the bin's mean and variance,
+    so that mean and variance are those of the residuals. Down to a signal of the width
+    of a bin the law is exact; below, it is smoothed on that width.
+
+    **Arguments:**
+
+    - `residuals`: shape `(n,)`, in the unit of the label, concrete (not traced) where
+        there are more than `atoms`.
+    - `atoms`: how many components the law has at most.
+    """
+
+    residuals: Float[Array, " n"]
+    weights: Float[Array, " m"]
+    means: Float[Array, " m"]
+    variances: Float[Array, " m"]
+
+    def __init__(self, residuals: Float[Array, " n"] | np.ndarray, atoms: int = 256):
+        values = as_float("residuals", residuals)
+        if values.ndim != 1 or values.size == 0:
+            raise ValueError(
+                "`residuals` must be a vector with at least one number. "
+                f"Got shape {values.shape}."
+            )
+        values = check(
+            values, lambda x: ~(abs(x) < np.inf), "`residuals` must be finite."
+        )
+        self.residuals = values
+        if values.size <= atoms:
+            self.weights = jnp.full_like(values, 1 / values.size)
+            self.means = values
+            self.variances = jnp.zeros_like(values)
+        else:
+            bins = _bin(np.asarray(values), atoms)
+            self.weights, self.means, self.variances = (
+                jnp.asarray(column, values.dtype) for column in bins
+            )
+
+    def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        return jr.choice(key, self.residuals, shape)
+
+    @property
+    def variance(self) -> Float[Array, ""]:
+        """The mean square: the residuals are taken as they are, not centred."""
+        return jnp.mean(self.residuals**2)
+
+    def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
+        width = jnp.sqrt(self.variance) + jnp.finfo(self.means.dtype).tiny
+        return mixture(signal_variance, self.weights, self.means, self.variances, width)
+
+
+def _bin(values: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights, means and variances of at most `atoms` groups of sorted values."""
+    values = np.sort(values)
+    tail = atoms // 8
+    inner = np.array_split(values[tail:-tail], atoms - 2 * tail)
+    groups = [*values[:tail, None], *inner, *values[-tail:, None]]
+    columns = [(g.size / values.size, g.mean(), g.var()) for g in groups]
+    weights, means, variances = np.array(columns).T
+    return weights, means, variances

@@ -1,0 +1,164 @@
+"""Least squares on the rows of a table."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .._types import Example, Key, Params, RealScalar, RealScalarLike
+from ._base import AbstractLinear
+from ._spectrum import Spectrum
+
+
+class Regression(AbstractLinear):
+    r"""Least squares on real rows, streamed one sample at a time.
+
+    The loss on row $i$ is $(\langle a_i, x \rangle - y_i)^2 / 2$. The excess risk is
+    measured on the rows, $R(x) = (x - x^*)^T K (x - x^*) / 2$ with $K = A^T A / n$ and
+    $x^*$ the least-squares solution of smallest norm.
+
+    **Arguments:**
+
+    - `X`: shape `(n, d)`, the features, used as they are: no intercept is added.
+    - `y`: shape `(n,)`, the targets.
+    - `start`: shape `(d,)`, where SGD starts; zero by default.
+    - `replacement`: draw rows with replacement for as long as wanted (the default), or
+        make one pass over them, shuffled by the run's key.
+
+    **Raises:**
+
+    A `ValueError` where the shapes do not match, a number is not finite, there are
+    fewer than two rows, the features are all zero, or there are more features than
+    rows: the residuals would then all be zero and say nothing about the noise.
+    """
+
+    X: Float[Array, "n d"]
+    y: Float[Array, " n"]
+    start: Float[Array, " d"]
+    optimum: Float[Array, " d"]
+    covariance: Float[Array, "d d"]
+    replacement: bool = eqx.field(static=True)
+
+    def __init__(self, X: Any, y: Any, *, start: Any = None, replacement: bool = True):
+        X, y = _table(X, y)
+        start = np.zeros(X.shape[1]) if start is None else np.asarray(start, float)
+        if start.shape != X.shape[1:] or not np.all(np.isfinite(start)):
+            raise ValueError(
+                "`start` must be a finite vector with one number for each of the "
+                f"{X.shape[1]} features. Got shape {start.shape}."
+            )
+        # In float64 whatever JAX's precision is: done once, and the optimum is what
+        # every risk is measured from.
+        optimum = np.linalg.lstsq(X, y, rcond=None)[0]
+        dtype = jnp.result_type(float)
+        self.X, self.y = jnp.asarray(X, dtype), jnp.asarray(y, dtype)
+        self.start = jnp.asarray(start, dtype)
+        self.optimum = jnp.asarray(optimum, dtype)
+        self.covariance = jnp.asarray(X.T @ X / len(X), dtype)
+        self.replacement = replacement
+
+    @property
+    def residuals(self) -> Float[Array, " n"]:
+        r"""$y - A x^*$, what the least-squares solution leaves."""
+        product = jnp.dot(self.X, self.optimum, precision=jax.lax.Precision.HIGHEST)
+        return self.y - product
+
+    def spectrum_and_error(self) -> tuple[Spectrum, Float[Array, " m"]]:
+        """The covariance's spectrum, and the start's error along each eigenvector."""
+        eigenvalues, vectors = np.linalg.eigh(np.asarray(self.covariance, float))
+        rounding = len(eigenvalues) * np.finfo(self.covariance.dtype).eps
+        kept = eigenvalues > eigenvalues[-1] * rounding
+        error = np.asarray(self.start - self.optimum, float) @ vectors
+        order = np.flatnonzero(kept)[::-1]
+        return Spectrum(eigenvalues[order]), jnp.abs(jnp.asarray(error[order]))
+
+    def init(self) -> Float[Array, " d"]:
+        """The start."""
+        return self.start
+
+    def stream(self, key: Key) -> PyTree[Array]:
+        return key if self.replacement else jr.permutation(key, len(self.y))
+
+    def check_length(self, samples: int) -> None:
+        if not self.replacement and samples > len(self.y):
+            raise ValueError(
+                f"One pass over {len(self.y)} rows has no {samples} samples: take "
+                "fewer `steps`, a smaller `batch_size`, or `replacement=True`."
+            )
+
+    def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
+        if self.replacement:
+            row = jr.randint(jr.fold_in(stream, index), (), 0, len(self.y))
+        else:
+            row = stream[index]
+        return self.X[row], self.y[row]
+
+    def slope(
+        self, prediction: RealScalarLike, target: RealScalarLike
+    ) -> Float[Array, ""]:
+        return prediction - target
+
+    def risk(self, params: Params) -> RealScalar:
+        error = params - self.optimum
+        product = jnp.dot(self.covariance, error, precision=jax.lax.Precision.HIGHEST)
+        return jnp.dot(error, product, precision=jax.lax.Precision.HIGHEST) / 2
+
+
+def random_features(X: Any, count: int, *, key: Key) -> Float[Array, "n count"]:
+    r"""Random features $\tanh(X W)$ of a table, centred.
+
+    $W$ has independent normal entries of variance one over the number of columns, so
+    that standardised columns give arguments of order one. (The authors of
+    arXiv:2406.11733 use variance one on image pixels, which are smaller.) The features
+    are scaled so that their covariance has largest eigenvalue 1.
+
+    **Arguments:**
+
+    - `X`: shape `(n, d)`, standardised columns.
+    - `count`: how many features.
+    - `key`: draws $W$.
+    """
+    X = np.asarray(X, float)
+    if X.ndim != 2 or not np.all(np.isfinite(X)):
+        raise ValueError(f"`X` must be a finite matrix. Got shape {X.shape}.")
+    W = np.asarray(jr.normal(key, (X.shape[1], count))) / np.sqrt(X.shape[1])
+    values = np.tanh(X @ W)
+    values -= values.mean(axis=0)
+    top = np.linalg.eigvalsh(values.T @ values / len(values))[-1]
+    return jnp.asarray(values / np.sqrt(top))
+
+
+def _table(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        X, y = np.asarray(X, float), np.asarray(y, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`X` and `y` must be arrays of numbers: {error}.") from error
+    if X.ndim != 2 or y.shape != X.shape[:1]:
+        raise ValueError(
+            "`X` must be a matrix of rows and `y` a vector with a number for each row. "
+            f"Got shapes {X.shape} and {y.shape}."
+        )
+    if len(X) < 2:
+        raise ValueError(f"`X` must have at least two rows. Got {len(X)}.")
+    if X.shape[1] == 0:
+        raise ValueError("`X` must have at least one column.")
+    for name, values in (("X", X), ("y", y)):
+        bad = ~np.isfinite(values)
+        if bad.any():
+            raise ValueError(
+                f"`{name}` must be finite: {bad.sum()} of its numbers are NaN or "
+                "infinite. Fill them in or leave their rows out."
+            )
+    if not X.any():
+        raise ValueError("`X` must have a column that is not zero.")
+    if X.shape[1] >= len(X):
+        raise ValueError(
+            f"`X` has {X.shape[1]} features and only {len(X)} rows, so that the rows "
+            "can be fitted without error and say nothing about the noise. Leave out "
+            "columns, or project them on fewer directions."
+        )
+    return X, y

@@ -1,0 +1,9 @@
+"""SGD itself."""
+
+from ._simulate import (
+    AbstractEngine as AbstractEngine,
+    Blocked as Blocked,
+    Direct as Direct,
+    simulate as simulate,
+    train as train,
+)

@@ -1,0 +1,35 @@
+"""Strict numerics for every test: nothing is promoted or broadcast by accident."""
+
+import os
+from collections.abc import Callable
+
+os.environ["MPLBACKEND"] = "Agg"  # before anything can import matplotlib
+
+import hypothesis
+import jax
+import jax.random as jr
+import pytest
+from jaxtyping import Array, Key
+
+# JAX_ENABLE_X64=0 asks for the float32 run: `JAX_ENABLE_X64=0 pytest -m float32`.
+jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") != "0")
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# The first example compiles, so no deadline; the same examples on every run.
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture
+def getkey() -> Callable[[], Key[Array, ""]]:
+    """A function that returns a new key at each call, the same ones in every run."""
+    key = jr.key(2406)
+
+    def next_key() -> Key[Array, ""]:
+        nonlocal key
+        key, subkey = jr.split(key)
+        return subkey
+
+    return next_key
