@@ -20,7 +20,7 @@ def check(value: Array, is_bad: Callable[[Any], Any], message: str) -> Array:
 
     The result must be used: under `jit` an unused check is removed as dead code.
     """
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return eqx.error_if(value, jnp.any(is_bad(value)), message)
     # In numpy: under `jit` even a comparison of two constants would be traced.
     if np.any(is_bad(np.asarray(value))):
@@ -45,6 +45,11 @@ def positive(name: str, value: Any) -> Array:
         lambda x: ~((x > 0) & (x < np.inf)),
         f"`{name}` must be positive and finite.",
     )
+
+
+def is_traced(value: Any) -> bool:
+    """Whether `value` stands for numbers that are not known yet."""
+    return isinstance(value, jax.core.Tracer)
 
 
 def as_float(name: str, value: Any) -> Array:

@@ -1,6 +1,5 @@
 """Functions of the step: where learning rates and thresholds get their values from."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -126,11 +125,6 @@ def as_schedule(value: Any, name: str = "value") -> Schedule:
     if callable(value):
         return FromFunction(value)
     return Constant(nonnegative(name, value))
-
-
-def schedule_field(name: str, **kwargs: Any) -> Any:
-    """A field of a rule that holds a schedule, converted from what the user gives."""
-    return eqx.field(converter=functools.partial(as_schedule, name=name), **kwargs)
 
 
 def check_rate(lr: Any, steps: Real[Array, " s"]) -> Schedule:

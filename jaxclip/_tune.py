@@ -82,9 +82,9 @@ def _minimise(objective, solver: optx.AbstractMinimiser, moved):
         value, _ = objective(moved, args)
         return value, value
 
-    structs = eqx.filter_eval_shape(with_loss, moved, None)
+    out, aux = eqx.filter_eval_shape(with_loss, moved, None)
     tags = frozenset()
-    state = solver.init(with_loss, moved, None, {}, *structs, tags)
+    state = solver.init(with_loss, moved, None, {}, out, aux, tags)
 
     @eqx.filter_jit
     def step(moved, state):

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Real
 
 # A dimensionless real number; traced or not, a Python number included.
 RealScalar: TypeAlias = Real[Array, ""]
-RealScalarLike: TypeAlias = Real[ArrayLike, ""] | int | float
+RealScalarLike: TypeAlias = (
+    Real[Array, ""] | Real[np.ndarray, ""] | np.floating | np.integer | int | float
+)
 
 # The clock of the whole library: the index of an SGD step. Fractional steps are
 # points of the limits, which live in continuous time.

@@ -10,11 +10,14 @@
 | `Normalize` | 1 / (n + eps) | Hazan et al. 2015, arXiv:1507.02030 |
 """
 
+from functools import partial
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._schedule import schedule_field
+from .._schedule import as_schedule
 from .._types import RealScalarLike, Schedule, Step
 from ._base import AbstractClip, at
 
@@ -47,7 +50,7 @@ class HardClip(AbstractClip):
         a function of the step.
     """
 
-    threshold: Schedule = schedule_field("threshold")
+    threshold: Schedule = eqx.field(converter=partial(as_schedule, name="threshold"))
 
     def factor(
         self, norm: Float[Array, "..."] | RealScalarLike, step: Step
@@ -71,11 +74,11 @@ class SoftClip(AbstractClip):
 
     **Arguments:**
 
-    - `threshold`: $c \ge 0$, in the unit of the gradient's norm: a number, an array or a
-        function of the step.
+    - `threshold`: $c \ge 0$, in the unit of the gradient's norm: a number, an array or
+        a function of the step.
     """
 
-    threshold: Schedule = schedule_field("threshold")
+    threshold: Schedule = eqx.field(converter=partial(as_schedule, name="threshold"))
 
     def factor(
         self, norm: Float[Array, "..."] | RealScalarLike, step: Step
@@ -98,11 +101,11 @@ class RootSoftClip(AbstractClip):
 
     **Arguments:**
 
-    - `threshold`: $c \ge 0$, in the unit of the gradient's norm: a number, an array or a
-        function of the step.
+    - `threshold`: $c \ge 0$, in the unit of the gradient's norm: a number, an array or
+        a function of the step.
     """
 
-    threshold: Schedule = schedule_field("threshold")
+    threshold: Schedule = eqx.field(converter=partial(as_schedule, name="threshold"))
 
     def factor(
         self, norm: Float[Array, "..."] | RealScalarLike, step: Step
@@ -137,8 +140,8 @@ class DeltaClip(AbstractClip):
     Each is a number, an array or a function of the step.
     """
 
-    threshold: Schedule = schedule_field("threshold")
-    delta: Schedule = schedule_field("delta")
+    threshold: Schedule = eqx.field(converter=partial(as_schedule, name="threshold"))
+    delta: Schedule = eqx.field(converter=partial(as_schedule, name="delta"))
 
     def factor(
         self, norm: Float[Array, "..."] | RealScalarLike, step: Step
@@ -169,7 +172,7 @@ class Normalize(AbstractClip):
         direction and is left at zero.
     """
 
-    eps: Schedule = schedule_field("eps", default=1e-6)
+    eps: Schedule = eqx.field(converter=partial(as_schedule, name="eps"), default=1e-6)
 
     def factor(
         self, norm: Float[Array, "..."] | RealScalarLike, step: Step

@@ -1,5 +1,6 @@
 """The SDE of the parameters: homogenized clipped SGD."""
 
+import itertools
 import math
 
 import diffrax
@@ -11,7 +12,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import positive
+from .._checks import is_traced, positive
 from .._curve import Curve, finite_or_infinite
 from .._types import Key, Schedule
 from ..clip import AbstractClip
@@ -76,11 +77,13 @@ class HomogenizedSDE(AbstractLimit):
 
         x0 = problem.init()
         if self.solver is not None:
-            xs = self._diffrax(coefficients, x0, steps, key, adjoint, throw)
+            xs = _diffrax(
+                self.solver, self.dt, coefficients, x0, steps, key, adjoint, throw
+            )
             risk = infinite_after_failure(jax.vmap(problem.risk)(xs))
             return Curve(steps, risk, xs[-1])
 
-        if isinstance(steps, jax.core.Tracer):
+        if is_traced(steps):
             raise ValueError(
                 "`steps` must be concrete for `HomogenizedSDE()`: they decide how many "
                 "intervals there are. Close over them in place of passing them."
@@ -103,33 +106,40 @@ class HomogenizedSDE(AbstractLimit):
         risk = jnp.concatenate([problem.risk(x0)[None], risk])[reported]
         return Curve(steps, finite_or_infinite(risk), last)
 
-    def _diffrax(self, coefficients, x0, steps, key, adjoint, throw):
-        """The states at the reported steps, by a general solver of SDEs."""
-        end = jnp.maximum(steps[-1], self.dt)
-        # The tree's finest interval: below it the path is interpolated.
-        path = diffrax.VirtualBrownianTree(
-            0.0, end, tol=self.dt / 2, shape=x0.shape, key=key
-        )
-        drift = diffrax.ODETerm(lambda k, x, args: -coefficients(k, x)[0] * x)
-        diffusion = diffrax.ControlTerm(
-            lambda k, x, args: lx.DiagonalLinearOperator(coefficients(k, x)[1]), path
-        )
-        default = diffrax.RecursiveCheckpointAdjoint()
-        solution = diffrax.diffeqsolve(
-            diffrax.MultiTerm(drift, diffusion),
-            self.solver,
-            t0=0.0,
-            t1=end,
-            dt0=self.dt,
-            y0=x0,
-            saveat=diffrax.SaveAt(ts=steps),
-            adjoint=default if adjoint is None else adjoint,
-            max_steps=None
-            if isinstance(steps, jax.core.Tracer)
-            else math.ceil(float(end) / self.dt) + 2,
-            throw=throw,
-        )
-        return solution.ys
+
+def _diffrax(
+    solver: diffrax.AbstractSolver,
+    dt: float,
+    coefficients,
+    x0: Float[Array, " d"],
+    steps: Float[Array, " s"],
+    key: Key,
+    adjoint: diffrax.AbstractAdjoint | None,
+    throw: bool,
+) -> Float[Array, "s d"]:
+    """The states at the reported steps, by a general solver of SDEs."""
+    end = jnp.maximum(steps[-1], dt)
+    # The tree's finest interval: below it the path is interpolated.
+    path = diffrax.VirtualBrownianTree(0.0, end, tol=dt / 2, shape=x0.shape, key=key)
+    drift = diffrax.ODETerm(lambda k, x, args: -coefficients(k, x)[0] * x)
+    diffusion = diffrax.ControlTerm(
+        lambda k, x, args: lx.DiagonalLinearOperator(coefficients(k, x)[1]), path
+    )
+    default = diffrax.RecursiveCheckpointAdjoint()
+    solution = diffrax.diffeqsolve(
+        diffrax.MultiTerm(drift, diffusion),
+        solver,
+        t0=0.0,
+        t1=end,
+        dt0=dt,
+        y0=x0,
+        saveat=diffrax.SaveAt(ts=steps),
+        adjoint=default if adjoint is None else adjoint,
+        max_steps=None if is_traced(steps) else math.ceil(float(end) / dt) + 2,
+        throw=throw,
+    )
+    assert solution.ys is not None
+    return solution.ys
 
 
 def _grid(steps: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +147,7 @@ def _grid(steps: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
     among them."""
     edges = np.unique(np.concatenate([[0.0], steps]))
     pieces = [np.zeros(1)]
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in itertools.pairwise(edges):
         pieces.append(np.linspace(start, end, math.ceil((end - start) / dt) + 1)[1:])
     times = np.concatenate(pieces)
     return times, np.searchsorted(times, steps)

@@ -59,9 +59,9 @@ def moments(
     $$\mu = E\,\psi'(w), \qquad \text{second} = E\,\psi(w)^2,$$
 
     by quadrature in the law of $w$, split at the rule's kinks. Differentiable in every
-    number of the rule and the noise, in `excess` and in `feature_norm`. arXiv:2406.11733
-    defines both for the hard clip; for any other scalar rule they are derived here, by
-    the same use of Stein's lemma.
+    number of the rule and the noise, in `excess` and in `feature_norm`. For the hard
+    clip both are defined in arXiv:2406.11733; for any other scalar rule they are
+    derived here, by the same use of Stein's lemma.
 
     **Arguments:**
 

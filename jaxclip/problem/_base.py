@@ -4,7 +4,7 @@ import abc
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from .._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
 
@@ -52,9 +52,7 @@ class AbstractLinear(AbstractProblem):
     """
 
     @abc.abstractmethod
-    def slope(
-        self, prediction: RealScalarLike, target: RealScalarLike
-    ) -> Float[Array, ""]:
+    def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
         """The derivative of the loss in the prediction."""
 
     def gradient(self, params: Params, example: Example) -> Params:

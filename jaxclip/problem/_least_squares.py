@@ -79,10 +79,10 @@ class LeastSquares(AbstractLinear):
             place of the columns, as in section 5 of arXiv:2406.11733.
         - `key`: draws $W$, by [`jaxclip.random_features`][].
         """
-        if (features is None) != (key is None):
-            raise ValueError("`features` and `key` go together: give both or neither.")
-        if features is not None:
+        if features is not None and key is not None:
             X = random_features(X, features, key=key)
+        elif features is not None or key is not None:
+            raise ValueError("`features` and `key` go together: give both or neither.")
         return cls.from_regression(Regression(X, y, start=start))
 
     @classmethod
@@ -103,9 +103,7 @@ class LeastSquares(AbstractLinear):
             noise_key
         )
 
-    def slope(
-        self, prediction: RealScalarLike, target: RealScalarLike
-    ) -> Float[Array, ""]:
+    def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
         return prediction - target
 
     def risk(self, params: Params) -> RealScalar:

@@ -5,6 +5,8 @@ deviation $s = \sqrt{2R}$ at excess risk $R$, and $Z \sim N(0, 1)$.
 """
 
 import abc
+from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,6 +22,14 @@ from ._law import AbstractLaw, NormalMixture
 # signal's variance is taken with its square added. At R = 1e-8 that changes nothing in
 # float64's digits, and at R = 0, where an atom has no density, it gives the limit.
 _RESOLUTION = 1e-12
+
+
+def _probability(name: str, value: Any) -> Array:
+    return check(
+        as_float(name, value),
+        lambda x: ~((x > 0) & (x <= 1)),
+        f"`{name}` must be a probability, in (0, 1].",
+    )
 
 
 class AbstractNoise(eqx.Module):
@@ -48,24 +58,6 @@ class AbstractNoise(eqx.Module):
         """
 
 
-def positive_field(name: str, **kwargs):
-    """A field that holds a positive, finite number."""
-    return eqx.field(converter=lambda value: positive(name, value), **kwargs)
-
-
-def nonnegative_field(name: str, **kwargs):
-    """A field that holds a number that is not negative."""
-    return eqx.field(converter=lambda value: nonnegative(name, value), **kwargs)
-
-
-def _probability_field(name: str):
-    def convert(value):
-        message = f"`{name}` must be a probability, in (0, 1]."
-        return check(as_float(name, value), lambda x: ~((x > 0) & (x <= 1)), message)
-
-    return eqx.field(converter=convert)
-
-
 def mixture(signal_variance, weights, means, variances, width) -> NormalMixture:
     """The residual's law for a noise that is a mixture of normal laws.
 
@@ -87,7 +79,7 @@ class Gaussian(AbstractNoise):
     - `std`: its standard deviation; 0 gives labels without noise.
     """
 
-    std: Float[Array, ""] = nonnegative_field("std")
+    std: Float[Array, ""] = eqx.field(converter=partial(nonnegative, "std"))
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         return self.std * jr.normal(key, shape, self.std.dtype)
@@ -109,7 +101,7 @@ class Rademacher(AbstractNoise):
     - `std`: the size, which is the standard deviation.
     """
 
-    std: Float[Array, ""] = positive_field("std")
+    std: Float[Array, ""] = eqx.field(converter=partial(positive, "std"))
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         return self.std * jr.rademacher(key, shape, self.std.dtype)
@@ -133,8 +125,8 @@ class SparseSign(AbstractNoise):
     - `prob`: the probability of a value other than 0, in (0, 1].
     """
 
-    std: Float[Array, ""] = positive_field("std")
-    prob: Float[Array, ""] = _probability_field("prob")
+    std: Float[Array, ""] = eqx.field(converter=partial(positive, "std"))
+    prob: Float[Array, ""] = eqx.field(converter=partial(_probability, "prob"))
 
     @property
     def size(self) -> Float[Array, ""]:
@@ -166,9 +158,11 @@ class Contaminated(AbstractNoise):
     - `prob`: probability of an outlier, in (0, 1].
     """
 
-    std: Float[Array, ""] = positive_field("std")
-    outlier_std: Float[Array, ""] = positive_field("outlier_std")
-    prob: Float[Array, ""] = _probability_field("prob")
+    std: Float[Array, ""] = eqx.field(converter=partial(positive, "std"))
+    outlier_std: Float[Array, ""] = eqx.field(
+        converter=partial(positive, "outlier_std")
+    )
+    prob: Float[Array, ""] = eqx.field(converter=partial(_probability, "prob"))
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         value_key, outlier_key = jr.split(key)

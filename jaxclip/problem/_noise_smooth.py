@@ -1,16 +1,18 @@
 """Noise whose residuals have a density in closed form: no mixture of normal laws."""
 
+from functools import partial
+
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.scipy.special import gammaln, log_ndtr
 from jaxtyping import Array, Float
 
+from .._checks import is_traced, positive
 from .._types import Key, RealScalarLike
 from ._law import SmoothLaw, normal_edges
-from ._noise import _RESOLUTION, AbstractNoise, positive_field
+from ._noise import _RESOLUTION, AbstractNoise
 
 # The panels of Student's t, in its scale, up to where its power law begins.
 _CENTRE_EDGES = np.array([0.3, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.5, 7.5, 10.0, 13.0])
@@ -27,7 +29,7 @@ class Laplace(AbstractNoise):
     - `std`: the standard deviation: sqrt(2) times the scale.
     """
 
-    std: Float[Array, ""] = positive_field("std")
+    std: Float[Array, ""] = eqx.field(converter=partial(positive, "std"))
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         return self.std / np.sqrt(2) * jr.laplace(key, shape, self.std.dtype)
@@ -51,7 +53,7 @@ class Exponential(AbstractNoise):
     - `std`: the standard deviation, which is the scale.
     """
 
-    std: Float[Array, ""] = positive_field("std")
+    std: Float[Array, ""] = eqx.field(converter=partial(positive, "std"))
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         return self.std * (jr.exponential(key, shape, self.std.dtype) - 1)
@@ -78,16 +80,15 @@ class StudentT(AbstractNoise):
     - `scale`: the scale, not the standard deviation.
     """
 
-    df: Float[Array, ""] = positive_field("df")
-    scale: Float[Array, ""] = positive_field("scale")
+    df: Float[Array, ""] = eqx.field(converter=partial(positive, "df"))
+    scale: Float[Array, ""] = eqx.field(converter=partial(positive, "scale"))
     # Nodes of the mixture below: fewer where the degrees of freedom are known when the
     # noise is made, and enough for one degree where they are traced.
     nodes: int = eqx.field(static=True)
 
     def __init__(self, df: RealScalarLike, scale: RealScalarLike):
-        self.df, self.scale = jnp.asarray(df), jnp.asarray(scale)
-        traced = isinstance(df, jax.core.Tracer)
-        low, high = (-75.0, 4.5) if traced else _precisions(float(df), np)
+        self.df, self.scale = positive("df", df), positive("scale", scale)
+        low, high = (-75.0, 4.5) if is_traced(df) else _precisions(float(df), np)
         self.nodes = int((high - low) / 0.3) + 2
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
@@ -119,7 +120,7 @@ class Cauchy(AbstractNoise):
     - `scale`: half the width at half the maximum.
     """
 
-    scale: Float[Array, ""] = positive_field("scale")
+    scale: Float[Array, ""] = eqx.field(converter=partial(positive, "scale"))
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         return self.scale * jr.cauchy(key, shape, self.scale.dtype)
@@ -140,7 +141,7 @@ class Uniform(AbstractNoise):
     - `std`: the standard deviation: half the interval's length over sqrt(3).
     """
 
-    std: Float[Array, ""] = positive_field("std")
+    std: Float[Array, ""] = eqx.field(converter=partial(positive, "std"))
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         half = np.sqrt(3) * self.std
@@ -230,7 +231,7 @@ def _signal(signal_variance: RealScalarLike, std: Float[Array, ""]) -> Float[Arr
     return jnp.sqrt(signal_variance + (_RESOLUTION * std) ** 2)
 
 
-def _with_top(edges: list, signal: Float[Array, ""]) -> Float[Array, " m"]:
+def _with_top(groups: list[Array], signal: Float[Array, ""]) -> Float[Array, " m"]:
     """The edges, and one beyond which neither the tail nor the signal reaches."""
-    edges = jnp.concatenate(edges)
+    edges = jnp.concatenate(groups)
     return jnp.append(jnp.abs(edges), jnp.max(edges) + normal_edges(signal)[-1])

@@ -97,9 +97,7 @@ class Regression(AbstractLinear):
             row = stream[index]
         return self.X[row], self.y[row]
 
-    def slope(
-        self, prediction: RealScalarLike, target: RealScalarLike
-    ) -> Float[Array, ""]:
+    def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
         return prediction - target
 
     def risk(self, params: Params) -> RealScalar:

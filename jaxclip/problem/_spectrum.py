@@ -3,12 +3,11 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._checks import as_float, check, count
+from .._checks import as_float, check, count, is_traced
 from .._types import RealScalarLike
 
 
@@ -40,7 +39,7 @@ class Spectrum(eqx.Module):
             )
         if multiplicity is None:
             multiplicity = np.ones(eigenvalues.shape, int)
-        elif isinstance(multiplicity, jax.core.Tracer):
+        elif is_traced(multiplicity):
             raise ValueError(
                 "`multiplicity` must be known before tracing: it decides the dimension."
                 " Make the spectrum outside of `jit`, or close over the multiplicities."
@@ -81,7 +80,7 @@ class Spectrum(eqx.Module):
         r"""The quantiles of the Marchenko-Pastur law, scaled to a largest of 1.
 
         The spectrum of the sample covariance of isotropic data with `dim` features and
-        `dim / ratio` rows, in the limit of many of both. Derived: the law's distribution
+        `dim / ratio` rows, in the limit of many of both. Derived: the distribution
         function is integrated by the trapezoid rule in an angle that removes the square
         roots at both edges.
 

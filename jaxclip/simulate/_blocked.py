@@ -3,8 +3,8 @@ r"""SGD on a linear model, many steps at a time.
 Every sample gradient is a number times the sample's features, so that after $j$ steps
 of a block with features $A$ (one row a sample) the parameters are $z - A^T C$, with the
 rows of $C$ not yet done equal to 0, and the next prediction is
-$(A z)_j - (A A^T C)_j$. The steps therefore need $A z$ and $A A^T$, two matrix products,
-and then only numbers of the block. Algebraically it is the same trajectory.
+$(A z)_j - (A A^T C)_j$. The steps therefore need $A z$ and $A A^T$, two matrix
+products, and then only numbers of the block. Algebraically it is the same trajectory.
 """
 
 import jax

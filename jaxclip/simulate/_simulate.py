@@ -1,4 +1,4 @@
-"""The verbs that run SGD: `simulate` with a clipping rule, `train` with an optimiser."""
+"""The verbs that run SGD: `simulate` with a rule, `train` with an optax optimiser."""
 
 import abc
 

@@ -13,7 +13,7 @@ from ._scope import AbstractScope, PerTree
 class ClipState(NamedTuple):
     """The state of a clipping transform: the number of updates made so far."""
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
 
 
 def as_transform(
@@ -48,13 +48,13 @@ def as_transform(
 
     def init(params: optax.Params) -> ClipState:
         del params
-        return ClipState(count=jnp.zeros((), jnp.int32))
+        return ClipState(step=jnp.zeros((), jnp.int32))
 
     def update(
         updates: optax.Updates, state: ClipState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, ClipState]:
         del params
-        scaled = scope.scale(lambda norm: clip.factor(norm, state.count), updates)
-        return scaled, ClipState(count=optax.safe_increment(state.count))
+        scaled = scope.scale(lambda norm: clip.factor(norm, state.step), updates)
+        return scaled, ClipState(jnp.asarray(optax.safe_increment(state.step)))
 
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
