@@ -54,6 +54,14 @@ def is_traced(value: Any) -> bool:
 
 def as_float(name: str, value: Any) -> Array:
     """`value` as an array of floats; what is no real number is refused by name."""
+    if any(is_traced(leaf) for leaf in jax.tree.leaves(value)):
+        return _as_float(name, value)
+    # Under `jit` a number would otherwise be traced, and be checked too late.
+    with jax.ensure_compile_time_eval():
+        return _as_float(name, value)
+
+
+def _as_float(name: str, value: Any) -> Array:
     try:
         value = jnp.asarray(value)
     except (TypeError, ValueError) as error:

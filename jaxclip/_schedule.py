@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
-from ._checks import as_float, check, nonnegative
+from ._checks import as_float, check, is_traced, nonnegative
 from ._types import RealScalarLike, Schedule, Step
 
 
@@ -140,7 +140,22 @@ def check_rate(lr: Any, steps: Real[Array, " s"]) -> Schedule:
                 "`lr` must be one number or a function of the step; `jax.vmap` over "
                 f"several. Got shape {value.shape}."
             )
+        return Constant(nonnegative("lr", value))
+    values = nonnegative("lr", jax.vmap(lambda k: jnp.asarray(schedule(k)))(steps))
+    if not is_traced(values):
         return schedule
-    values = jax.vmap(lambda step: jnp.asarray(schedule(step)))(steps)
-    nonnegative("lr", values)
-    return schedule
+    return _Checked(schedule, jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, 1.0))
+
+
+class _Checked(eqx.Module):
+    """A schedule whose check must stay in the compiled program.
+
+    The factor is 1 and hangs on the check, which would be removed as dead code if
+    nothing did.
+    """
+
+    schedule: Schedule
+    one: Float[Array, ""]
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        return self.schedule(step) * self.one
