@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from jax.scipy.special import log_ndtr
+from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
 import jaxclip as jc
@@ -37,45 +37,49 @@ class Skip(jc.AbstractClip):
         return (self.threshold,)
 
 
-class AsymmetricLaplace(jc.AbstractNoise):
-    """A noise as a user would write it: two exponential tails of different scales."""
+class Triangular(jc.AbstractNoise):
+    """A noise as a user would write it: a triangular density, not symmetric."""
 
-    right: Array
-    left: Array
+    std: Array
+
+    corners = np.array([-1.0, -0.5, 1.5])  # of mean 0
 
     @property
-    def centre(self):
-        return self.right - self.left
+    def size(self):
+        """What the corners are multiplied with."""
+        return self.std / np.sqrt(5.25 / 18)
 
     def sample(self, key, shape=()):
-        right, left = jr.exponential(key, (2, *shape), self.right.dtype)
-        return self.right * right - self.left * left - self.centre
+        low, mode, high = self.corners
+        u = jr.uniform(key, shape, self.std.dtype)
+        rising = low + jnp.sqrt(u * (high - low) * (mode - low))
+        falling = high - jnp.sqrt((1 - u) * (high - low) * (high - mode))
+        return self.size * jnp.where(u * (high - low) < mode - low, rising, falling)
 
     @property
     def variance(self):
-        return self.right**2 + self.left**2
+        return self.std**2
 
     def residual(self, signal_variance):
-        # The label's noise enters a residual with a minus sign: left and right change
-        # places. An atomic edge at no signal is replaced by a very steep one.
+        low, mode, high = self.corners
+        # At no signal the corners are very narrow in place of sharp.
         signal = jnp.sqrt(signal_variance + 1e-24 * self.variance)
-        total = self.right + self.left
+        # The label's noise enters a residual with a minus sign.
+        corners = -self.size * self.corners
+        # What the slope of the density jumps by at each corner.
+        left, right = 2 / (high - low) / (mode - low), 2 / (high - low) / (high - mode)
+        jumps = np.array([left, -left - right, right]) / self.size**2
 
         def log_density(residual):
-            x = residual - self.centre
-            up, down = signal / self.left, signal / self.right
-            above = up**2 / 2 - x / self.left
-            below = down**2 / 2 + x / self.right
-            above += log_ndtr(x / signal - up, series_order=10)
-            below += log_ndtr(-x / signal - down, series_order=10)
-            return jnp.logaddexp(above, below) - jnp.log(total)
+            x = (residual - corners) / signal
+            smoothed = signal * (x * (1 + erf(x / np.sqrt(2))) / 2)
+            smoothed += signal * jnp.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+            # In the far tail nothing but rounding is left of the sum.
+            return jnp.log(jnp.maximum(jnp.sum(jumps * smoothed), 1e-300))
 
-        beside = signal * jnp.array([0, 0.6, 1.25, 2.5, 4, 6, 9.5])
-        tail = total * jnp.array([0.1, 0.25, 0.5, 1, 2, 3.5, 5, 7, 10, 14, 19, 25, 32])
-        centre = jnp.abs(self.centre)
-        edges = jnp.concatenate([centre + beside, centre - beside, tail])
-        top = jnp.max(jnp.abs(edges)) + beside[-1]
-        return jc.SmoothLaw(log_density, jnp.append(edges, top))
+        beside = np.array([-9.5, -6, -4, -2.5, -1.25, 0, 1.25, 2.5, 4, 6, 9.5])
+        edges = jnp.concatenate([corner + signal * beside for corner in corners])
+        return jc.SmoothLaw(log_density, edges)
 
 
 class Skewed(jc.AbstractNoise):
@@ -134,7 +138,7 @@ NOISES: dict[str, jc.AbstractNoise] = {
     "exponential": jc.Exponential(1.0),
     "student_t": jc.StudentT(3.0, 1.0),
     "cauchy": jc.Cauchy(1.0),
-    "asymmetric_laplace": AsymmetricLaplace(jnp.asarray(0.9), jnp.asarray(0.3)),
+    "triangular": Triangular(jnp.asarray(1.0)),
     "skewed": Skewed(jnp.asarray(1.0)),
 }
 
