@@ -74,8 +74,9 @@ class Triangular(jc.AbstractNoise):
             x = (residual - corners) / signal
             smoothed = signal * (x * (1 + erf(x / np.sqrt(2))) / 2)
             smoothed += signal * jnp.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
-            # In the far tail nothing but rounding is left of the sum.
-            return jnp.log(jnp.maximum(jnp.sum(jumps * smoothed), 1e-300))
+            # In the far tail only rounding is left of the sum; the square of the
+            # floor must not underflow, or a second derivative is 0 times infinity.
+            return jnp.log(jnp.maximum(jnp.sum(jumps * smoothed), 1e-100))
 
         beside = np.array([-9.5, -6, -4, -2.5, -1.25, 0, 1.25, 2.5, 4, 6, 9.5])
         edges = jnp.concatenate([corner + signal * beside for corner in corners])
