@@ -19,28 +19,27 @@ class Moments(NamedTuple):
     - `mu`: $E\,\psi'(w)$, how much of the descent is left. Dimensionless.
     - `second`: $E\,\psi(w)^2$, the variance that is left, in the label's squared unit.
     - `variance`: $E\,w^2$, without a clip; infinite where the noise's is.
+    - `nu`: `second / variance`, the paper's variance reduction factor. Where both are
+        infinite it is the square of the fraction that the rule keeps of the largest
+        gradients, to which the ratio tends as larger residuals are taken in.
     """
 
     mu: Float[Array, "..."]
     second: Float[Array, "..."]
     variance: Float[Array, "..."]
-
-    @property
-    def nu(self) -> Float[Array, "..."]:
-        """`second / variance`, the paper's variance reduction factor."""
-        return self.second / self.variance
+    nu: Float[Array, "..."]
 
     @property
     def csc(self) -> Float[Array, "..."]:
         """`mu / nu`. Above 1, clipping widens the range of stable learning rates: the
         clipped-stability criterion of arXiv:2406.11733."""
-        return self.mu * (self.variance / self.second)
+        return self.mu / self.nu
 
     @property
     def ccc(self) -> Float[Array, "..."]:
         """`mu^2 / nu`. Above 1, clipped SGD at its best learning rate beats unclipped
         SGD now: the clipping-comparison criterion of arXiv:2406.11733."""
-        return self.mu**2 * (self.variance / self.second)
+        return self.mu**2 / self.nu
 
 
 def moments(
@@ -101,10 +100,13 @@ def unchecked_moments(
     kinks = [kink / feature_norm for kink in clip.kinks(step)]
     rest = law.expect(lambda n: psi(n) ** 2 - (kept * n) ** 2, kinks)
     own = jnp.where(kept == 0, 0.0, kept**2 * jnp.where(kept == 0, 1.0, variance))
-    return Moments(law.slope(psi, kinks), rest + own, variance)
+    nu = kept**2 + rest / variance
+    return Moments(law.slope(psi, kinks), rest + own, variance, nu)
 
 
 def _factor_at_infinity(clip: AbstractClip, step: Step) -> Float[Array, ""]:
-    factor = jnp.asarray(clip.factor(1e18, step))
+    # Far beyond any threshold, and its square does not overflow.
+    largest = jnp.finfo(jnp.result_type(float)).max ** 0.45
+    factor = jnp.asarray(clip.factor(largest, step))
     # What is below this fraction is a factor that falls to zero.
     return jnp.where(jnp.abs(factor) < 1e-9, 0.0, factor)

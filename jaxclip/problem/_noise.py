@@ -135,8 +135,8 @@ class SparseSign(AbstractNoise):
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         sign_key, occurs_key = jr.split(key)
-        signs = jr.rademacher(sign_key, shape, self.std.dtype)
-        return self.size * signs * jr.bernoulli(occurs_key, self.prob, shape)
+        values = self.size * jr.rademacher(sign_key, shape, self.std.dtype)
+        return jnp.where(jr.bernoulli(occurs_key, self.prob, shape), values, 0.0)
 
     @property
     def variance(self) -> Float[Array, ""]:

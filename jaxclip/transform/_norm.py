@@ -1,7 +1,10 @@
 """Norms of gradients that neither overflow, underflow nor lose their derivative."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 
@@ -19,7 +22,7 @@ def safe_norm(tree: PyTree[Array]) -> Float[Array, ""]:
     leaves = [_reals(leaf) for leaf in jax.tree.leaves(tree)]
     if not leaves:
         return jnp.zeros(())
-    dtype = jnp.result_type(*leaves)
+    dtype = _widest(leaves)
     info = jnp.finfo(dtype)
     plain = _sum_of_squares(leaves, dtype)
     # Below the bound, squares that were flushed to zero could matter at this precision.
@@ -35,7 +38,7 @@ def safe_norm(tree: PyTree[Array]) -> Float[Array, ""]:
 
 
 def _scaled_norm(leaves: list[Float[Array, "..."]]) -> Float[Array, ""]:
-    dtype = jnp.result_type(*leaves)
+    dtype = _widest(leaves)
     largest = jnp.zeros((), dtype)
     for leaf in leaves:
         largest = jnp.maximum(
@@ -43,7 +46,7 @@ def _scaled_norm(leaves: list[Float[Array, "..."]]) -> Float[Array, ""]:
         )
     largest = jax.lax.stop_gradient(largest)
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
-    total = _sum_of_squares([leaf / scale for leaf in leaves], dtype)
+    total = _sum_of_squares([leaf.astype(dtype) / scale for leaf in leaves], dtype)
     # sqrt has an infinite derivative at 0: select the operand, then the result.
     return jnp.where(
         total == 0, 0.0, scale * jnp.sqrt(jnp.where(total == 0, 1.0, total))
@@ -54,6 +57,11 @@ def _sum_of_squares(leaves: list[Float[Array, "..."]], dtype) -> Float[Array, ""
     return sum(
         (jnp.sum(leaf.astype(dtype) ** 2) for leaf in leaves), jnp.zeros((), dtype)
     )
+
+
+def _widest(leaves: list[Float[Array, "..."]]) -> np.dtype:
+    # Not `jnp.result_type`, which refuses to mix precisions under strict promotion.
+    return functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves))
 
 
 def _reals(leaf: Array) -> Float[Array, "..."]:
