@@ -76,7 +76,8 @@ class Triangular(jc.AbstractNoise):
             smoothed += signal * jnp.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
             # In the far tail only rounding is left of the sum; the square of the
             # floor must not underflow, or a second derivative is 0 times infinity.
-            return jnp.log(jnp.maximum(jnp.sum(jumps * smoothed), 1e-100))
+            floor = jnp.finfo(x.dtype).tiny ** 0.3
+            return jnp.log(jnp.maximum(jnp.sum(jumps * smoothed), floor))
 
         beside = np.array([-9.5, -6, -4, -2.5, -1.25, 0, 1.25, 2.5, 4, 6, 9.5])
         edges = jnp.concatenate([corner + signal * beside for corner in corners])
