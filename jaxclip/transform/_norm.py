@@ -1,10 +1,7 @@
 """Norms of gradients that neither overflow, underflow nor lose their derivative."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 
@@ -19,10 +16,16 @@ def safe_norm(tree: PyTree[Array]) -> Float[Array, ""]:
 
     - `tree`: a pytree of arrays; `None` and empty trees count as zero.
     """
-    leaves = [_reals(leaf) for leaf in jax.tree.leaves(tree)]
+    # Leaves of several precisions are mixed on purpose, which a user who forbids it in
+    # the code of their own did not mean.
+    with jax.numpy_dtype_promotion("standard"):
+        return _norm([_reals(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _norm(leaves: list[Float[Array, "..."]]) -> Float[Array, ""]:
     if not leaves:
         return jnp.zeros(())
-    dtype = _widest(leaves)
+    dtype = jnp.result_type(*leaves)
     info = jnp.finfo(dtype)
     plain = _sum_of_squares(leaves, dtype)
     # Below the bound, squares that were flushed to zero could matter at this precision.
@@ -38,7 +41,7 @@ def safe_norm(tree: PyTree[Array]) -> Float[Array, ""]:
 
 
 def _scaled_norm(leaves: list[Float[Array, "..."]]) -> Float[Array, ""]:
-    dtype = _widest(leaves)
+    dtype = jnp.result_type(*leaves)
     largest = jnp.zeros((), dtype)
     for leaf in leaves:
         largest = jnp.maximum(
@@ -46,7 +49,7 @@ def _scaled_norm(leaves: list[Float[Array, "..."]]) -> Float[Array, ""]:
         )
     largest = jax.lax.stop_gradient(largest)
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
-    total = _sum_of_squares([leaf.astype(dtype) / scale for leaf in leaves], dtype)
+    total = _sum_of_squares([leaf / scale for leaf in leaves], dtype)
     # sqrt has an infinite derivative at 0: select the operand, then the result.
     return jnp.where(
         total == 0, 0.0, scale * jnp.sqrt(jnp.where(total == 0, 1.0, total))
@@ -57,11 +60,6 @@ def _sum_of_squares(leaves: list[Float[Array, "..."]], dtype) -> Float[Array, ""
     return sum(
         (jnp.sum(leaf.astype(dtype) ** 2) for leaf in leaves), jnp.zeros((), dtype)
     )
-
-
-def _widest(leaves: list[Float[Array, "..."]]) -> np.dtype:
-    # Not `jnp.result_type`, which refuses to mix precisions under strict promotion.
-    return functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves))
 
 
 def _reals(leaf: Array) -> Float[Array, "..."]:

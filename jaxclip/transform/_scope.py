@@ -71,6 +71,6 @@ class PerExample(AbstractScope):
 
 
 def _multiply(leaf: Array, factor: Float[Array, ""]) -> Array:
-    # In the factor's precision, then back: a bfloat16 leaf stays bfloat16.
-    dtype = jnp.promote_types(leaf.dtype, factor.dtype)
-    return (leaf.astype(dtype) * factor.astype(dtype)).astype(leaf.dtype)
+    # In the wider of the two precisions, then back: a bfloat16 leaf stays bfloat16.
+    with jax.numpy_dtype_promotion("standard"):
+        return (leaf * factor).astype(leaf.dtype)
