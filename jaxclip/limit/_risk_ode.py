@@ -128,5 +128,6 @@ def risk_drift(
     diffusion: RealScalar,
 ) -> Float[Array, " m"]:
     """dv/dk at the rate of descent `lr * mu` and the noise `lr^2 * second`."""
-    eigenvalues, multiplicity = spectrum.eigenvalues, spectrum.multiplicity
+    eigenvalues = spectrum.eigenvalues
+    multiplicity = spectrum.multiplicity.astype(v.dtype)
     return eigenvalues * (-2 * descent * v + diffusion * multiplicity / 2)

@@ -17,7 +17,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
 def bits(key: Key, size: int) -> UInt32[Array, " size"]:
-    """The same numbers as `jax.random.bits(key, (size,))` for a threefry key.
+    """The same numbers as `jax.random.bits`, unsigned and of 32 bits each.
 
     **Arguments:**
 
@@ -26,7 +26,7 @@ def bits(key: Key, size: int) -> UInt32[Array, " size"]:
     """
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if jr.key_impl(key) != "threefry2x32":
-            return jr.bits(key, (size,))
+            return jr.bits(key, (size,), jnp.uint32)
         key = jr.key_data(key)
     low = jnp.arange(size, dtype=jnp.uint32)
     first, second = _threefry(key[..., 0], key[..., 1], jnp.zeros_like(low), low)

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import count as check_count
 from .._types import Example, Key, Params, RealScalar, RealScalarLike
 from ._base import AbstractLinear
 from ._spectrum import Spectrum
@@ -120,9 +121,11 @@ def random_features(X: Any, count: int, *, key: Key) -> Float[Array, "n count"]:
     - `count`: how many features.
     - `key`: draws $W$.
     """
-    X = np.asarray(X, float)
-    if X.ndim != 2 or not np.all(np.isfinite(X)):
+    X, count = np.asarray(X, float), check_count("count", count)
+    if X.ndim != 2 or X.size == 0 or not np.all(np.isfinite(X)):
         raise ValueError(f"`X` must be a finite matrix. Got shape {X.shape}.")
+    if not np.ptp(X, axis=0).any():
+        raise ValueError("`X` must have a column that varies.")
     W = np.asarray(jr.normal(key, (X.shape[1], count))) / np.sqrt(X.shape[1])
     values = np.tanh(X @ W)
     values -= values.mean(axis=0)

@@ -133,7 +133,7 @@ class Spectrum(eqx.Module):
     @property
     def trace(self) -> Float[Array, ""]:
         """The covariance's trace, the mean squared norm of the features."""
-        return jnp.sum(self.eigenvalues * self.multiplicity)
+        return jnp.sum(self.eigenvalues * self.multiplicity.astype(float))
 
     @property
     def feature_norm(self) -> Float[Array, ""]:
