@@ -102,9 +102,11 @@ class FromFunction(eqx.Module):
     """
 
     function: Callable[[Any], Any] = eqx.field(static=True)
+    name: str = eqx.field(static=True, default="value")
 
-    def __call__(self, step: Step) -> Any:
-        return self.function(step)
+    def __call__(self, step: Step) -> Float[Array, "..."]:
+        # A function may well return a Python number, or an integer.
+        return as_float(self.name, self.function(step))
 
 
 def as_schedule(value: Any, name: str = "value") -> Schedule:
@@ -123,7 +125,7 @@ def as_schedule(value: Any, name: str = "value") -> Schedule:
     if isinstance(value, eqx.Module) and callable(value):
         return value
     if callable(value):
-        return FromFunction(value)
+        return FromFunction(value, name)
     return Constant(nonnegative(name, value))
 
 
