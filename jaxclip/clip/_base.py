@@ -4,6 +4,7 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -56,3 +57,14 @@ def at(
     if not jnp.issubdtype(norm.dtype, jnp.floating):
         norm = norm.astype(jnp.result_type(float))
     return norm, jnp.asarray(schedule(step)).astype(norm.dtype)
+
+
+def ratio(numerator: Array, denominator: Array) -> Float[Array, "..."]:
+    """The ratio, whose derivative is right wherever it can be represented.
+
+    By itself it holds the square of the denominator, which underflows float32 at 1e-19
+    already. Scaled to 1 it does not; the scale cancels, so its derivative is left out.
+    """
+    scale = jax.lax.stop_gradient(denominator)
+    scale = jnp.where(jnp.isfinite(scale), scale, 1.0)
+    return (numerator / scale) / (denominator / scale)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from .._schedule import as_schedule
 from .._types import RealScalarLike, Schedule, Step
-from ._base import AbstractClip, at
+from ._base import AbstractClip, at, ratio
 
 
 class Identity(AbstractClip):
@@ -59,9 +59,8 @@ class HardClip(AbstractClip):
         # The operand is made safe before the division, and the result selected after
         # it: 0 / 0 and inf / inf would poison the derivative of the other branch.
         active = norm > c
-        return jnp.where(
-            active, jnp.where(active, c, 1.0) / jnp.where(active, norm, 1.0), 1.0
-        )
+        clipped = ratio(jnp.where(active, c, 1.0), jnp.where(active, norm, 1.0))
+        return jnp.where(active, clipped, 1.0)
 
     def kinks(self, step: Step) -> tuple[Float[Array, "..."]]:
         return (self.threshold(step),)
@@ -86,8 +85,8 @@ class SoftClip(AbstractClip):
         norm, c = at(self.threshold, norm, step)
         # c / (c + n), which is 0 / 0 at the origin and inf / inf without a threshold.
         regular = jnp.isfinite(c) & (c + norm > 0)
-        total = jnp.where(regular, c + norm, 1.0)
-        return jnp.where(regular, jnp.where(regular, c, 1.0) / total, 1.0)
+        c, norm = jnp.where(regular, c, 1.0), jnp.where(regular, norm, 0.0)
+        return ratio(c, c + norm)
 
     def kinks(self, step: Step) -> tuple[()]:
         del step
