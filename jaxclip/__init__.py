@@ -3,13 +3,18 @@
 from ._criteria import (
     BestClip as BestClip,
     best_clip as best_clip,
-    ceiling as ceiling,
-    fisher_information as fisher_information,
     heuristic_clip as heuristic_clip,
     max_ccc as max_ccc,
 )
 from ._curve import Curve as Curve
 from ._schedule import Constant as Constant, PiecewiseLinear as PiecewiseLinear
+from ._score import (
+    ScoreClip as ScoreClip,
+    ceiling as ceiling,
+    fisher_information as fisher_information,
+    score_clip as score_clip,
+)
+from ._stability import stable_lr as stable_lr
 from ._tune import tune as tune
 from .clip import (
     AbstractClip as AbstractClip,

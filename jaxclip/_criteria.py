@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._checks import count, nonnegative, positive
-from ._curve import Curve
 from ._schedule import PiecewiseLinear, check_rate
 from ._types import RealScalar, RealScalarLike, Schedule, Step
 from .clip import HardClip
@@ -19,13 +18,11 @@ from .limit._moments import unchecked_moments
 from .problem import AbstractNoise, LeastSquares
 
 # The thresholds that are searched, in units of the residual's size, and how finely.
-_SMALLEST, _LARGEST, _GRID = 1e-4, 1e3, 160
+_SMALLEST, _LARGEST, _GRID = 1e-4, 1e3, 128
 # A gain below this is within the quadrature's error, and none: no threshold is best.
 _NO_GAIN = {"float64": 1e-10, "float32": 1e-4}
-# Values of the risk at which a feedback rule is tabulated, and the range below the
-# largest. Rules are best at their own risk, so interpolating between the values costs
-# only the square of the (small) relative error of the threshold.
-_TABLE, _DECADES = 80, 9
+# Stands for no threshold where one has to be interpolated.
+_NO_THRESHOLD = 1e15
 
 
 class BestClip(NamedTuple):
@@ -82,32 +79,6 @@ def best_clip(noise: AbstractNoise, excess: RealScalarLike) -> BestClip:
     return BestClip(jnp.where(gain, jnp.exp(best), jnp.inf), jnp.where(gain, ccc, 1.0))
 
 
-@eqx.filter_jit
-def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScalar:
-    r"""The Fisher information of the residual's location: the ceiling of all rules.
-
-    For every rule, $\mu^2 / \mathrm{second} \le I = E\,s(w)^2$ with the score
-    $s = -p' / p$ of the residual's density, by Cauchy-Schwarz applied to
-    $\mu = E[\psi s]$; the bound is met by $\psi \propto s$ alone. The ceiling of the
-    clipping-comparison criterion is $I$ times the residual's variance. Derived here.
-
-    **Arguments:**
-
-    - `noise`: the label noise.
-    - `excess`: the excess risk $R$, positive, in the label's squared unit.
-    """
-    law = noise.residual(2 * positive("excess", excess))
-    score = jax.grad(lambda w: -law.log_density(w))
-
-    def mean_square(norm):
-        # Both residuals of this norm, weighted by their densities.
-        right, left = law.log_density(norm), law.log_density(-norm)
-        share = jax.nn.sigmoid(right - left)
-        return share * score(norm) ** 2 + (1 - share) * score(-norm) ** 2
-
-    return law.expect(mean_square)
-
-
 def max_ccc(
     problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: int
 ) -> tuple[HardClip, Schedule]:
@@ -130,8 +101,10 @@ def max_ccc(
 
     The rule and its learning rate, functions of the step for `simulate` and `solve`.
     """
-    problem = _need_least_squares("max_ccc", problem)
-    threshold, _ = _tabulate(problem, lambda excess: best_clip(problem.noise, excess))
+    problem = need_least_squares("max_ccc", problem)
+    threshold = tabulate(
+        problem, lambda excess: best_clip(problem.noise, excess).threshold
+    )
     return _feedback(problem, lr, threshold, steps, compensate=True)
 
 
@@ -154,45 +127,17 @@ def heuristic_clip(
     - `kappa`: the multiple, positive.
     - `steps`: the length of the run.
     """
-    problem = _need_least_squares("heuristic_clip", problem)
+    problem = need_least_squares("heuristic_clip", problem)
     kappa = positive("kappa", kappa)
     variance = positive("problem.noise.variance", problem.noise.variance)
 
     def threshold(excess):
         return kappa * jnp.sqrt(2 * excess + variance)
 
-    return _feedback(problem, lr, threshold, steps, compensate=False)[0]
+    return follow(problem, lr, threshold, steps=steps, compensate=False)[0]
 
 
-def ceiling(
-    problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: Array
-) -> Curve:
-    r"""The risk of the best of all rules with the descent of unclipped SGD.
-
-    The rule is the score of the residual's law at every step, its rate compensated; no
-    rule with the descent rate $\gamma_k$ has a smaller error in any eigenspace at any
-    time (derived here). On isotropic features with the best $\gamma_k$ it is the
-    Cramér-Rao limit of one pass over the samples.
-
-    **Arguments:**
-
-    - `problem`: what SGD runs on.
-    - `lr`: the rate of descent, $\gamma_k \mu$, per step.
-    - `steps`: shape `(s,)`, where to report.
-    """
-    problem = _need_least_squares("ceiling", problem)
-    lr = check_rate(lr, steps)
-    information, _ = _tabulate(
-        problem, lambda excess: (fisher_information(problem.noise, excess), excess)
-    )
-
-    def coefficients(step, excess):
-        return lr(step), lr(step) ** 2 / information(excess)
-
-    return RiskODE().integrate(problem, coefficients, steps)
-
-
-class _Ratio(eqx.Module):
+class Ratio(eqx.Module):
     """A schedule divided by another."""
 
     numerator: Schedule
@@ -202,12 +147,12 @@ class _Ratio(eqx.Module):
         return self.numerator(step) / self.denominator(step)
 
 
-def _feedback(
+def follow(
     problem: LeastSquares,
     lr: RealScalarLike | Schedule,
     threshold: Callable[[RealScalar], RealScalar],
-    steps: int,
     *,
+    steps: int,
     compensate: bool,
 ) -> tuple[HardClip, Schedule]:
     """The schedule that a threshold fed back from the risk runs through.
@@ -218,7 +163,7 @@ def _feedback(
     - `compensate`: whether `lr` is the rate of descent, rather than of learning.
     """
     steps = count("steps", steps)
-    knots = _knots(steps)
+    knots = schedule_knots(steps)
     lr = check_rate(lr, knots)
 
     def at(excess):
@@ -235,32 +180,59 @@ def _feedback(
     clip = HardClip(PiecewiseLinear(knots, thresholds))
     if not compensate:
         return clip, lr
-    return clip, _Ratio(lr, PiecewiseLinear(knots, jax.vmap(lambda r: at(r).mu)(risk)))
+    return clip, Ratio(lr, PiecewiseLinear(knots, jax.vmap(lambda r: at(r).mu)(risk)))
 
 
-def _tabulate(
-    problem: LeastSquares, function: Callable[[RealScalar], tuple[RealScalar, ...]]
-) -> tuple[Callable[[RealScalar], RealScalar], Float[Array, " n"]]:
-    """A positive function of the risk as an interpolation in the logarithm of both."""
-    start = jnp.dot(problem.spectrum.eigenvalues, problem.error0**2) / 2
-    start = positive("problem.error0", start)
-    # Beyond the ends the value there is used. A run that starts far below its
-    # stationary risk climbs, hence the room above.
-    excess = 10.0 * start * jnp.logspace(-_DECADES, 0, _TABLE)
-    values, _ = jax.lax.map(lambda r: tuple(function(r)), excess)
+def tabulate(
+    function: Callable[[RealScalar], RealScalar],
+    low: RealScalarLike,
+    high: RealScalarLike,
+    points: int = 72,
+) -> Callable[[RealScalar], RealScalar]:
+    """A positive function of the risk as an interpolation in the logarithm of both.
+
+    Beyond the ends the value there is used. A rule is best at its own risk, so that the
+    interpolation costs only the square of the threshold's small relative error.
+
+    **Arguments:**
+
+    - `low`, `high`: the range of the risk, positive.
+    - `points`: at how many values of the risk the function is called.
+    """
+    low, high = positive("low", low), positive("high", high)
+    grid = jnp.linspace(jnp.log(low), jnp.log(high), points)
+    spacing = (grid[-1] - grid[0]) / (points - 1)
+    values = jax.lax.map(function, jnp.exp(grid))
     # An infinite threshold cannot be interpolated; one this far out does not act.
-    std = jnp.sqrt(2 * excess + problem.noise.variance)
-    values = jnp.where(jnp.isinf(values), 1e2 * _LARGEST * std, values)
-    log_excess, log_values = jnp.log(excess), jnp.log(values)
+    levels = jnp.log(jnp.minimum(values, _NO_THRESHOLD))
+    slopes = _monotone_slopes(levels)
 
     def interpolate(risk):
-        log_risk = jnp.log(jnp.maximum(risk, jnp.finfo(excess.dtype).tiny))
-        return jnp.exp(jnp.interp(log_risk, log_excess, log_values))
+        log_risk = jnp.log(jnp.maximum(risk, jnp.finfo(grid.dtype).tiny))
+        x = jnp.clip((log_risk - grid[0]) / spacing, 0.0, points - 1.0)
+        i = jnp.minimum(x.astype(int), points - 2)
+        t = x - i
+        # A cubic in Hermite's form.
+        value = (1 + 2 * t) * (1 - t) ** 2 * levels[i]
+        value = value + t**2 * (3 - 2 * t) * levels[i + 1]
+        slope = t * (1 - t) ** 2 * slopes[i] - t**2 * (1 - t) * slopes[i + 1]
+        return jnp.exp(value + slope)
 
-    return interpolate, values
+    return interpolate
 
 
-def _knots(steps: int) -> Float[Array, " k"]:
+def _monotone_slopes(levels: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Slopes of a cubic interpolation that does not overshoot where a threshold jumps
+    from none to a finite one: harmonic means of the secants, 0 at an extremum."""
+    secants = jnp.diff(levels)
+    left, right = secants[:-1], secants[1:]
+    same = left * right > 0
+    total = jnp.where(same, left + right, 1.0)
+    inner = jnp.where(same, 2 * left * right / total, 0.0)
+    return jnp.concatenate([secants[:1], inner, secants[-1:]])
+
+
+def schedule_knots(steps: int) -> Float[Array, " k"]:
     """Steps at which a schedule is tabulated: evenly, and denser towards the start."""
     even = np.linspace(0, steps, 65)
     early = steps * np.logspace(-5, 0, 64)
@@ -285,7 +257,7 @@ def _refine(function, best, spacing, rounds: int = 12):
     return jax.lax.fori_loop(0, rounds, body, (best, jnp.zeros_like(best)))
 
 
-def _need_least_squares(verb: str, problem) -> LeastSquares:
+def need_least_squares(verb: str, problem) -> LeastSquares:
     if isinstance(problem, LeastSquares):
         return problem
     raise ValueError(

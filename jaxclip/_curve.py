@@ -86,6 +86,6 @@ class Curve(eqx.Module):
 
 
 def finite_or_infinite(risk: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The risk, infinite where it is not a number: a diverged run has one, and it is
-    above every other."""
-    return jnp.where(jnp.isnan(risk), jnp.inf, risk)
+    """The risk, infinite where it is no finite number: a diverged run has a risk above
+    every other, even where overflowing sums of both signs say otherwise."""
+    return jnp.where(jnp.isfinite(risk), risk, jnp.inf)

@@ -1,0 +1,169 @@
+"""What the limits say of a problem: the best settings of SGD, and what they reach."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+from jaxtyping import Array, Float
+
+from ._criteria import BestClip, best_clip, follow, tabulate
+from ._curve import Curve
+from ._schedule import Constant, PiecewiseLinear
+from ._score import fisher_information
+from ._stability import stable_lr
+from ._tune import tune
+from ._types import RealScalar, Schedule
+from .clip import AbstractClip, HardClip, Identity
+from .limit import RiskODE, moments, solve
+from .problem import AbstractNoise, LeastSquares
+
+# Values of the risk at which the best rules are tabulated.
+_POINTS = 32
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A rule with a learning rate, and the risk that the ODE predicts for them."""
+
+    clip: AbstractClip
+    lr: Schedule
+    predicted: Curve
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best settings of each kind for one problem and one length of run.
+
+    - `unclipped`, `clipped`: the best constants without and with a hard threshold.
+    - `scheduled`: the max-CCC threshold at every step, at the best rate of descent.
+    - `ceiling`: what the best of all rules reaches at its best rate of descent.
+    - `now`, `later`: the best threshold at the risk of the start, and at the smallest
+        risk that the best constants reach.
+    """
+
+    unclipped: Setting
+    clipped: Setting
+    scheduled: Setting
+    ceiling: Curve
+    now: BestClip
+    later: BestClip
+
+
+def predict(
+    problem: LeastSquares, steps: Float[Array, " s"], largest_lr: float
+) -> Prediction:
+    """The best settings by the risk ODE.
+
+    **Arguments:**
+
+    - `problem`: what SGD runs on.
+    - `steps`: shape `(s,)`, where to report; the risk at the last is what is minimised.
+    - `largest_lr`: no unclipped rate above this one is considered: the ODE does not
+        know that rows with heavy tails make unclipped SGD unstable.
+    """
+    gaussian = float(stable_lr(problem)) / 2
+    norm = float(problem.spectrum.feature_norm)
+    noise = problem.noise
+
+    def spread(excess):
+        return 2 * excess + noise.variance
+
+    start = float(problem.risk(problem.init()))
+    low, high = 1e-5 * start, 2 * start
+    lr, unclipped = _best_descent(
+        problem, tabulate(spread, low, high, _POINTS), steps, min(largest_lr, gaussian)
+    )
+    low = min(start, float(unclipped.risk.min())) / 30
+
+    table = tabulate(lambda r: best_clip(noise, r).threshold, low, high, _POINTS)
+    after = tabulate(lambda r: _spread_after(noise, table(r), r), low, high, _POINTS)
+    descent, curve = _best_descent(problem, after, steps, gaussian)
+    clip, rate = follow(
+        problem, descent, table, steps=round(float(steps[-1])), compensate=True
+    )
+    scheduled = Setting(clip, rate, curve)
+
+    information = tabulate(
+        lambda r: 1 / fisher_information(noise, r), low, high, _POINTS
+    )
+    _, top = _best_descent(problem, information, steps, gaussian)
+
+    later = best_clip(noise, float(curve.risk.min()))
+    plain = Setting(Identity(), lr, unclipped)
+    clipped = plain
+    if np.isfinite(float(later.threshold)):
+        guess = float(later.threshold) * norm
+        clipped = _best_constants(problem, steps, float(lr(0)), guess, low, high)
+    return Prediction(plain, clipped, scheduled, top, best_clip(noise, start), later)
+
+
+def _spread_after(noise: AbstractNoise, threshold: RealScalar, excess: RealScalar):
+    """The noise of a clipped run whose rate of descent is 1."""
+    m = moments(HardClip(threshold), noise, excess, 1.0)
+    return m.second / m.mu**2
+
+
+def _best_descent(
+    problem: LeastSquares,
+    spread: Callable[[RealScalar], RealScalar],
+    steps: Float[Array, " s"],
+    largest: float,
+) -> tuple[Constant, Curve]:
+    """The best constant rate of descent q, where the noise is q^2 times `spread`."""
+
+    @eqx.filter_jit
+    def curve(q):
+        def coefficients(step, excess):
+            del step
+            return q, q**2 * spread(excess)
+
+        return RiskODE(rtol=1e-6).integrate(problem, coefficients, steps)
+
+    # In one dimension a grid, refined once, is more robust than a gradient.
+    final = jax.vmap(lambda q: curve(q).risk[-1])
+    rates = largest * np.logspace(-3, 0, 25)
+    top = int(np.argmin(final(jnp.asarray(rates))))
+    rates = np.geomspace(rates[max(top - 1, 0)], rates[min(top + 1, 24)], 25)
+    best = jnp.asarray(rates[int(np.argmin(final(jnp.asarray(rates))))])
+    return Constant(best), curve(best)
+
+
+def _best_constants(
+    problem: LeastSquares,
+    steps: Float[Array, " s"],
+    lr: float,
+    threshold: float,
+    low: float,
+    high: float,
+) -> Setting:
+    """The best constant learning rate and threshold, by gradient through the ODE."""
+    ends = steps[jnp.array([0, -1])]
+    norm = problem.spectrum.feature_norm
+    # A setting is wanted to a percent, so neither the solver nor the search is asked
+    # for more: both cost several times as much at their defaults.
+    ode, search = RiskODE(rtol=1e-6), optx.BFGS(rtol=1e-3, atol=1e-3)
+
+    def loss(setting):
+        # Tabulated at each trial threshold, through which the gradient flows: the ODE
+        # asks for thousands of moments.
+        def of(excess):
+            return moments(HardClip(threshold), problem.noise, excess, norm)
+
+        rate, threshold = setting["lr"](0), setting["threshold"](0)
+        mu = tabulate(lambda r: of(r).mu, low, high, _POINTS)
+        second = tabulate(lambda r: of(r).second, low, high, _POINTS)
+
+        def coefficients(step, excess):
+            del step
+            return rate * mu(excess), rate**2 * second(excess)
+
+        return jnp.log(ode.integrate(problem, coefficients, ends).risk[-1])
+
+    init = {"lr": PiecewiseLinear(0, lr), "threshold": PiecewiseLinear(0, threshold)}
+    best, _ = tune(loss, init, steps=25, optimiser=search)
+    clip, rate = HardClip(best["threshold"]), best["lr"]
+    return Setting(clip, rate, solve(ode, problem, clip, rate, steps=steps))

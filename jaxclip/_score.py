@@ -1,0 +1,149 @@
+"""The ceiling of all clipping rules, and the rule that attains it."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._checks import count, positive
+from ._criteria import Ratio, need_least_squares, schedule_knots, tabulate
+from ._curve import Curve
+from ._schedule import PiecewiseLinear, as_schedule, check_rate
+from ._types import RealScalar, RealScalarLike, Schedule, Step
+from .clip import AbstractClip
+from .limit import RiskODE, moments
+from .problem import AbstractNoise, LeastSquares
+
+
+@eqx.filter_jit
+def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScalar:
+    r"""The Fisher information of the residual's location: the ceiling of all rules.
+
+    For every rule, $\mu^2 / \mathrm{second} \le I = E\,s(w)^2$ with the score
+    $s = -p' / p$ of the residual's density, by Cauchy-Schwarz applied to
+    $\mu = E[\psi s]$; the bound is met by $\psi \propto s$ alone. The ceiling of the
+    clipping-comparison criterion is $I$ times the residual's variance. Derived here.
+
+    **Arguments:**
+
+    - `noise`: the label noise.
+    - `excess`: the excess risk $R$, positive, in the label's squared unit.
+    """
+    law = noise.residual(2 * positive("excess", excess))
+    score = jax.grad(lambda w: -law.log_density(w))
+
+    def mean_square(norm):
+        # Both residuals of this norm, weighted by their densities.
+        right, left = law.log_density(norm), law.log_density(-norm)
+        share = jax.nn.sigmoid(right - left)
+        return share * score(norm) ** 2 + (1 - share) * score(-norm) ** 2
+
+    return law.expect(mean_square)
+
+
+class ScoreClip(AbstractClip):
+    r"""The best rule of all: the posterior mean of the signal in a residual.
+
+    $$\psi(w) = 2R\, s(w) = E[\text{signal} \mid w], \qquad s = -p' / p,$$
+
+    with $p$ the density of the residual's size. By Tweedie's formula the two forms are
+    one. Its clipping-comparison criterion is the Fisher information times the
+    residual's variance, the ceiling of all rules; where the noise is skewed it is that
+    of the noise with a random sign, since a rule sees a norm and no sign. Derived here.
+
+    **Arguments:**
+
+    - `noise`: the label noise.
+    - `excess`: the excess risk $R$, positive: a number, or a function of the step.
+    - `feature_norm`: the square root of the covariance's trace.
+    """
+
+    noise: AbstractNoise
+    excess: Schedule = eqx.field(converter=partial(as_schedule, name="excess"))
+    feature_norm: Float[Array, ""] = eqx.field(
+        converter=lambda value: positive("feature_norm", value)
+    )
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        signal_variance = 2 * jnp.asarray(self.excess(step))
+        law = self.noise.residual(signal_variance)
+
+        def log_density(size):
+            return jnp.logaddexp(law.log_density(size), law.log_density(-size))
+
+        def of(size):
+            # The score vanishes at 0 like a multiple of the size: taken just beside.
+            size = jnp.maximum(size, 1e-4 * jnp.sqrt(signal_variance))
+            return -signal_variance * jax.grad(log_density)(size) / size
+
+        size = jnp.asarray(norm) / self.feature_norm
+        return jnp.vectorize(of)(size)
+
+    def kinks(self, step: Step) -> tuple[()]:
+        del step
+        return ()
+
+
+def score_clip(
+    problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: int
+) -> tuple[ScoreClip, Schedule]:
+    r"""The schedule of the best rule: the score of the residual's law at every step.
+
+    The learning rate is compensated, $\gamma_k / \mu$, so that the descent is that of
+    unclipped SGD with $\gamma_k$ and the noise is the smallest that any rule leaves.
+
+    **Arguments:**
+
+    - `problem`: what SGD runs on; symmetric noise, or the ceiling is not met.
+    - `lr`: the learning rate of the unclipped run, per step.
+    - `steps`: the length of the run.
+
+    **Returns:**
+
+    The rule and its learning rate, for `simulate` and `solve`.
+    """
+    knots = schedule_knots(count("steps", steps))
+    risk = ceiling(problem, lr, steps=knots).risk
+    excess = PiecewiseLinear(knots, risk)
+    clip = ScoreClip(problem.noise, excess, problem.spectrum.feature_norm)
+
+    def mu(step):
+        norm = problem.spectrum.feature_norm
+        return moments(clip, problem.noise, excess(step), norm, step).mu
+
+    mus = jax.lax.map(mu, knots)
+    return clip, Ratio(check_rate(lr, knots), PiecewiseLinear(knots, mus))
+
+
+def ceiling(
+    problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: Array
+) -> Curve:
+    r"""The risk of the best of all rules with the descent of unclipped SGD.
+
+    The rule is the score of the residual's law at every step, its rate compensated; no
+    rule with the descent rate $\gamma_k$ has a smaller error in any eigenspace at any
+    time (derived here). On isotropic features with the best $\gamma_k$ it is the
+    Cramér-Rao limit of one pass over the samples, $dR/dk = -2 R^2 I / d$.
+
+    **Arguments:**
+
+    - `problem`: what SGD runs on.
+    - `lr`: the rate of descent, $\gamma_k \mu$, per step.
+    - `steps`: shape `(s,)`, where to report.
+    """
+    problem = need_least_squares("ceiling", problem)
+    steps = jnp.asarray(steps, jnp.result_type(float))
+    lr = check_rate(lr, steps)
+    start = problem.risk(problem.init())
+    information = tabulate(
+        lambda r: fisher_information(problem.noise, r), start * 1e-8, start * 10
+    )
+
+    def coefficients(step, excess):
+        return lr(step), lr(step) ** 2 / information(excess)
+
+    return RiskODE().integrate(problem, coefficients, steps)
