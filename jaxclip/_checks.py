@@ -4,6 +4,7 @@ A concrete value fails at once with a `ValueError`; a traced one fails when the
 compiled program runs, through `equinox.error_if`.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -77,15 +78,19 @@ def _as_float(name: str, value: Any) -> Array:
 
 def count(name: str, value: Any, *, least: int = 1) -> int:
     """`value` as a Python integer that is at least `least`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        # Of a traced number, too, whose error is a `TypeError`.
+        whole = None
+    if whole is None or isinstance(value, bool):
         raise ValueError(
             f"`{name}` must be a Python integer, known before tracing. "
             f"Got {value!r} of type {type(value).__name__}."
         )
-    value = value.__index__()
-    if value < least:
-        raise ValueError(f"`{name}` must be at least {least}. Got {value}.")
-    return value
+    if whole < least:
+        raise ValueError(f"`{name}` must be at least {least}. Got {whole}.")
+    return whole
 
 
 def _short(value: Array) -> str:

@@ -1,13 +1,14 @@
 """Strict numerics for every test: nothing is promoted or broadcast by accident."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 os.environ["MPLBACKEND"] = "Agg"  # before anything can import matplotlib
 
 import hypothesis
 import jax
 import jax.random as jr
+import jaxtyping
 import pytest
 from jaxtyping import Array, Key
 
@@ -33,3 +34,11 @@ def getkey() -> Callable[[], Key[Array, ""]]:
         return subkey
 
     return next_key
+
+
+@pytest.fixture
+def without_type_checks() -> Iterator[None]:
+    """What a user sees who runs no type checker: the library's own errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -36,8 +36,8 @@ def bits(key: Key, size: int) -> UInt32[Array, " size"]:
 def normal(key: Key, size: int) -> Float[Array, " size"]:
     """Standard normal numbers, made of 32 random bits each in every precision.
 
-    Runs in float32 and float64 therefore see the same data; the granularity, 2^-23 in
-    probability, is far below what any statistic of a simulation resolves.
+    Runs in float32 and float64 therefore see the same features; the granularity, 2^-23
+    in probability, is far below what any statistic of a simulation resolves.
     """
     # 23 bits make a float in [1, 2); the symmetric open interval follows from it.
     mantissa = (bits(key, size) >> 9) | np.uint32(0x3F800000)
