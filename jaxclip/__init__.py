@@ -1,5 +1,6 @@
 """A differentiable simulator of stochastic gradient descent with clipping."""
 
+from ._advise import Advice as Advice, advise as advise
 from ._criteria import (
     BestClip as BestClip,
     best_clip as best_clip,

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jaxtyping import Array
 
 from ._checks import count
 from ._curve import Curve
@@ -14,6 +15,7 @@ from ._predict import Prediction, Setting, predict
 from ._report import report, to_dict
 from ._residuals import ResidualLaw
 from ._rows import Progress, RowsSearch, final_risk, run, search, settles_at
+from ._schedule import Constant
 from ._stability import stable_lr
 from ._types import Key
 from ._verdict import Verdict, judge
@@ -137,14 +139,15 @@ def advise(
         key=search_key,
         progress=progress,
     )
-    recommended, baseline = _choose(small, prediction, found, at)
+    recommended = _constants(small, found.lr, found.threshold, at)
+    baseline = _constants(small, found.lr_unclipped, np.inf, at)
     settings = {"steps": steps, "every": every, "keys": jr.split(run_key, runs)}
     clipped, unclipped = (
         run(regression, s.clip, s.lr, progress=progress, label=label, **settings)
         for s, label in ((recommended, "run clipped"), (baseline, "run unclipped"))
     )
     residuals = ResidualLaw.of(np.asarray(regression.residuals))
-    settles = settles_at(regression, float(recommended.clip.threshold(0)))
+    settles = settles_at(regression, found.threshold)
     facts = {
         "intrinsic_dimension": float(problem.spectrum.intrinsic_dimension),
         "leverage": stable[1] / stable[0],
@@ -152,6 +155,7 @@ def advise(
         "settles": settles / float(jnp.mean(final_risk(unclipped))),
         "ratio": float(jnp.mean(final_risk(clipped)))
         / float(final_risk(recommended.predicted)),
+        "wander": float(jnp.std(final_risk(clipped)) / jnp.mean(final_risk(clipped))),
     }
     return Advice(
         regression=regression,
@@ -180,21 +184,13 @@ def _guess(regression: Regression, prediction: Prediction) -> tuple[float, float
     return lr, float(1.5 * jnp.std(regression.residuals) * norm)
 
 
-def _choose(
-    problem: LeastSquares, prediction: Prediction, found: RowsSearch, steps: Any
-) -> tuple[Setting, Setting]:
-    """The constants found on the rows, with what the ODE predicts for them."""
-
-    def setting(lr, threshold):
-        clip = HardClip(threshold)
-        curve = solve(RiskODE(rtol=1e-6), problem, clip, lr, steps=steps, throw=False)
-        return Setting(clip, lambda step: lr, curve)
-
-    del prediction
-    return (
-        setting(found.lr, found.threshold),
-        setting(found.lr_unclipped, np.inf),
-    )
+def _constants(
+    problem: LeastSquares, lr: float, threshold: float, steps: Array
+) -> Setting:
+    """Constants, with the risk that the ODE predicts for them."""
+    clip = HardClip(threshold)
+    curve = solve(RiskODE(rtol=1e-6), problem, clip, lr, steps=steps, throw=False)
+    return Setting(clip, Constant(jnp.asarray(lr)), curve)
 
 
 def _gain(prediction: Prediction) -> float:

@@ -102,10 +102,12 @@ def max_ccc(
     The rule and its learning rate, functions of the step for `simulate` and `solve`.
     """
     problem = need_least_squares("max_ccc", problem)
-    threshold = tabulate(
-        problem, lambda excess: best_clip(problem.noise, excess).threshold
+    # A run that starts far below its stationary risk climbs, hence the room above.
+    start = problem.risk(problem.init())
+    table = tabulate(
+        lambda r: best_clip(problem.noise, r).threshold, start * 1e-8, start * 10
     )
-    return _feedback(problem, lr, threshold, steps, compensate=True)
+    return follow(problem, lr, table, steps=steps, compensate=True)
 
 
 def heuristic_clip(
@@ -219,6 +221,19 @@ def tabulate(
         return jnp.exp(value + slope)
 
     return interpolate
+
+
+def risk_range(problem: LeastSquares) -> tuple[RealScalar, RealScalar]:
+    """The values of the risk that a run may pass through, with room on both sides: it
+    goes from its start to where the noise keeps it, up or down."""
+    start = problem.risk(problem.init())
+    size = problem.noise.variance
+    # Where the variance is infinite the start stands for it; and where one of the two
+    # is zero, the other does.
+    size = jnp.where(jnp.isfinite(size) & (size > 0), size, start)
+    start = jnp.where(start > 0, start, size)
+    low, high = jnp.minimum(start, size), jnp.maximum(start, size)
+    return 1e-8 * positive("problem.error0", low), 10 * high
 
 
 def _monotone_slopes(levels: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -133,7 +133,7 @@ def _risk_row(name: str, numbers: dict[str, float]) -> str:
 def _ccc(best: dict[str, float | None]) -> str:
     if best["threshold"] is None:
         return "1: no threshold beats none"
-    gain = "infinite" if best["ccc"] is None else f"{best['ccc']:.3g}"
+    gain = "infinite" if best["ccc"] is None else f"{best['ccc']:.4g}"
     return f"{gain} at a threshold of {best['threshold']:.3g}"
 
 

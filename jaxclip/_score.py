@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._checks import count, positive
-from ._criteria import Ratio, need_least_squares, schedule_knots, tabulate
+from ._criteria import (
+    Ratio,
+    need_least_squares,
+    risk_range,
+    schedule_knots,
+    tabulate,
+)
 from ._curve import Curve
 from ._schedule import PiecewiseLinear, as_schedule, check_rate
 from ._types import RealScalar, RealScalarLike, Schedule, Step
@@ -138,9 +144,8 @@ def ceiling(
     problem = need_least_squares("ceiling", problem)
     steps = jnp.asarray(steps, jnp.result_type(float))
     lr = check_rate(lr, steps)
-    start = problem.risk(problem.init())
     information = tabulate(
-        lambda r: fisher_information(problem.noise, r), start * 1e-8, start * 10
+        lambda r: fisher_information(problem.noise, r), *risk_range(problem)
     )
 
     def coefficients(step, excess):

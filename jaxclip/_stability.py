@@ -71,13 +71,12 @@ def _rows(problem: Regression, iterations: int = 200) -> RealScalar:
     kept = eigenvalues > eigenvalues[-1] * len(eigenvalues) * 1e-12
     rows = np.asarray(problem.X, float) @ vectors[:, kept]
     sums = eigenvalues[kept][:, None] + eigenvalues[kept][None, :]
-    Z, rate = np.eye(kept.sum()), np.inf
+    Z, rate, previous = np.eye(kept.sum()), np.inf, 0.0
     for _ in range(iterations):
         weights = np.einsum("ni,ni->n", rows @ Z, rows)
         Z = (rows.T * weights) @ rows / len(rows) / sums
-        growth = np.linalg.norm(Z)
-        Z = Z / growth
-        if abs(1 / growth - rate) < 1e-9 * rate:
+        rate, previous = 1 / np.linalg.norm(Z), rate
+        Z = Z * rate
+        if abs(rate - previous) < 1e-9 * rate:
             break
-        rate = 1 / growth
-    return jnp.asarray(1 / growth)
+    return jnp.asarray(rate)

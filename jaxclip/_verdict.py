@@ -30,6 +30,7 @@ def judge(
     predicted: float,
     settles: float,
     ratio: float,
+    wander: float,
 ) -> Verdict:
     """The verdict on a data set.
 
@@ -44,6 +45,7 @@ def judge(
     - `settles`: the excess risk where the clipped run comes to rest, over the final
         risk without clipping.
     - `ratio`: the final risk of the clipped runs over the predicted one.
+    - `wander`: the standard deviation of that final risk over runs, over its mean.
     """
     gain, error = found.difference, found.error
     measured = f"{abs(gain):.1%} {{}} (standard error {error:.1%})"
@@ -89,8 +91,8 @@ def judge(
         )
     if intrinsic_dimension < 20:
         reasons.append(
-            f"the intrinsic dimension is only {intrinsic_dimension:.2g}: a single run "
-            f"wanders by about {intrinsic_dimension**-0.5:.0%} around its mean"
+            f"the intrinsic dimension is only {intrinsic_dimension:.2g}, where the ODE "
+            f"is no law of single runs: they scatter by {wander:.0%} around their mean"
         )
     if not 0.8 < ratio < 1.25:
         reasons.append(

@@ -1,0 +1,132 @@
+"""The command line."""
+
+import json
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.random as jr
+import numpy as np
+
+from ._advise import advise
+from ._plot import advice_figure
+from ._table import Table, clean, read_table
+
+_EXTRA = "The command line needs an extra: `pip install 'jaxclip[cli]'`."
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line.
+
+    **Arguments:**
+
+    - `arguments`: the words after `jaxclip`; those of the shell by default.
+    """
+    try:
+        import tyro
+    except ImportError as error:
+        raise SystemExit(f"{_EXTRA} ({error})") from error
+
+    app = tyro.extras.SubcommandApp()
+    app.command(_advise_command(tyro), name="advise")
+    # A program may choose what a library must not: the limits need the digits.
+    jax.config.update("jax_enable_x64", True)
+    try:
+        app.cli(
+            prog="jaxclip",
+            args=arguments,
+            description="The dynamics of SGD with gradient clipping.",
+        )
+    except ValueError as error:
+        raise SystemExit(f"jaxclip: {error}") from error
+    except ImportError as error:
+        raise SystemExit(f"{_EXTRA} ({error})") from error
+
+
+def _advise_command(tyro: Any):
+    positional = tyro.conf.Positional[Path | None]
+
+    def command(
+        data: positional = None,  # pyright: ignore[reportInvalidTypeForm]  runtime type
+        target: str | None = None,
+        features: int | None = None,
+        steps: int | None = None,
+        runs: int = 32,
+        seed: int = 0,
+        out: Path = Path("jaxclip-advice"),
+    ) -> None:
+        """Tells whether to clip on a data set, at what threshold, and what follows.
+
+        Args:
+            data: A .csv, .parquet or .npz file. Without one, a real table that ships
+                with scikit-learn is used: the size of the worst cell nuclei of 569
+                tumours, from the mean measurements of their nuclei.
+            target: The column to predict; the last one by default.
+            features: Use so many random features tanh(XW) in place of the columns.
+            steps: The length of a run, one row a step; one pass by default, but at
+                least 2,000 and at most 20,000 steps.
+            runs: How many runs to draw the band from.
+            seed: Determines all that is random.
+            out: Where to write: this name with .json (the numbers) and .png (the
+                figure) added.
+        """
+        table, name = _load(data, target)
+        print(f"{name}: {table.target!r} from {len(table.columns)} columns")
+        for note in table.notes:
+            print(f"  {note}")
+        advice = advise(
+            table.X,
+            table.y,
+            steps=steps,
+            runs=runs,
+            features=features,
+            key=jr.key(seed),
+            progress=_progress,
+        )
+        print(f"\n{advice}\n")
+        _write(out, advice, table, name, seed)
+
+    return command
+
+
+def _load(path: Path | None, target: str | None) -> tuple[Table, str]:
+    if path is not None:
+        return clean(read_table(path), target), path.name
+    from sklearn.datasets import load_breast_cancer
+
+    frame = load_breast_cancer(as_frame=True).frame
+    columns = [name for name in frame.columns if str(name).startswith("mean ")]
+    target = "worst area" if target is None else target
+    kept = [*columns, target] if target in frame.columns else columns
+    return clean(frame[list(dict.fromkeys(kept))], target), "breast cancer (sklearn)"
+
+
+def _progress(iterable: Iterable[Any], label: str) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    # A dumb terminal or a log gets the finished bars only.
+    return tqdm(iterable, desc=f"{label:>20}", mininterval=0.5, file=sys.stderr)
+
+
+def _write(out: Path, advice: Any, table: Table, name: str, seed: int) -> None:
+    """Writes the numbers first: they are what a failing figure must not lose."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    numbers, picture = out.with_suffix(".json"), out.with_suffix(".png")
+    content = {
+        "data": name,
+        "target": table.target,
+        "columns": list(table.columns),
+        "cleaning": list(table.notes),
+        "seed": seed,
+        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+        **advice.to_dict(),
+    }
+    numbers.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    with warnings.catch_warnings():
+        # A font without some glyph of a column's name is no reason to stop.
+        warnings.simplefilter("ignore", UserWarning)
+        advice_figure(advice, f"{name}, {table.target}").savefig(picture, dpi=130)
+    print(f"Numbers: {numbers}\nFigure:  {picture}")
