@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"{_EXTRA} ({error})") from error
 
     app = tyro.extras.SubcommandApp()
-    app.command(_advise_command(tyro), name="advise")
+    app.command(name="advise")(_advise_command(tyro))
     # A program may choose what a library must not: the limits need the digits.
     jax.config.update("jax_enable_x64", True)
     try:
@@ -97,7 +97,8 @@ def _load(path: Path | None, target: str | None) -> tuple[Table, str]:
         return clean(read_table(path), target), path.name
     from sklearn.datasets import load_breast_cancer
 
-    frame = load_breast_cancer(as_frame=True).frame
+    bunch: Any = load_breast_cancer(as_frame=True)
+    frame = bunch.frame
     columns = [name for name in frame.columns if str(name).startswith("mean ")]
     target = "worst area" if target is None else target
     kept = [*columns, target] if target in frame.columns else columns

@@ -27,9 +27,10 @@ def advice_figure(advice: Any, title: str = "") -> Any:
     A matplotlib figure.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(12, 8.2), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+    figure = Figure(figsize=(12, 8.2), layout=layout)
     axes = figure.subplots(2, 2)
     decision = advice.verdict.decision
     heading = f"{title}: {decision}" if title else decision.capitalize()

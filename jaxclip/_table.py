@@ -3,13 +3,13 @@
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-# pandas is an extra: the types are there for the checker only.
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+# pandas is an extra and not imported here; its own annotations are too loose to help.
+DataFrame: TypeAlias = Any
+Series: TypeAlias = Any
 
 # A text column with more distinct values than this is a name, not a category.
 _MOST_CATEGORIES = 30
@@ -33,7 +33,7 @@ class Table:
     notes: tuple[str, ...] = field(default=())
 
 
-def read_table(path: str | Path) -> "DataFrame":
+def read_table(path: str | Path) -> DataFrame:
     """Reads a CSV, Parquet or NPZ file.
 
     An NPZ file holds arrays of one length: a vector is a column of its name, a matrix
@@ -69,7 +69,7 @@ def read_table(path: str | Path) -> "DataFrame":
     return frame
 
 
-def clean(frame: "DataFrame", target: str | None = None) -> Table:
+def clean(frame: DataFrame, target: str | None = None) -> Table:
     """Turns a raw table into numbers, and says what it did.
 
     Rows without a target are left out. A column of numbers has its missing values
@@ -107,7 +107,7 @@ def clean(frame: "DataFrame", target: str | None = None) -> Table:
     return Table(X, y, tuple(columns), target, tuple(notes))
 
 
-def _target(frame: "DataFrame", name: str | None) -> tuple[str, np.ndarray, list[str]]:
+def _target(frame: DataFrame, name: str | None) -> tuple[str, np.ndarray, list[str]]:
     """The target's name and values, NaN where it has none."""
     import pandas as pd
 
@@ -136,7 +136,7 @@ def _target(frame: "DataFrame", name: str | None) -> tuple[str, np.ndarray, list
     return name, column.to_numpy(float, na_value=np.nan), notes
 
 
-def _numbers(column: "Series", notes: list[str]) -> dict[str, np.ndarray]:
+def _numbers(column: Series, notes: list[str]) -> dict[str, np.ndarray]:
     """The columns of numbers that a raw column becomes; none where it is dropped."""
     import pandas as pd
 
@@ -172,7 +172,7 @@ def _filled(name: str, values: np.ndarray, notes: list[str]) -> dict[str, np.nda
     return {name: values}
 
 
-def _indicators(name: str, column: "Series", notes: list[str]) -> dict[str, np.ndarray]:
+def _indicators(name: str, column: Series, notes: list[str]) -> dict[str, np.ndarray]:
     """An indicator for each value of a column but the most frequent."""
     import pandas as pd
 
@@ -190,13 +190,13 @@ def _indicators(name: str, column: "Series", notes: list[str]) -> dict[str, np.n
     return {str(key): dummies[key].to_numpy() for key in dummies.columns}
 
 
-def _is_complex(column: "Series") -> bool:
+def _is_complex(column: Series) -> bool:
     return bool(
         np.issubdtype(getattr(column.dtype, "type", object), np.complexfloating)
     )
 
 
-def _read_npz(path: Path) -> "DataFrame":
+def _read_npz(path: Path) -> DataFrame:
     import pandas as pd
 
     columns: dict[str, Any] = {}

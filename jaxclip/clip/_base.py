@@ -59,12 +59,20 @@ def at(
     return norm, jnp.asarray(schedule(step)).astype(norm.dtype)
 
 
+@jax.custom_jvp
 def ratio(numerator: Array, denominator: Array) -> Float[Array, "..."]:
     """The ratio, whose derivative is right wherever it can be represented.
 
-    By itself it holds the square of the denominator, which underflows float32 at 1e-19
-    already. Scaled to 1 it does not; the scale cancels, so its derivative is left out.
+    The usual one holds the square of the denominator, which underflows float32 at 1e-19
+    already. Scaling both does not help: under `jit` XLA cancels the scale again.
     """
-    scale = jax.lax.stop_gradient(denominator)
-    scale = jnp.where(jnp.isfinite(scale), scale, 1.0)
-    return (numerator / scale) / (denominator / scale)
+    return numerator / denominator
+
+
+@ratio.defjvp
+def _ratio_jvp(primals, tangents):
+    value = ratio(*primals)
+    inverse = ratio(jnp.ones_like(primals[0]), primals[1])
+    # Without the barrier XLA may make one division by the square of the two.
+    slope = -jax.lax.optimization_barrier(value) * inverse
+    return value, tangents[0] * inverse + tangents[1] * slope
