@@ -66,7 +66,6 @@ def predict(
         know that rows with heavy tails make unclipped SGD unstable.
     """
     gaussian = float(stable_lr(problem)) / 2
-    norm = float(problem.spectrum.feature_norm)
     noise = problem.noise
 
     def spread(excess):
@@ -96,8 +95,10 @@ def predict(
     plain = Setting(Identity(), lr, unclipped)
     clipped = plain
     if np.isfinite(float(later.threshold)):
-        guess = float(later.threshold) * norm
-        clipped = _best_constants(problem, steps, float(lr(0)), guess, low, high)
+        # The middle of the schedule is a fair guess at the best constants.
+        middle = float(steps[-1]) / 2
+        guess = float(rate(middle)), float(clip.threshold(middle))
+        clipped = _best_constants(problem, steps, *guess, low, high)
     return Prediction(plain, clipped, scheduled, top, best_clip(noise, start), later)
 
 
@@ -145,7 +146,7 @@ def _best_constants(
     norm = problem.spectrum.feature_norm
     # A setting is wanted to a percent, so neither the solver nor the search is asked
     # for more: both cost several times as much at their defaults.
-    ode, search = RiskODE(rtol=1e-6), optx.BFGS(rtol=1e-3, atol=1e-3)
+    ode, search = RiskODE(rtol=1e-6, max_steps=4096), optx.BFGS(rtol=1e-3, atol=1e-3)
 
     def loss(setting):
         # Tabulated at each trial threshold, through which the gradient flows: the ODE
@@ -161,7 +162,9 @@ def _best_constants(
             del step
             return rate * mu(excess), rate**2 * second(excess)
 
-        return jnp.log(ode.integrate(problem, coefficients, ends).risk[-1])
+        # A trial rate may be too large to solve for: infinite risk, and not taken.
+        curve = ode.integrate(problem, coefficients, ends, throw=False)
+        return jnp.log(curve.risk[-1])
 
     init = {"lr": PiecewiseLinear(0, lr), "threshold": PiecewiseLinear(0, threshold)}
     best, _ = tune(loss, init, steps=25, optimiser=search)

@@ -1,0 +1,173 @@
+"""How fast SGD is simulated, as ratios within one run of this script.
+
+Named alternatives, all in float32 and jitted: the plain step of clipped SGD in a
+`jax.lax.scan`, vmapped over settings with a key for each setting or with one key for
+all; the same with an optax optimiser; and jaxclip's own `Direct()` engine. Times are
+the best of several runs after compilation. `--quick` checks that everything runs and
+agrees, on sizes too small to time.
+"""
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jaxtyping import Array
+
+import jaxclip as jc
+
+
+def plain(dim: int, steps: int) -> Callable[[Array, Array, Array], Array]:
+    """Clipped SGD as one would write it: the final risk from learning rate, threshold
+    and key."""
+
+    def run(lr, threshold, key):
+        def step(z, k):
+            features_key, noise_key = jr.split(jr.fold_in(key, k))
+            a = jr.normal(features_key, (dim,))
+            gradient = (jnp.dot(a, z) - jr.normal(noise_key)) * a
+            norm = jnp.linalg.norm(gradient)
+            return z - lr * jnp.minimum(1.0, threshold / norm) * gradient, None
+
+        z0 = jnp.ones(dim) / np.sqrt(dim)
+        z, _ = jax.lax.scan(step, z0, jnp.arange(steps))
+        return jnp.sum(z**2) / 2
+
+    return run
+
+
+def with_optax(dim: int, steps: int) -> Callable[[Array, Array, Array], Array]:
+    """The same through optax's own transforms."""
+
+    def run(lr, threshold, key):
+        optimiser = optax.chain(
+            optax.clip_by_global_norm(threshold), optax.scale_by_learning_rate(lr)
+        )
+
+        def step(carry, k):
+            z, state = carry
+            features_key, noise_key = jr.split(jr.fold_in(key, k))
+            a = jr.normal(features_key, (dim,))
+            gradient = (jnp.dot(a, z) - jr.normal(noise_key)) * a
+            updates, state = optimiser.update(gradient, state)
+            return (optax.apply_updates(z, updates), state), None
+
+        z0 = jnp.ones(dim) / np.sqrt(dim)
+        (z, _), _ = jax.lax.scan(step, (z0, optimiser.init(z0)), jnp.arange(steps))
+        return jnp.sum(z**2) / 2
+
+    return run
+
+
+def ours(dim: int, steps: int, engine: Any) -> Callable[[Array, Array, Array], Array]:
+    """The same through jaxclip."""
+    spectrum = jc.Spectrum.isotropic(dim)
+    problem = jc.LeastSquares(spectrum, jc.Gaussian(1.0), jnp.ones(1))
+
+    def run(lr, threshold, key):
+        clip = jc.HardClip(threshold)
+        settings = {"steps": steps, "every": steps, "key": key, "engine": engine}
+        return jc.simulate(problem, clip, lr, **settings).risk[-1]
+
+    return run
+
+
+def timed(function: Callable[..., Array], *arguments: Array) -> tuple[float, Array]:
+    """The best of three runs after compilation, in seconds, and the result."""
+    compiled = jax.jit(function)
+    result = jax.block_until_ready(compiled(*arguments))
+    best = np.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        best = min(best, time.perf_counter() - start)
+    return best, result
+
+
+def settings(dim: int, count: int) -> tuple[Array, Array]:
+    """A grid of learning rates and thresholds, as two vectors."""
+    side = max(1, round(count**0.5))
+    lrs = jnp.linspace(0.1, 1.0, side) / dim
+    thresholds = jnp.linspace(0.5, 3.0, count // side) * np.sqrt(dim)
+    grid = jnp.meshgrid(lrs, thresholds)
+    return grid[0].ravel(), grid[1].ravel()
+
+
+def compare(dim: int, count: int, quick: bool) -> None:
+    """One block of the table: every way at one dimension and number of settings."""
+    lrs, thresholds = settings(dim, count)
+    key, keys = jr.key(0), jr.split(jr.key(0), count)
+    # Enough steps for a tenth of a second or so of each; the unit is one step.
+    long, short = (64, 16) if quick else (2048, 256 if count > 1 else 2048)
+    shared, each = (0, 0, None), (0, 0, 0)
+    blocked = jc.Blocked(64 if count <= 16 else 128)
+    ways = (
+        ("jaxclip Blocked, one key", ours(dim, long, blocked), long, shared),
+        ("jaxclip Direct, one key", ours(dim, short, jc.Direct()), short, shared),
+        ("plain scan, one key", plain(dim, short), short, shared),
+        ("optax scan, one key", with_optax(dim, short), short, shared),
+        ("plain scan, a key each", plain(dim, short // 4), short // 4, each),
+    )
+    unit = dim * count * 1e-9
+    first = None
+    for name, function, steps, axes in ways:
+        argument = keys if axes is each else key
+        seconds, result = timed(jax.vmap(function, axes), lrs, thresholds, argument)
+        assert result.shape == (count,)
+        assert jnp.all(jnp.isfinite(result))
+        cost = seconds / steps / unit
+        first = cost if first is None else first
+        print(f"{dim:>7,} {count:>9} {name:<26} {cost:>12.3f} {cost / first:>9.1f}x")
+    print()
+
+
+def check_agreement() -> None:
+    """The engines and the two scans follow the same equation on the same data."""
+    lrs, thresholds = settings(20, 4)
+    runs = [
+        jax.vmap(function, (0, 0, None))(lrs, thresholds, jr.key(1))
+        for function in (
+            ours(20, 64, jc.Blocked(16)),
+            ours(20, 64, jc.Direct()),
+            plain(20, 64),
+            with_optax(20, 64),
+        )
+    ]
+    for other in runs[1:]:
+        np.testing.assert_allclose(runs[0], other, rtol=1e-4)
+
+
+def matrix_rate(size: int) -> float:
+    """The machine's rate of float32 matrix products, in GFLOP/s."""
+    matrix = jnp.ones((size, size))
+    seconds, _ = timed(lambda m: m @ m, matrix)
+    return 2 * size**3 / seconds / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
+    quick = parser.parse_args().quick
+    device = jax.devices()[0]
+    print(
+        f"jax {jax.__version__}, {device.device_kind} x {len(jax.devices())}, "
+        f"{os.cpu_count()} cores, {platform.machine()}; "
+        f"{matrix_rate(128 if quick else 2048):.0f} GFLOP/s in float32 products\n"
+    )
+    check_agreement()
+    print("nanoseconds per step, dimension and setting; ratio to the first line")
+    print(f"{'dim':>7} {'settings':>9} {'way':<26} {'ns':>12} {'ratio':>10}")
+    sizes = [(20, 4)] if quick else [(100, 256), (1000, 1), (1000, 16), (1000, 256)]
+    for dim, count in sizes:
+        compare(dim, count, quick)
+
+
+if __name__ == "__main__":
+    main()
