@@ -88,8 +88,11 @@ class StudentT(AbstractNoise):
 
     def __init__(self, df: RealScalarLike, scale: RealScalarLike):
         self.df, self.scale = positive("df", df), positive("scale", scale)
-        low, high = (-75.0, 4.5) if is_traced(df) else _precisions(float(df), np)
-        self.nodes = int((high - low) / 0.3) + 2
+        known = 1.0 if is_traced(df) else float(df)
+        low, high = _precisions(known, np)
+        # The step that the strip of analyticity allows, and the width of the peak.
+        step = min(0.3, 0.75 / known**0.5)
+        self.nodes = int((high - low) / step) + 2
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         return self.scale * jr.t(key, self.df, shape)
@@ -218,8 +221,14 @@ class _StudentDensity(eqx.Module):
 
 
 def _precisions(df, numpy=jnp):
-    """Logarithms of the smallest and largest precision of a t variable that count."""
-    return -75 / df, numpy.log(2 * (40 + df) / df)
+    """Logarithms of the smallest and largest precision of a t variable that count.
+
+    Beyond them the gamma density is below e^-37 of its peak: at the low end it falls
+    as a power, which is what few degrees of freedom have, and near the peak as a normal
+    law of variance 2 / df, which is all that many have.
+    """
+    peak = numpy.sqrt(148 / df)
+    return -75 / df - peak, numpy.minimum(numpy.log(2 + 80 / df), peak)
 
 
 def _log_ndtr(x: Array) -> Array:
