@@ -102,10 +102,8 @@ def max_ccc(
     The rule and its learning rate, functions of the step for `simulate` and `solve`.
     """
     problem = need_least_squares("max_ccc", problem)
-    # A run that starts far below its stationary risk climbs, hence the room above.
-    start = problem.risk(problem.init())
     table = tabulate(
-        lambda r: best_clip(problem.noise, r).threshold, start * 1e-8, start * 10
+        lambda r: best_clip(problem.noise, r).threshold, *risk_range(problem)
     )
     return follow(problem, lr, table, steps=steps, compensate=True)
 
@@ -178,6 +176,8 @@ def follow(
         return rate * m.mu, rate**2 * m.second
 
     risk = RiskODE().integrate(problem, coefficients, knots).risk
+    # Far below its start a risk is within the solver's tolerance of zero, either side.
+    risk = jnp.maximum(risk, jnp.finfo(risk.dtype).eps * risk[0])
     thresholds = jax.vmap(threshold)(risk) * problem.spectrum.feature_norm
     clip = HardClip(PiecewiseLinear(knots, thresholds))
     if not compensate:

@@ -20,7 +20,7 @@ from ._schedule import PiecewiseLinear, as_schedule, check_rate
 from ._types import RealScalar, RealScalarLike, Schedule, Step
 from .clip import AbstractClip
 from .limit import RiskODE, moments
-from .problem import AbstractNoise, LeastSquares
+from .problem import AbstractLaw, AbstractNoise, LeastSquares, SmoothLaw
 
 
 @eqx.filter_jit
@@ -46,7 +46,7 @@ def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScal
         share = jax.nn.sigmoid(right - left)
         return share * score(norm) ** 2 + (1 - share) * score(-norm) ** 2
 
-    return law.expect(mean_square)
+    return law.expect(mean_square, _edges(law))
 
 
 class ScoreClip(AbstractClip):
@@ -81,17 +81,27 @@ class ScoreClip(AbstractClip):
         def log_density(size):
             return jnp.logaddexp(law.log_density(size), law.log_density(-size))
 
+        # The score vanishes at 0 like a multiple of the size: taken just beside. Where
+        # no residual ever is, the density may underflow: the factor is held.
+        least, most = 1e-4 * jnp.sqrt(signal_variance), jnp.max(law.edges)
+
         def of(size):
-            # The score vanishes at 0 like a multiple of the size: taken just beside.
-            size = jnp.maximum(size, 1e-4 * jnp.sqrt(signal_variance))
+            size = jnp.clip(size, least, most)
             return -signal_variance * jax.grad(log_density)(size) / size
 
         size = jnp.asarray(norm) / self.feature_norm
         return jnp.vectorize(of)(size)
 
-    def kinks(self, step: Step) -> tuple[()]:
-        del step
-        return ()
+    def kinks(self, step: Step) -> tuple[Float[Array, ""], ...]:
+        law = self.noise.residual(2 * jnp.asarray(self.excess(step)))
+        return tuple(edge * self.feature_norm for edge in _edges(law))
+
+
+def _edges(law: AbstractLaw) -> tuple[Float[Array, ""], ...]:
+    """Where panels must end so that they resolve the score, which is smooth but varies
+    as fast as the density: the wide components of a mixture know nothing of the narrow
+    ones. A law that is no mixture has these edges in its panels already."""
+    return () if isinstance(law, SmoothLaw) else tuple(law.edges)
 
 
 def score_clip(
