@@ -129,11 +129,10 @@ def advise(
     (prediction,) = (
         predict(small, at, 0.8 * stable[0]) for _ in progress([0], "solve the limits")
     )
-    rate, threshold = _guess(regression, prediction)
     found = search(
         regression,
-        rate,
-        threshold,
+        [float(s.lr(0)) for s in (prediction.unclipped, prediction.clipped)],
+        _threshold(regression, prediction),
         steps=steps,
         every=every,
         key=search_key,
@@ -174,14 +173,14 @@ def advise(
     )
 
 
-def _guess(regression: Regression, prediction: Prediction) -> tuple[float, float]:
-    """The middle of the search: the predicted constants, or where no threshold is
-    predicted to help, one at one and a half standard deviations."""
-    clip, lr = prediction.clipped.clip, float(prediction.clipped.lr(0))
+def _threshold(regression: Regression, prediction: Prediction) -> float:
+    """The middle of the search: the predicted best, or where no threshold is predicted
+    to help, one and a half standard deviations."""
+    clip = prediction.clipped.clip
     if isinstance(clip, HardClip):
-        return lr, float(clip.threshold(0))
+        return float(clip.threshold(0))
     norm = jnp.sqrt(jnp.trace(regression.covariance))
-    return lr, float(1.5 * jnp.std(regression.residuals) * norm)
+    return float(1.5 * jnp.std(regression.residuals) * norm)
 
 
 def _constants(

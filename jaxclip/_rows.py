@@ -57,21 +57,17 @@ def run(
     chunk: int = 8,
 ) -> Curve:
     """Runs of one setting, one for each key, a few at a time so as to show progress."""
-
-    @eqx.filter_jit
-    def some(keys):
-        return jax.vmap(
-            lambda key: simulate(problem, clip, lr, steps=steps, every=every, key=key)
-        )(keys)
-
     chunks = [keys[i : i + chunk] for i in range(0, len(keys), chunk)]
-    curves = [jax.block_until_ready(some(part)) for part in progress(chunks, label)]
+    curves = [
+        jax.block_until_ready(_runs(problem, clip, lr, part, steps, every))
+        for part in progress(chunks, label)
+    ]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *curves)
 
 
 def search(
     problem: Regression,
-    lr: float,
+    rates: Iterable[float],
     threshold: float,
     *,
     steps: int,
@@ -86,34 +82,20 @@ def search(
 
     **Arguments:**
 
-    - `lr`, `threshold`: the middle of the grid: rates over a factor of 64, thresholds
-        over one of 32, and none.
+    - `rates`: learning rates that the grid covers, with a factor of 8 on either side.
+    - `threshold`: the middle of the thresholds, which span a factor of 32, and none.
     """
-    lrs = lr * 2.0 ** np.arange(-3, 4)
+    low, high = min(rates) / 8, max(rates) * 8
+    lrs = low * 2.0 ** np.arange(np.ceil(np.log2(high / low)) + 1)
     thresholds = np.append(threshold * 2.0 ** np.arange(-3, 3), np.inf)
 
-    @eqx.filter_jit
-    def final(key):
-        def one(lr, threshold):
-            curve = simulate(
-                problem,
-                HardClip(threshold),
-                lr,
-                steps=steps,
-                every=every,
-                key=key,
-                engine=Blocked(128),
-            )
-            return final_risk(curve)
-
-        over_thresholds = jax.vmap(one, (None, 0))
-        return jax.vmap(over_thresholds, (0, None))(
-            jnp.asarray(lrs), jnp.asarray(thresholds)
-        )
-
     label = "search on the rows"
+    grid = jnp.asarray(lrs), jnp.asarray(thresholds)
     risk = np.stack(
-        [np.asarray(final(k)) for k in progress(jr.split(key, keys), label)]
+        [
+            np.asarray(_final_risks(problem, *grid, k, steps, every))
+            for k in progress(jr.split(key, keys), label)
+        ]
     )
     # A setting that diverges on any key is out.
     risk = np.where(np.isfinite(risk).all(axis=0), risk, np.inf)
@@ -133,6 +115,31 @@ def search(
         difference=float(paired.mean()),
         error=float(paired.std(ddof=1) / np.sqrt(len(paired))),
     )
+
+
+# The rows travel as an argument: as a constant they would be compiled in.
+@eqx.filter_jit
+def _runs(problem, clip, lr, keys, steps: int, every: int) -> Curve:
+    def one(key):
+        return simulate(problem, clip, lr, steps=steps, every=every, key=key)
+
+    return jax.vmap(one)(keys)
+
+
+@eqx.filter_jit
+def _final_risks(problem, lrs, thresholds, key, steps: int, every: int) -> Array:
+    """The final risk for each learning rate (rows) and threshold (columns)."""
+    engine = Blocked(128)
+
+    def one(lr, threshold):
+        clip = HardClip(threshold)
+        return final_risk(
+            simulate(
+                problem, clip, lr, steps=steps, every=every, key=key, engine=engine
+            )
+        )
+
+    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(lrs, thresholds)
 
 
 def final_risk(curve: Curve) -> Float[Array, "..."]:
