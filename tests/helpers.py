@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from jax.scipy.special import erf
+from jax.scipy.special import erfc
 from jaxtyping import Array, Float
 
 import jaxclip as jc
@@ -66,18 +66,20 @@ class Triangular(jc.AbstractNoise):
         signal = jnp.sqrt(signal_variance + 1e-24 * self.variance)
         # The label's noise enters a residual with a minus sign.
         corners = -self.size * self.corners
-        # What the slope of the density jumps by at each corner.
+        # The slopes on either side of the mode, and what they jump by at each corner.
         left, right = 2 / (high - low) / (mode - low), 2 / (high - low) / (high - mode)
         jumps = np.array([left, -left - right, right]) / self.size**2
 
         def log_density(residual):
-            x = (residual - corners) / signal
-            smoothed = signal * (x * (1 + erf(x / np.sqrt(2))) / 2)
-            smoothed += signal * jnp.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+            w = residual / self.size
+            triangle = jnp.minimum(right * (w + high), left * (-low - w)) / self.size
+            x = jnp.abs(residual - corners) / signal
+            smoothing = jnp.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+            smoothing -= x * erfc(x / np.sqrt(2)) / 2
+            density = jnp.maximum(triangle, 0) + signal * jnp.sum(jumps * smoothing)
             # In the far tail only rounding is left of the sum; the square of the
             # floor must not underflow, or a second derivative is 0 times infinity.
-            floor = jnp.finfo(x.dtype).tiny ** 0.3
-            return jnp.log(jnp.maximum(jnp.sum(jumps * smoothed), floor))
+            return jnp.log(jnp.maximum(density, jnp.finfo(x.dtype).tiny ** 0.3))
 
         beside = np.array([-9.5, -6, -4, -2.5, -1.25, 0, 1.25, 2.5, 4, 6, 9.5])
         edges = jnp.concatenate([corner + signal * beside for corner in corners])
