@@ -1,6 +1,5 @@
 """What the limits say of a problem: the best settings of SGD, and what they reach."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -10,8 +9,9 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float
 
-from ._criteria import BestClip, best_clip, follow, tabulate
+from ._criteria import BestClip, best_clip
 from ._curve import Curve
+from ._feedback import Tabulated, follow, tabulate
 from ._schedule import Constant, PiecewiseLinear
 from ._score import fisher_information
 from ._stability import stable_lr
@@ -110,27 +110,34 @@ def _spread_after(noise: AbstractNoise, threshold: RealScalar, excess: RealScala
 
 def _best_descent(
     problem: LeastSquares,
-    spread: Callable[[RealScalar], RealScalar],
+    spread: Tabulated,
     steps: Float[Array, " s"],
     largest: float,
 ) -> tuple[Constant, Curve]:
     """The best constant rate of descent q, where the noise is q^2 times `spread`."""
 
-    @eqx.filter_jit
-    def curve(q):
+    # In one dimension a grid, refined once, is more robust than a gradient.
+    rates = largest * np.logspace(-3, 0, 25)
+    risk = _descend(problem, spread, jnp.asarray(rates), steps).risk
+    top = int(np.argmin(risk[:, -1]))
+    rates = np.geomspace(rates[max(top - 1, 0)], rates[min(top + 1, 24)], 25)
+    curves = _descend(problem, spread, jnp.asarray(rates), steps)
+    top = int(np.argmin(curves.risk[:, -1]))
+    return Constant(rates[top]), jax.tree.map(lambda leaf: leaf[top], curves)
+
+
+@eqx.filter_jit
+def _descend(problem, spread: Tabulated, rates, steps) -> Curve:
+    """The curve of each of several constant rates of descent."""
+
+    def one(q):
         def coefficients(step, excess):
             del step
             return q, q**2 * spread(excess)
 
         return RiskODE(rtol=1e-6).integrate(problem, coefficients, steps)
 
-    # In one dimension a grid, refined once, is more robust than a gradient.
-    final = jax.vmap(lambda q: curve(q).risk[-1])
-    rates = largest * np.logspace(-3, 0, 25)
-    top = int(np.argmin(final(jnp.asarray(rates))))
-    rates = np.geomspace(rates[max(top - 1, 0)], rates[min(top + 1, 24)], 25)
-    best = jnp.asarray(rates[int(np.argmin(final(jnp.asarray(rates))))])
-    return Constant(best), curve(best)
+    return jax.vmap(one)(rates)
 
 
 def _best_constants(

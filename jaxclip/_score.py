@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._checks import count, positive
-from ._criteria import (
+from ._curve import Curve
+from ._feedback import (
     Ratio,
     need_least_squares,
     risk_range,
     schedule_knots,
     tabulate,
 )
-from ._curve import Curve
 from ._schedule import PiecewiseLinear, as_schedule, check_rate
 from ._types import RealScalar, RealScalarLike, Schedule, Step
 from .clip import AbstractClip
@@ -83,7 +83,7 @@ class ScoreClip(AbstractClip):
 
         # The score vanishes at 0 like a multiple of the size: taken just beside. Where
         # no residual ever is, the density may underflow: the factor is held.
-        least, most = 1e-4 * jnp.sqrt(signal_variance), jnp.max(law.edges)
+        least, most = 1e-4 * jnp.sqrt(signal_variance), jnp.max(law.panel_edges())
 
         def of(size):
             size = jnp.clip(size, least, most)
@@ -101,7 +101,7 @@ def _edges(law: AbstractLaw) -> tuple[Float[Array, ""], ...]:
     """Where panels must end so that they resolve the score, which is smooth but varies
     as fast as the density: the wide components of a mixture know nothing of the narrow
     ones. A law that is no mixture has these edges in its panels already."""
-    return () if isinstance(law, SmoothLaw) else tuple(law.edges)
+    return () if isinstance(law, SmoothLaw) else tuple(law.panel_edges())
 
 
 def score_clip(

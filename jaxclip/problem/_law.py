@@ -37,13 +37,12 @@ Function = Callable[[Float[Array, ""]], Any]
 
 
 class AbstractLaw(eqx.Module):
-    """The law of a residual. A scalar random variable with a smooth density.
+    """The law of a residual. A scalar random variable with a smooth density."""
 
-    - `edges`: shape `(m,)`, norms: the density is smooth on the scale of the distance
-        to the next of them, and negligible beyond the largest. In any order.
-    """
-
-    edges: eqx.AbstractVar[Float[Array, " m"]]
+    @abc.abstractmethod
+    def panel_edges(self) -> Float[Array, " e"]:
+        """Norms such that the density is smooth on the scale of the distance to the
+        next of them, and negligible beyond the largest. In any order."""
 
     @abc.abstractmethod
     def log_density(self, residual: RealScalarLike) -> Float[Array, ""]:
@@ -80,13 +79,12 @@ class NormalMixture(AbstractLaw):
     means: Float[Array, " m"]
     stds: Float[Array, " m"]
 
-    @property
-    def edges(self) -> Float[Array, " e"]:
+    def panel_edges(self) -> Float[Array, " e"]:
         """Those beside the four narrowest components, which is enough where many are
         as narrow, and the largest of all."""
         narrow = jnp.argsort(self.stds)[:4]
         offsets = np.concatenate([-_NORMAL_EDGES[:0:-1], _NORMAL_EDGES])
-        beside = jnp.outer(self.stds[narrow], offsets)
+        beside = jnp.outer(self.stds[narrow], jnp.asarray(offsets))
         largest = jnp.max(jnp.abs(self.means) + _NORMAL_EDGES[-1] * self.stds)
         edges = jnp.abs(self.means[narrow])[:, None] + beside
         return jnp.append(jnp.abs(edges.ravel()), largest)
@@ -144,6 +142,9 @@ class SmoothLaw(AbstractLaw):
     log_density_of: Callable[[Any], Any]
     edges: Float[Array, " m"]
     symmetric: bool = eqx.field(static=True, default=False)
+
+    def panel_edges(self) -> Float[Array, " e"]:
+        return self.edges
 
     def log_density(self, residual: RealScalarLike) -> Float[Array, ""]:
         return self.log_density_of(residual)
