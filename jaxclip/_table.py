@@ -1,7 +1,9 @@
 """From a file that nobody prepared to numbers that SGD can run on."""
 
 import difflib
+import zipfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -48,7 +50,12 @@ def read_table(path: str | Path) -> DataFrame:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {str(path)!r}.")
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".npz": _read_npz}
+    readers = {
+        # By parts, a column may get a type for each of them.
+        ".csv": partial(pd.read_csv, low_memory=False),
+        ".parquet": pd.read_parquet,
+        ".npz": _read_npz,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ValueError(
@@ -64,6 +71,8 @@ def read_table(path: str | Path) -> DataFrame:
         raise ValueError(
             f"{str(path)!r} must have at least two rows and two columns. "
             f"Got {frame.shape[0]} rows and {frame.shape[1]} columns."
+            + " In a .csv file, commas go between them."
+            * (frame.shape[1] == 1)
         )
     frame.columns = [str(name) for name in frame.columns]
     return frame
@@ -98,7 +107,7 @@ def clean(frame: DataFrame, target: str | None = None) -> Table:
         raise ValueError(f"The target {target!r} is constant ({y[0]:g}).")
     columns: dict[str, np.ndarray] = {}
     for name in frame.columns:
-        columns |= _numbers(frame[name], notes)
+        columns |= _numbers(_plain(frame[name]), notes)
     if not columns:
         raise ValueError(
             f"No column is left to predict {target!r} from: " + "; ".join(notes) + "."
@@ -109,8 +118,6 @@ def clean(frame: DataFrame, target: str | None = None) -> Table:
 
 def _target(frame: DataFrame, name: str | None) -> tuple[str, np.ndarray, list[str]]:
     """The target's name and values, NaN where it has none."""
-    import pandas as pd
-
     notes = []
     if name is None:
         name = str(frame.columns[-1])
@@ -122,9 +129,9 @@ def _target(frame: DataFrame, name: str | None) -> tuple[str, np.ndarray, list[s
             + ", ".join(frame.columns)
             + "."
         )
-    column = frame[name]
-    if not (pd.api.types.is_numeric_dtype(column) and not _is_complex(column)):
-        numeric = frame.select_dtypes("number").columns
+    column = _plain(frame[name])
+    if not _is_numeric(column):
+        numeric = [key for key in frame.columns if _is_numeric(_plain(frame[key]))]
         near = difflib.get_close_matches(name, numeric, n=1, cutoff=0.0)
         hint = f" The nearest numeric column is {near[0]!r}." if near else ""
         raise ValueError(
@@ -144,13 +151,20 @@ def _numbers(column: Series, notes: list[str]) -> dict[str, np.ndarray]:
     if column.isna().all():
         notes.append(f"dropped {name!r}: it is empty")
         return {}
-    if column.nunique() == 1 and not column.isna().any():
+    try:
+        constant = column.nunique(dropna=False) == 1
+    except TypeError:
+        # Lists or dictionaries, which a Parquet file may hold.
+        notes.append(f"dropped {name!r}: its cells are no single values")
+        return {}
+    if constant:
         notes.append(f"dropped {name!r}: it is constant")
         return {}
-    if pd.api.types.is_datetime64_any_dtype(column) or _is_complex(column):
+    # Complex numbers, times between dates, and dates.
+    if column.dtype.kind in "cmM":
         notes.append(f"dropped {name!r}: {column.dtype} is not supported")
         return {}
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+    if _is_numeric(column) and not pd.api.types.is_bool_dtype(column):
         return _filled(name, column.to_numpy(float, na_value=np.nan), notes)
     return _indicators(name, column, notes)
 
@@ -160,6 +174,9 @@ def _filled(name: str, values: np.ndarray, notes: list[str]) -> dict[str, np.nda
     from sklearn.impute import SimpleImputer
 
     missing = ~np.isfinite(values)
+    if missing.all():
+        notes.append(f"dropped {name!r}: it has no finite value")
+        return {}
     if missing.any():
         values = np.where(missing, np.nan, values)
         values = SimpleImputer(strategy="median").fit_transform(values[:, None])[:, 0]
@@ -190,26 +207,51 @@ def _indicators(name: str, column: Series, notes: list[str]) -> dict[str, np.nda
     return {str(key): dummies[key].to_numpy() for key in dummies.columns}
 
 
-def _is_complex(column: Series) -> bool:
-    return bool(
-        np.issubdtype(getattr(column.dtype, "type", object), np.complexfloating)
-    )
+def _is_numeric(column: Series) -> bool:
+    import pandas as pd
+
+    return pd.api.types.is_numeric_dtype(column) and column.dtype.kind != "c"
+
+
+def _plain(column: Series) -> Series:
+    """Decimals, which pandas keeps as Python objects, as floats."""
+    import pandas as pd
+
+    decimal = column.dtype == object and pd.api.types.infer_dtype(column) == "decimal"
+    return column.astype(float) if decimal else column
 
 
 def _read_npz(path: Path) -> DataFrame:
     import pandas as pd
 
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no archive of arrays, such as `numpy.savez` writes")
     columns: dict[str, Any] = {}
     with np.load(path, allow_pickle=False) as arrays:
         for name in arrays.files:
-            values = arrays[name]
-            if values.ndim == 1:
-                columns[name] = values
-            elif values.ndim == 2:
-                columns |= {f"{name}{j}": values[:, j] for j in range(values.shape[1])}
-            else:
-                raise ValueError(f"the array {name!r} has {values.ndim} axes")
+            new = _columns(name, arrays)
+            if twice := columns.keys() & new.keys():
+                raise ValueError(f"two of its columns are named {min(twice)!r}")
+            columns |= new
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"its arrays have different lengths: {lengths}")
     return pd.DataFrame(columns)
+
+
+def _columns(name: str, arrays: Any) -> dict[str, np.ndarray]:
+    """The columns that an array of an archive holds."""
+    try:
+        values = np.asarray(arrays[name])
+    except ValueError as error:
+        raise ValueError(f"the array {name!r} cannot be read: {error}") from error
+    if values.ndim not in (1, 2) or values.dtype.kind == "V":
+        raise ValueError(
+            f"the array {name!r} must be a vector or a matrix. "
+            f"Got shape {values.shape} of {values.dtype}"
+        )
+    # pandas reads the byte order of this machine only.
+    values = values.astype(values.dtype.newbyteorder("="))
+    if values.ndim == 1:
+        return {name: values}
+    return {f"{name}{j}": values[:, j] for j in range(values.shape[1])}
