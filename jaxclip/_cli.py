@@ -1,6 +1,7 @@
 """The command line."""
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -74,6 +75,8 @@ def _advise_command(tyro: Any):
                 figure) added.
         """
         table, name = _load(data, target)
+        # Before the work: a name that cannot be written to must not cost minutes.
+        files = _outputs(out)
         print(f"{name}: {table.target!r} from {len(table.columns)} columns")
         for note in table.notes:
             print(f"  {note}")
@@ -87,7 +90,7 @@ def _advise_command(tyro: Any):
             progress=_progress,
         )
         print(f"\n{advice}\n")
-        _write(out, advice, table, name, seed)
+        _write(files, advice, table, name, seed)
 
     return command
 
@@ -112,10 +115,24 @@ def _progress(iterable: Iterable[Any], label: str) -> Iterable[Any]:
     return tqdm(iterable, desc=f"{label:>20}", mininterval=0.5, file=sys.stderr)
 
 
-def _write(out: Path, advice: Any, table: Table, name: str, seed: int) -> None:
+def _outputs(out: Path) -> tuple[Path, Path]:
+    """The files of the numbers and of the figure, in a directory that exists."""
+    if not out.name:
+        raise ValueError(f"`out` must be the name of a file. Got {str(out)!r}.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"`out` must be where a file can be: {error}.") from error
+    if not os.access(out.parent, os.W_OK):
+        raise ValueError(f"`out` is in {str(out.parent)!r}, which is not writable.")
+    return out.with_name(f"{out.name}.json"), out.with_name(f"{out.name}.png")
+
+
+def _write(
+    files: tuple[Path, Path], advice: Any, table: Table, name: str, seed: int
+) -> None:
     """Writes the numbers first: they are what a failing figure must not lose."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    numbers, picture = out.with_suffix(".json"), out.with_suffix(".png")
+    numbers, picture = files
     content = {
         "data": name,
         "target": table.target,
