@@ -108,15 +108,22 @@ def advise(
 
     **Raises:**
 
-    A `ValueError` where the arrays do not make a table, or a column is constant.
+    A `ValueError` where the arrays do not make a table, a column is constant, or the
+    columns explain the target without an error.
     """
     key = jr.key(0) if key is None else key
     features_key, search_key, run_key = jr.split(key, 3)
     progress = _silent if progress is None else progress
+    runs = count("runs", runs)
     X, y = _standardise(X, y)
     if features is not None:
         X = random_features(X, count("features", features), key=features_key)
     regression = Regression(X, y)
+    if float(jnp.std(regression.residuals)) < 1e-5:
+        raise ValueError(
+            "`X` explains `y` without an error, so that there is no noise to clip. Is "
+            "`y`, or all that it was computed from, among the columns?"
+        )
     problem = LeastSquares.from_regression(regression)
     small = LeastSquares(
         problem.spectrum, Empirical(regression.residuals, _ATOMS), problem.error0
@@ -132,7 +139,7 @@ def advise(
     found = search(
         regression,
         [float(s.lr(0)) for s in (prediction.unclipped, prediction.clipped)],
-        _threshold(regression, prediction),
+        _thresholds(regression, prediction),
         steps=steps,
         every=every,
         key=search_key,
@@ -173,14 +180,15 @@ def advise(
     )
 
 
-def _threshold(regression: Regression, prediction: Prediction) -> float:
-    """The middle of the search: the predicted best, or where no threshold is predicted
-    to help, one and a half standard deviations."""
+def _thresholds(regression: Regression, prediction: Prediction) -> list[float]:
+    """What the search covers: the predicted best, or where no threshold is predicted
+    to help, one and a half standard deviations of the end's and the start's errors."""
     clip = prediction.clipped.clip
     if isinstance(clip, HardClip):
-        return float(clip.threshold(0))
+        return [float(clip.threshold(0))]
     norm = jnp.sqrt(jnp.trace(regression.covariance))
-    return float(1.5 * jnp.std(regression.residuals) * norm)
+    errors = (regression.residuals, regression.y)
+    return [float(1.5 * jnp.std(values) * norm) for values in errors]
 
 
 def _constants(

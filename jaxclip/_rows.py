@@ -1,6 +1,6 @@
 """What SGD does on the rows of a table, where no limit is assumed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +67,8 @@ def run(
 
 def search(
     problem: Regression,
-    rates: Iterable[float],
-    threshold: float,
+    rates: Sequence[float],
+    thresholds: Sequence[float],
     *,
     steps: int,
     every: int,
@@ -83,14 +83,12 @@ def search(
     **Arguments:**
 
     - `rates`: learning rates that the grid covers, with a factor of 8 on either side.
-    - `threshold`: the middle of the thresholds, which span a factor of 32, and none.
+    - `thresholds`: thresholds that it covers, from an eighth to four times; and none.
     """
-    low, high = min(rates) / 8, max(rates) * 8
-    lrs = low * 2.0 ** np.arange(np.ceil(np.log2(high / low)) + 1)
-    thresholds = np.append(threshold * 2.0 ** np.arange(-3, 3), np.inf)
-
+    lrs = _doubling(min(rates) / 8, max(rates) * 8)
+    clips = np.append(_doubling(min(thresholds) / 8, max(thresholds) * 4), np.inf)
     label = "search on the rows"
-    grid = jnp.asarray(lrs), jnp.asarray(thresholds)
+    grid = jnp.asarray(lrs), jnp.asarray(clips)
     risk = np.stack(
         [
             np.asarray(_final_risks(problem, *grid, k, steps, every))
@@ -107,14 +105,19 @@ def search(
     paired = (unclipped - clipped) / scale
     return RowsSearch(
         lrs=lrs,
-        thresholds=thresholds,
+        thresholds=clips,
         risk=risk.mean(axis=0),
         lr=float(lrs[best[0]]),
-        threshold=float(thresholds[best[1]]),
+        threshold=float(clips[best[1]]),
         lr_unclipped=float(lrs[plain]),
         difference=float(paired.mean()),
         error=float(paired.std(ddof=1) / np.sqrt(len(paired))),
     )
+
+
+def _doubling(low: float, high: float) -> np.ndarray:
+    """From `low` to at least `high` by factors of 2."""
+    return low * 2.0 ** np.arange(np.ceil(np.log2(high / low)) + 1)
 
 
 # The rows travel as an argument: as a constant they would be compiled in.
