@@ -181,14 +181,16 @@ def advise(
 
 
 def _thresholds(regression: Regression, prediction: Prediction) -> list[float]:
-    """What the search covers: the predicted best, or where no threshold is predicted
-    to help, one and a half standard deviations of the end's and the start's errors."""
-    clip = prediction.clipped.clip
-    if isinstance(clip, HardClip):
-        return [float(clip.threshold(0))]
+    """What the search covers: from the predicted best, or one and a half standard
+    deviations of the residuals where none is predicted to help, to as many of the
+    start's errors. The largest hardly act, so that the best is within."""
     norm = jnp.sqrt(jnp.trace(regression.covariance))
-    errors = (regression.residuals, regression.y)
-    return [float(1.5 * jnp.std(values) * norm) for values in errors]
+    least, most = (
+        float(1.5 * jnp.std(values) * norm)
+        for values in (regression.residuals, regression.y)
+    )
+    clip = prediction.clipped.clip
+    return [float(clip.threshold(0)) if isinstance(clip, HardClip) else least, most]
 
 
 def _constants(
