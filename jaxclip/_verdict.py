@@ -57,11 +57,13 @@ def judge(
         )
     elif high < MATERIAL:
         decision = "do not clip"
-        word = "less" if gain > 0 else "more"
+        if abs(gain) < 5e-4:
+            how = "the same risk"
+        else:
+            how = measured.format("less risk" if gain > 0 else "more risk")
         sentence = (
-            f"Do not clip: on the rows the best clipped SGD ends with "
-            f"{measured.format(word + ' risk')}, so that it gains less than "
-            f"{MATERIAL:.0%}"
+            f"Do not clip: on the rows the best clipped SGD ends with {how}, so that "
+            f"it gains less than {MATERIAL:.0%}"
         )
     else:
         decision = "cannot tell"
