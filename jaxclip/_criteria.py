@@ -8,8 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._checks import nonnegative, positive
-from ._feedback import follow, need_least_squares, risk_range, tabulate
+from ._checks import count, nonnegative, positive
+from ._feedback import (
+    follow,
+    need_least_squares,
+    risk_range,
+    schedule_knots,
+    tabulate,
+)
+from ._schedule import check_rate
 from ._types import RealScalarLike, Schedule
 from .clip import HardClip
 from .limit._moments import unchecked_moments
@@ -98,6 +105,8 @@ def max_ccc(
     The rule and its learning rate, functions of the step for `simulate` and `solve`.
     """
     problem = need_least_squares("max_ccc", problem)
+    # What is misused should not take the seconds of the table to be found out.
+    lr = check_rate(lr, schedule_knots(count("steps", steps)))
     table = tabulate(
         lambda r: best_clip(problem.noise, r).threshold, *risk_range(problem)
     )

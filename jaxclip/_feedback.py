@@ -99,7 +99,7 @@ class Tabulated(eqx.Module):
         last = len(self.levels) - 1
         x = jnp.clip((log_risk - self.low) / self.spacing, 0.0, float(last))
         i = jnp.minimum(x.astype(int), last - 1)
-        t = x - i
+        t = x - i.astype(x.dtype)
         value = (1 + 2 * t) * (1 - t) ** 2 * self.levels[i]
         value = value + t**2 * (3 - 2 * t) * self.levels[i + 1]
         slope = t * (1 - t) ** 2 * self.slopes[i] - t**2 * (1 - t) * self.slopes[i + 1]

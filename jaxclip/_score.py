@@ -1,6 +1,7 @@
 """The ceiling of all clipping rules, and the rule that attains it."""
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -136,7 +137,7 @@ def score_clip(
 
 
 def ceiling(
-    problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: Array
+    problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: Any
 ) -> Curve:
     r"""The risk of the best of all rules with the descent of unclipped SGD.
 

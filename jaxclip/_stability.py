@@ -43,10 +43,8 @@ def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
 
 
 def _gaussian(problem: LeastSquares) -> RealScalar:
-    eigenvalues, multiplicity = (
-        problem.spectrum.eigenvalues,
-        problem.spectrum.multiplicity,
-    )
+    eigenvalues = problem.spectrum.eigenvalues
+    multiplicity = problem.spectrum.multiplicity.astype(eigenvalues.dtype)
 
     def excess(rate):
         scaled = rate * eigenvalues
