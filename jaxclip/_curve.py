@@ -36,10 +36,7 @@ class Curve(eqx.Module):
 
         batch = [f"batch_{i}" for i in range(self.risk.ndim - 1)]
         dims = [*batch, "step"]
-        steps = np.asarray(self.step)
-        shared = steps.reshape(-1, steps.shape[-1])
-        if not np.all(shared == shared[0]):
-            raise ValueError("`step` must be the same for all curves of a batch.")
+        steps = self._shared_steps()
         risk = xr.DataArray(np.asarray(self.risk), dims=dims, name="risk")
         risk.attrs["long_name"] = "excess risk"
         data = {"risk": risk}
@@ -48,7 +45,7 @@ class Curve(eqx.Module):
             name = "observed" + jax.tree_util.keystr(path)
             extra = [f"{name}_{i}" for i in range(leaf.ndim - len(dims))]
             data[name] = xr.DataArray(np.asarray(leaf), dims=[*dims, *extra])
-        dataset = xr.Dataset(data, coords={"step": shared[0]})
+        dataset = xr.Dataset(data, coords={"step": steps})
         dataset["step"].attrs["long_name"] = "SGD step"
         return dataset
 
@@ -72,17 +69,25 @@ class Curve(eqx.Module):
             import matplotlib.pyplot as plt
 
             _, ax = plt.subplots()
-        step = np.asarray(self.step)
-        step = step.reshape(-1, step.shape[-1])[0]
+        step = self._shared_steps()
         risk = np.asarray(self.risk)
         risk = risk.reshape(-1, risk.shape[-1])
         (line,) = ax.plot(step, risk.mean(axis=0), **style)
         if len(risk) > 1:
             tail = (1 - band) / 2
-            low, high = np.quantile(risk, [tail, 1 - tail], axis=0)
+            # The nearest run, since between a finite and an infinite risk is no number.
+            ends = [tail, 1 - tail]
+            low, high = np.quantile(risk, ends, axis=0, method="nearest")
             ax.fill_between(step, low, high, color=line.get_color(), alpha=0.2, lw=0)
         ax.set(xlabel="SGD step", ylabel="excess risk", xscale="symlog", yscale="log")
         return ax
+
+    def _shared_steps(self) -> np.ndarray:
+        steps = np.asarray(self.step)
+        steps = steps.reshape(-1, steps.shape[-1])
+        if not np.all(steps == steps[0]):
+            raise ValueError("`step` must be the same for all curves of a batch.")
+        return steps[0]
 
 
 def finite_or_infinite(risk: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -63,7 +63,7 @@ def to_dict(advice: Any) -> dict[str, Any]:
                 "clipped": _compare(advice.recommended, advice.clipped_runs),
                 "unclipped": _compare(advice.baseline, advice.unclipped_runs),
             },
-            "clipped_comes_to_rest_at": advice.settles,
+            "clipped_comes_to_rest_at": _finite(advice.settles),
         },
     }
 
@@ -111,10 +111,10 @@ def report(advice: Any) -> str:
         _risk_row("unclipped", risk["recommended"]["unclipped"]),
         "",
         "The best that the risk ODE predicts",
-        _row("unclipped SGD", f"{predicted['unclipped']:.3g}"),
-        _row("clipped SGD", f"{predicted['clipped']:.3g}"),
-        _row("scheduled threshold", f"{predicted['scheduled']:.3g}"),
-        _row("ceiling of any rule", f"{predicted['ceiling']:.3g}"),
+        _row("unclipped SGD", _risk(predicted["unclipped"])),
+        _row("clipped SGD", _risk(predicted["clipped"])),
+        _row("scheduled threshold", _risk(predicted["scheduled"])),
+        _row("ceiling of any rule", _risk(predicted["ceiling"])),
     ]
     return "\n".join(lines)
 
@@ -123,11 +123,13 @@ def _row(name: str, text: str) -> str:
     return f"  {name:<22}{text}"
 
 
-def _risk_row(name: str, numbers: dict[str, float]) -> str:
-    band = f"{numbers['low']:.3g} to {numbers['high']:.3g}"
-    return _row(
-        name, f"{numbers['predicted']:>12.3g}{numbers['mean']:>14.3g}{band:>24}"
-    )
+def _risk(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.3g}"
+
+
+def _risk_row(name: str, numbers: dict[str, float | None]) -> str:
+    predicted, mean, low, high = (_risk(value) for value in numbers.values())
+    return _row(name, f"{predicted:>12}{mean:>14}{f'{low} to {high}':>24}")
 
 
 def _ccc(best: dict[str, float | None]) -> str:
@@ -156,21 +158,23 @@ def _best(best: Any, norm: float) -> dict[str, float | None]:
 
 
 def _finite(value: Any) -> float | None:
-    """JSON has no infinity; a threshold too large to act is none."""
+    """JSON has no infinity; a threshold too large to act is none, and a risk beyond
+    measure is that of a run that diverged."""
     value = float(value)
     return value if math.isfinite(value) and value < 1e12 else None
 
 
-def _last(curve: Any) -> float:
-    return float(final_risk(curve))
+def _last(curve: Any) -> float | None:
+    return _finite(final_risk(curve))
 
 
-def _compare(setting: Any, runs: Any) -> dict[str, float]:
+def _compare(setting: Any, runs: Any) -> dict[str, float | None]:
     final = np.asarray(final_risk(runs))
-    low, high = np.quantile(final, [0.1, 0.9])
+    # The nearest run, since between a finite and an infinite risk is no number.
+    low, high = np.quantile(final, [0.1, 0.9], method="nearest")
     return {
         "predicted": _last(setting.predicted),
-        "mean": float(final.mean()),
-        "low": float(low),
-        "high": float(high),
+        "mean": _finite(final.mean()),
+        "low": _finite(low),
+        "high": _finite(high),
     }
