@@ -17,7 +17,7 @@ from ._feedback import (
     tabulate,
 )
 from ._schedule import check_rate
-from ._types import RealScalarLike, Schedule
+from ._types import RealScalar, RealScalarLike, Schedule
 from .clip import HardClip
 from .limit._moments import unchecked_moments
 from .problem import AbstractNoise, LeastSquares
@@ -41,7 +41,6 @@ class BestClip(NamedTuple):
     ccc: Float[Array, "..."]
 
 
-@eqx.filter_jit
 def best_clip(noise: AbstractNoise, excess: RealScalarLike) -> BestClip:
     r"""The hard threshold with the largest clipping-comparison criterion.
 
@@ -57,8 +56,12 @@ def best_clip(noise: AbstractNoise, excess: RealScalarLike) -> BestClip:
     - `noise`: the label noise.
     - `excess`: the excess risk $R$, in the label's squared unit.
     """
-    excess = nonnegative("excess", excess)
+    return _best_clip(noise, nonnegative("excess", excess))
 
+
+# Jitted behind the door: a Python number would be compiled in, and again for the next.
+@eqx.filter_jit
+def _best_clip(noise: AbstractNoise, excess: RealScalar) -> BestClip:
     def efficiency(log_threshold):
         clip = HardClip(jnp.exp(log_threshold))
         m = unchecked_moments(clip, noise, excess, 1.0, 0)

@@ -24,7 +24,6 @@ from .limit import RiskODE, moments
 from .problem import AbstractLaw, AbstractNoise, LeastSquares, SmoothLaw
 
 
-@eqx.filter_jit
 def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScalar:
     r"""The Fisher information of the residual's location: the ceiling of all rules.
 
@@ -38,7 +37,12 @@ def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScal
     - `noise`: the label noise.
     - `excess`: the excess risk $R$, positive, in the label's squared unit.
     """
-    law = noise.residual(2 * positive("excess", excess))
+    return _fisher_information(noise, positive("excess", excess))
+
+
+@eqx.filter_jit
+def _fisher_information(noise: AbstractNoise, excess: RealScalar) -> RealScalar:
+    law = noise.residual(2 * excess)
     score = jax.grad(lambda w: -law.log_density(w))
 
     def mean_square(norm):
