@@ -63,7 +63,8 @@ class Triangular(jc.AbstractNoise):
     def residual(self, signal_variance):
         low, mode, high = self.corners
         # At no signal the corners are very narrow in place of sharp.
-        signal = jnp.sqrt(signal_variance + 1e-24 * self.variance)
+        floor = jnp.finfo(self.std.dtype).eps ** 1.28 * self.variance
+        signal = jnp.sqrt(signal_variance + floor)
         # The label's noise enters a residual with a minus sign.
         corners = -self.size * self.corners
         # The slopes on either side of the mode, and what they jump by at each corner.
