@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from .._checks import is_traced, positive
 from .._types import Key, RealScalarLike
 from ._law import SmoothLaw, normal_edges
-from ._noise import _RESOLUTION, AbstractNoise
+from ._noise import AbstractNoise, unresolved
 
 # The panels of Student's t, in its scale, up to where its power law begins.
 _CENTRE_EDGES = np.array([0.3, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.5, 7.5, 10.0, 13.0])
@@ -237,7 +237,7 @@ def _log_ndtr(x: Array) -> Array:
 
 
 def _signal(signal_variance: RealScalarLike, std: Float[Array, ""]) -> Float[Array, ""]:
-    return jnp.sqrt(signal_variance + (_RESOLUTION * std) ** 2)
+    return jnp.sqrt(signal_variance + unresolved(std))
 
 
 def _with_top(groups: list[Array], signal: Float[Array, ""]) -> Float[Array, " m"]:
