@@ -60,8 +60,9 @@ def with_optax(dim: int, steps: int) -> Callable[[Array, Array, Array], Array]:
             return (optax.apply_updates(z, updates), state), None
 
         z0 = jnp.ones(dim) / np.sqrt(dim)
-        (z, _), _ = jax.lax.scan(step, (z0, optimiser.init(z0)), jnp.arange(steps))
-        return jnp.sum(z**2) / 2
+        carry = (z0, optimiser.init(z0))
+        (z, _), _ = jax.lax.scan(step, carry, jnp.arange(steps))
+        return jnp.sum(jnp.square(jnp.asarray(z))) / 2
 
     return run
 
