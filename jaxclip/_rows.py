@@ -51,7 +51,7 @@ def run(
     *,
     steps: int,
     every: int,
-    keys: Key,
+    keys: Array,
     progress: Progress,
     label: str,
     chunk: int = 8,
