@@ -118,7 +118,11 @@ def _diffrax(
     throw: bool,
 ) -> Float[Array, "s d"]:
     """The states at the reported steps, by a general solver of SDEs."""
-    end = jnp.maximum(steps[-1], dt)
+    if is_traced(steps):
+        end, max_steps = jnp.maximum(steps[-1], dt), None
+    else:
+        end = max(float(np.asarray(steps)[-1]), dt)
+        max_steps = math.ceil(end / dt) + 2
     # The tree's finest interval: below it the path is interpolated.
     path = diffrax.VirtualBrownianTree(0.0, end, tol=dt / 2, shape=x0.shape, key=key)
     drift = diffrax.ODETerm(lambda k, x, args: -coefficients(k, x)[0] * x)
@@ -135,7 +139,7 @@ def _diffrax(
         y0=x0,
         saveat=diffrax.SaveAt(ts=steps),
         adjoint=default if adjoint is None else adjoint,
-        max_steps=None if is_traced(steps) else math.ceil(float(end) / dt) + 2,
+        max_steps=max_steps,
         throw=throw,
     )
     assert solution.ys is not None
