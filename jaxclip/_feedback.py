@@ -17,8 +17,11 @@ from .limit import RiskODE
 from .limit._moments import unchecked_moments
 from .problem import LeastSquares
 
-# Stands for no threshold where one has to be interpolated.
-_NO_THRESHOLD = 1e15
+# Stands for no threshold where one has to be interpolated: so large that of an interval
+# at whose other end there is one, all but a small part is without.
+_NO_THRESHOLD = 1e30
+# Between two knots a threshold that changes by more than this factor has jumped.
+_JUMP = 3.0
 
 
 class Ratio(eqx.Module):
@@ -51,6 +54,7 @@ def follow(
     lr = check_rate(lr, knots)
 
     thresholds, mus = _follow(problem, lr, threshold, knots, compensate)
+    knots, thresholds, mus = _keep_jumps(knots, thresholds, mus)
     clip = HardClip(PiecewiseLinear(knots, thresholds * problem.spectrum.feature_norm))
     if not compensate:
         return clip, lr
@@ -82,10 +86,31 @@ def _follow(
     return jax.vmap(threshold)(risk), jax.vmap(lambda excess: at(excess).mu)(risk)
 
 
+def _keep_jumps(knots, thresholds, mus):
+    """The knots, and between any two of them another, at which nothing changes but
+    where the threshold jumps: there the larger one is held all the way. Interpolated,
+    the rate would be compensated for a clip that does not act yet."""
+    rises = thresholds[1:] > thresholds[:-1]
+    ratio = jnp.maximum(thresholds[1:], thresholds[:-1])
+    ratio = ratio / jnp.minimum(thresholds[1:], thresholds[:-1])
+    share = jnp.where(ratio < _JUMP, 0.5, jnp.where(rises, 0.01, 0.99))
+    between = knots[:-1] + share * jnp.diff(knots)
+
+    def insert(values):
+        middle = jnp.sqrt(values[:-1]) * jnp.sqrt(values[1:])
+        larger = jnp.where(rises, values[1:], values[:-1])
+        middle = jnp.where(ratio < _JUMP, middle, larger)
+        return jnp.insert(values, np.arange(1, len(values)), middle)
+
+    knots = jnp.insert(knots, np.arange(1, len(knots)), between)
+    return knots, insert(thresholds), insert(mus)
+
+
 class Tabulated(eqx.Module):
     """A positive function of the risk, interpolated in the logarithm of both.
 
-    By cubics in Hermite's form; beyond the ends the value there is used.
+    By cubics in Hermite's form. Beyond the high end the value there is used, beyond the
+    low end, where laws tend to power laws, the power there.
     """
 
     low: Float[Array, ""]
@@ -97,13 +122,16 @@ class Tabulated(eqx.Module):
         tiny = jnp.finfo(self.levels.dtype).tiny
         log_risk = jnp.log(jnp.maximum(risk, tiny))
         last = len(self.levels) - 1
-        x = jnp.clip((log_risk - self.low) / self.spacing, 0.0, float(last))
+        position = (log_risk - self.low) / self.spacing
+        x = jnp.clip(position, 0.0, float(last))
         i = jnp.minimum(x.astype(int), last - 1)
         t = x - i.astype(x.dtype)
         value = (1 + 2 * t) * (1 - t) ** 2 * self.levels[i]
         value = value + t**2 * (3 - 2 * t) * self.levels[i + 1]
         slope = t * (1 - t) ** 2 * self.slopes[i] - t**2 * (1 - t) * self.slopes[i + 1]
-        return jnp.exp(value + slope)
+        # No power of the risk is above 1; a jump is no power.
+        power = jnp.clip(self.slopes[0], -self.spacing, self.spacing)
+        return jnp.exp(value + slope + power * jnp.minimum(position, 0.0))
 
 
 def tabulate(

@@ -1,11 +1,14 @@
 """Noise whose residuals have a density in closed form: no mixture of normal laws."""
 
+import math
 from functools import partial
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.lax import rsqrt
 from jax.scipy.special import gammaln, log_ndtr
 from jaxtyping import Array, Float
 
@@ -16,6 +19,9 @@ from ._noise import AbstractNoise, unresolved
 
 # The panels of Student's t, in its scale, up to where its power law begins.
 _CENTRE_EDGES = np.array([0.3, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.5, 7.5, 10.0, 13.0])
+
+# The terms that are kept of the tail series of the normal distribution function.
+_ORDER = 10
 
 # Panel edges of an exponential tail, in its scale: beyond the last, 4e-18 of the mass.
 _TAIL_EDGES = np.array([0.5, 1.0, 2.0, 4.0, 7.0, 10.0, 14.0, 19.0, 25.0, 32.0, 40.0])
@@ -89,7 +95,7 @@ class StudentT(AbstractNoise):
     def __init__(self, df: RealScalarLike, scale: RealScalarLike):
         self.df, self.scale = positive("df", df), positive("scale", scale)
         known = 1.0 if is_traced(df) else float(df)
-        low, high = _precisions(known, np)
+        low, high = _precisions(known, self.df.dtype, np)
         # The step that the strip of analyticity allows, and the width of the peak.
         step = min(0.3, 0.75 / known**0.5)
         self.nodes = int((high - low) / step) + 2
@@ -108,8 +114,8 @@ class StudentT(AbstractNoise):
 
     def residual(self, signal_variance: RealScalarLike) -> SmoothLaw:
         signal = _signal(signal_variance, self.scale)
-        # Beyond the last edge, 1e-16 of the mass.
-        far = 16 * 10 ** (16 / self.df * np.linspace(0, 1, 49))
+        # Beyond the last edge, as much of the mass as the precision does not see.
+        far = 16 * jnp.exp(_reach(self.df.dtype) / self.df * np.linspace(0, 1, 49))
         edges = [normal_edges(signal), self.scale * _CENTRE_EDGES, self.scale * far]
         density = _StudentDensity.make(signal, self.scale, self.df, self.nodes)
         return SmoothLaw(density, _with_top(edges, signal), symmetric=True)
@@ -203,37 +209,62 @@ class _StudentDensity(eqx.Module):
     falls exponentially at both ends, so that the error is about 1e-13."""
 
     log_weights: Float[Array, " m"]
-    variances: Float[Array, " m"]
+    inverse_stds: Float[Array, " m"]
 
     @classmethod
     def make(cls, signal, scale, df, nodes: int):
-        half, (low, high) = df / 2, _precisions(df)
+        half, (low, high) = df / 2, _precisions(df, df.dtype)
         log_precision = jnp.linspace(low, high, nodes)
         log_gamma = half * (log_precision - jnp.exp(log_precision))
         log_step = jnp.log((high - low) / (nodes - 1))
         variances = signal**2 + scale**2 * jnp.exp(-log_precision)
         log_weights = log_gamma + log_step + half * jnp.log(half) - gammaln(half)
-        return cls(log_weights - jnp.log(2 * np.pi * variances) / 2, variances)
+        # Not the variances themselves, whose powers in a derivative overflow float32.
+        return cls(log_weights - jnp.log(2 * np.pi * variances) / 2, rsqrt(variances))
 
     def __call__(self, w):
         # Heavy tails do not underflow, so the terms are summed as they are.
-        return jnp.log(jnp.sum(jnp.exp(self.log_weights - w**2 / (2 * self.variances))))
+        exponents = self.log_weights - (w * self.inverse_stds) ** 2 / 2
+        return jnp.log(jnp.sum(jnp.exp(exponents)))
 
 
-def _precisions(df, numpy=jnp):
+def _reach(dtype) -> float:
+    """Minus the logarithm of what this precision does not see: 37 in float64."""
+    return 1 - math.log(jnp.finfo(dtype).eps)
+
+
+def _precisions(df, dtype, numpy=jnp):
     """Logarithms of the smallest and largest precision of a t variable that count.
 
-    Beyond them the gamma density is below e^-37 of its peak: at the low end it falls
-    as a power, which is what few degrees of freedom have, and near the peak as a normal
-    law of variance 2 / df, which is all that many have.
+    Beyond them the gamma density is below e^-37 of its peak (in float64): at the low
+    end it falls as a power, which is what few degrees of freedom have, and near the
+    peak as a normal law of variance 2 / df, which is all that many have.
     """
-    peak = numpy.sqrt(148 / df)
-    return -75 / df - peak, numpy.minimum(numpy.log(2 + 80 / df), peak)
+    reach = _reach(dtype)
+    peak = numpy.sqrt(4 * reach / df)
+    high = numpy.log(2 + 2 * (reach + 3) / df)
+    return -2 * reach / df - peak, numpy.minimum(high, peak)
 
 
+@jax.custom_jvp
 def _log_ndtr(x: Array) -> Array:
     """log Phi(x). By default its tail series is cut where the error is 4e-9."""
-    return log_ndtr(x, series_order=10)
+    return log_ndtr(x, series_order=_ORDER)
+
+
+@_log_ndtr.defjvp
+def _log_ndtr_jvp(primals, tangents):
+    # The derivative is phi / Phi. By default it is exp(-x^2 / 2 - log Phi), which far
+    # in the tail is the exponential of two rounding errors, and infinite.
+    (x,), (tangent,) = primals, tangents
+    value = _log_ndtr(x)
+    tail = x < (-20 if x.dtype == jnp.float64 else -10)
+    near, far = jnp.where(tail, 0.0, x), jnp.where(tail, x, -100.0)
+    hazard = jnp.exp(-(near**2) / 2 - jnp.where(tail, 0.0, value)) / np.sqrt(2 * np.pi)
+    series = jnp.ones_like(x)
+    for k in range(_ORDER, 0, -1):
+        series = 1 - (2 * k - 1) / far**2 * series
+    return value, tangent * jnp.where(tail, -far / series, hazard)
 
 
 def _signal(signal_variance: RealScalarLike, std: Float[Array, ""]) -> Float[Array, ""]:
