@@ -1,6 +1,7 @@
 """The command line: a raw file in, a verdict and two files out, errors in one line."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,7 @@ def _tables(path: Path) -> None:
     (path / "constant.csv").write_text("a,b\n1,2\n2,2\n3,2\n")
     (path / "short.csv").write_text("a,b,c,d\n1,2,3,5\n2,4,9,4\n3,6,1,7\n")
     (path / "exact.csv").write_text("a,b\n1,2\n2,4\n3,6\n4,8\n")
+    (path / "good.csv").write_text("a,b\n1,2\n2,4\n3,5\n4,8\n")
     (path / "file").write_text("")
 
 
@@ -186,7 +188,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a constant target": ("constant.csv", "The target 'b' is constant (2)"),
     "few rows": ("short.csv", "has 3 features and only 3 rows"),
     "an exact fit": ("exact.csv", "`X` explains `y` without an error"),
-    "no steps": ("exact.csv --steps 0 --target a", "explains `y`"),
+    "no steps": ("good.csv --steps 0", "`steps` must be at least 1"),
     "no runs": ("exact.csv --runs 0", "`runs` must be at least 1"),
     "no features": ("exact.csv --features 0", "`features` must be at least 1"),
     "no name": ("exact.csv --out .", "`out` must be the name of a file"),
@@ -211,7 +213,7 @@ def test_an_error_is_one_line(tmp_path, monkeypatch, words, message):
 
 
 def test_a_wrong_target_of_the_real_table():
-    with pytest.raises(SystemExit, match="^jaxclip: There is no column 'worst aria'"):
+    with pytest.raises(SystemExit, match=r"^jaxclip: There is no column 'worst aria'"):
         _cli.main(["advise", "--target", "worst aria"])
 
 
@@ -226,6 +228,6 @@ def test_words_that_are_none(words, capsys):
 @pytest.mark.parametrize("name", ["tyro", "pandas"])
 def test_a_missing_extra_is_named(raw, monkeypatch, name):
     # An import of what is None in here fails as if it were not installed.
-    monkeypatch.setitem(__import__("sys").modules, name, None)
+    monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SystemExit, match=r"pip install 'jaxclip\[cli\]'.*" + name):
         _cli.main(["advise", str(raw)])
