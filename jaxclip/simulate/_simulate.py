@@ -1,6 +1,7 @@
 """The verbs that run SGD: `simulate` with a rule, `train` with an optax optimiser."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -46,7 +47,15 @@ class Direct(AbstractEngine):
     `chain(as_transform(clip, scope), scale_by_learning_rate(lr))`.
     """
 
-    def run(self, problem, clip, lr, *, scope, **settings) -> Curve:
+    def run(
+        self,
+        problem: AbstractProblem,
+        clip: AbstractClip,
+        lr: Schedule,
+        *,
+        scope: AbstractScope,
+        **settings: Any,
+    ) -> Curve:
         optimiser = optax.chain(
             as_transform(clip, scope), optax.scale_by_learning_rate(lr)
         )
@@ -74,7 +83,15 @@ class Blocked(AbstractEngine):
     def __check_init__(self):
         count("size", self.size)
 
-    def run(self, problem, clip, lr, *, scope, **settings) -> Curve:
+    def run(
+        self,
+        problem: AbstractProblem,
+        clip: AbstractClip,
+        lr: Schedule,
+        *,
+        scope: AbstractScope,
+        **settings: Any,
+    ) -> Curve:
         if not isinstance(problem, AbstractLinear):
             raise ValueError(
                 "`Blocked()` needs a linear model, whose gradients are multiples of "

@@ -1,0 +1,261 @@
+"""The shape of the package: which way imports point, and what is public."""
+
+import ast
+import inspect
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jaxclip as jc
+
+ROOT = Path(jc.__file__).parent
+SOURCES = {
+    str(path.relative_to(ROOT)): ast.parse(path.read_text())
+    for path in sorted(ROOT.rglob("*.py"))
+}
+
+# What each module or folder may import of the others. Each imports only what is above
+# it, so that this table is itself a proof that there is no cycle.
+_BASE = {"_types", "_checks"}
+_MODEL = {*_BASE, "_schedule", "clip", "problem", "_curve"}
+_CRITERIA = {*_MODEL, "limit", "_feedback"}
+_PREDICTION = {*_CRITERIA, "_criteria", "_score", "_stability", "_tune"}
+_ADVICE = {*_PREDICTION, "transform", "simulate", "_residuals", "_predict", "_rows"}
+IMPORTS = {
+    "_types": set(),
+    "_checks": set(),
+    "_curve": set(),
+    "_tune": set(),
+    "_table": set(),
+    "_schedule": _BASE,
+    "clip": {*_BASE, "_schedule"},
+    "transform": {*_BASE, "_schedule", "clip"},
+    "problem": _BASE,
+    "simulate": {*_MODEL, "transform"},
+    "limit": _MODEL,
+    "_feedback": {*_MODEL, "limit"},
+    "_criteria": _CRITERIA,
+    "_score": _CRITERIA,
+    "_stability": {*_BASE, "problem"},
+    "_residuals": _CRITERIA,
+    "_predict": _PREDICTION,
+    "_rows": {*_MODEL, "transform", "simulate"},
+    "_verdict": {"_rows"},
+    "_report": {"_rows", "_verdict"},
+    "_advise": {*_ADVICE, "_verdict", "_report"},
+    "_plot": {*_MODEL, "limit"},
+    "_cli": {"_advise", "_plot", "_table"},
+}
+
+# What a user of the core needs, without any extra.
+CORE = {"jax", "numpy", "equinox", "optax", "diffrax", "lineax", "optimistix"}
+CORE |= {"jaxtyping", *sys.stdlib_module_names}
+
+
+def _unit(source: str) -> str:
+    """The module or folder of the package that a file belongs to."""
+    return source.split("/")[0].removesuffix(".py")
+
+
+def _internal(source: str) -> Iterator[str]:
+    """The other modules and folders of the package that a file imports anywhere."""
+    package = source.split("/")[:-1]
+    for node in ast.walk(SOURCES[source]):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            target = base + (node.module.split(".") if node.module else [])
+            units = target[:1] or [alias.name for alias in node.names]
+            yield from (unit for unit in units if unit != _unit(source))
+
+
+def _absolute(nodes: typing.Iterable[ast.AST]) -> Iterator[str]:
+    """The names of the packages that some statements import."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.split(".")[0]
+
+
+# Imports
+
+
+def test_the_table_points_one_way():
+    above: set[str] = set()
+    for unit, allowed in IMPORTS.items():
+        assert allowed <= above, f"{unit} may import {allowed - above}, below it"
+        above.add(unit)
+
+
+def test_the_table_is_complete():
+    assert {_unit(source) for source in SOURCES} - {"__init__"} == set(IMPORTS)
+
+
+@pytest.mark.parametrize("source", [name for name in SOURCES if name != "__init__.py"])
+def test_imports_point_one_way(source):
+    wrong = set(_internal(source)) - IMPORTS[_unit(source)]
+    assert not wrong, f"{source} imports {wrong}"
+
+
+def test_imports_are_seen():
+    """Of every form that the sources have: the test above can fail."""
+    seen = {source: set(_internal(source)) for source in SOURCES}
+    assert {"clip", "problem", "_types"} <= seen["limit/_solve.py"]
+    assert {"_checks", "_types"} <= seen["_schedule.py"]
+    assert "limit" in seen["__init__.py"]
+    assert "jax" in set(_absolute(ast.walk(SOURCES["_checks.py"])))
+
+
+def test_the_package_does_not_import_itself_by_name():
+    for source, tree in SOURCES.items():
+        assert "jaxclip" not in set(_absolute(ast.walk(tree))), source
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_extras_are_imported_where_they_are_used(source):
+    """At the top of a module only what the core depends on."""
+    assert set(_absolute(SOURCES[source].body)) <= CORE
+
+
+# Nothing runs at import
+
+_STATEMENTS = (
+    *(ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign),
+    *(ast.FunctionDef, ast.ClassDef),
+)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_modules_only_define(source):
+    first, *rest = SOURCES[source].body
+    assert isinstance(first, ast.Expr), f"{source} has no docstring"
+    assert ast.get_docstring(SOURCES[source])
+    for node in rest:
+        main = isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+        assert isinstance(node, _STATEMENTS) or main, ast.unparse(node)
+
+
+_IMPORT = """
+import sys
+import jax, numpy, equinox, optax, diffrax, lineax, optimistix, jaxtyping
+from jax._src import xla_bridge
+before = dict(jax.config.values)
+import jaxclip
+changed = {k for k, v in jax.config.values.items() if before.get(k) != v}
+assert not changed, changed
+assert not xla_bridge.backends_are_initialized(), "a device is in use"
+extras = {"matplotlib", "pandas", "sklearn", "tqdm", "tyro", "xarray", "zarr"}
+assert not extras & set(sys.modules), extras & set(sys.modules)
+"""
+
+
+def test_import_changes_nothing():
+    """In a new process: neither JAX's configuration nor a device is touched."""
+    run = subprocess.run(
+        [sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+
+
+# The public names
+
+PUBLIC = {
+    name: value
+    for name, value in vars(jc).items()
+    if not name.startswith("_") and not inspect.ismodule(value)
+}
+
+
+@pytest.mark.parametrize("source", [s for s in SOURCES if s.endswith("__init__.py")])
+def test_an_init_only_lists_names(source):
+    for node in SOURCES[source].body[1:]:
+        assert isinstance(node, ast.ImportFrom) and node.level == 1, ast.unparse(node)
+        for alias in node.names:
+            assert alias.name == alias.asname, f"{alias.name} must be `X as X`"
+
+
+def test_what_is_public_in_a_folder_is_public():
+    for source, tree in SOURCES.items():
+        if source.endswith("/__init__.py"):
+            names = {a.name for node in tree.body[1:] for a in _names(node)}
+            assert names <= set(PUBLIC), f"{source}: {names - set(PUBLIC)}"
+
+
+def _names(node: ast.stmt) -> list[ast.alias]:
+    assert isinstance(node, ast.ImportFrom)
+    return node.names
+
+
+def _functions() -> Iterator[tuple[str, Any]]:
+    """Public functions, and public methods and properties that are our own."""
+    for name, value in PUBLIC.items():
+        if not inspect.isclass(value):
+            # Beneath a `filter_jit`, what was written.
+            yield name, inspect.unwrap(value)
+            continue
+        for attribute, member in vars(value).items():
+            member = getattr(member, "__func__", member)
+            member = member.fget if isinstance(member, property) else member
+            member = inspect.unwrap(getattr(member, "method", member))
+            if not attribute.startswith("_") and inspect.isfunction(member):
+                yield f"{name}.{attribute}", member
+
+
+FUNCTIONS = dict(_functions())
+
+
+def test_public_functions_are_found():
+    found = {"simulate", "best_clip", "Spectrum.power_law", "Spectrum.trace"}
+    assert found | {"Curve.plot", "HardClip.factor", "Moments.nu"} <= set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_documented(name):
+    value = PUBLIC[name]
+    doc = inspect.getdoc(value)
+    assert doc and len(doc) > 20
+    # Not the signature that a dataclass writes for itself.
+    assert not doc.startswith(f"{name}(")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_public_functions_are_documented(name):
+    owner, _, attribute = name.partition(".")
+    value = getattr(PUBLIC[owner], attribute) if attribute else PUBLIC[owner]
+    # A method may have the docstring of the abstract one.
+    assert inspect.getdoc(value)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_public_functions_are_annotated(name):
+    signature = inspect.signature(FUNCTIONS[name])
+    assert signature.return_annotation is not signature.empty
+    for parameter in signature.parameters.values():
+        if parameter.name not in ("self", "cls"):
+            assert parameter.annotation is not parameter.empty, parameter
+
+
+# matplotlib's own arguments; and those of the abstract method, handed on as they are.
+_STARRED = {"Curve.plot", "Direct.run", "Blocked.run"}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_no_arguments_in_bulk(name):
+    kinds = {p.kind for p in inspect.signature(FUNCTIONS[name]).parameters.values()}
+    assert inspect.Parameter.VAR_POSITIONAL not in kinds
+    if name not in _STARRED:
+        assert inspect.Parameter.VAR_KEYWORD not in kinds
+
+
+@pytest.mark.parametrize("name", ["simulate", "train", "solve", "moments", "tune"])
+def test_how_to_do_it_is_keyword_only(name):
+    """What to do is positional, with `step` the one default among it."""
+    for parameter in inspect.signature(FUNCTIONS[name]).parameters.values():
+        optional = parameter.default is not parameter.empty
+        if optional and parameter.name != "step":
+            assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, parameter
