@@ -391,7 +391,8 @@ def test_max_ccc_is_never_worse_than_unclipped(name, excess, exponent):
     acts = np.isfinite(expected)
     np.testing.assert_allclose(threshold[some][acts], expected[acts], rtol=1e-2)
     assert np.all(threshold[some][~acts] > 1e3)
-    np.testing.assert_allclose(descent[known], lr, rtol=3e-3)
+    # A percent, since where a threshold first acts the rate is between two knots.
+    np.testing.assert_allclose(descent[known], lr, rtol=1e-2)
 
 
 @eqx.filter_jit
