@@ -251,6 +251,7 @@ def figure_criteria() -> list[Claim]:
                else "clipping-comparison criterion")  # fmt: skip
     axes[0].legend(fontsize=8)
     axes[0].set(ylabel="above 1: clipping helps")
+    axes[1].set(yscale="log")
     finish(figure, "criteria")
     return claims
 
