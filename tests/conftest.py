@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Iterator
 
 os.environ["MPLBACKEND"] = "Agg"  # before anything can import matplotlib
+# The processes that the tests are spread over share one accelerator.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import hypothesis
 import jax

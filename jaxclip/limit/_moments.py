@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -76,7 +77,7 @@ def moments(
     """
     excess = nonnegative("excess", excess)
     feature_norm = positive("feature_norm", feature_norm)
-    return unchecked_moments(clip, noise, excess, feature_norm, step)
+    return _jitted_moments(clip, noise, excess, feature_norm, jnp.asarray(step))
 
 
 def unchecked_moments(
@@ -102,6 +103,10 @@ def unchecked_moments(
     own = jnp.where(kept == 0, 0.0, kept**2 * jnp.where(kept == 0, 1.0, variance))
     nu = kept**2 + rest / variance
     return Moments(law.slope(psi, kinks), rest + own, variance, nu)
+
+
+# Operation by operation the quadrature takes seconds.
+_jitted_moments = eqx.filter_jit(unchecked_moments)
 
 
 def _factor_at_infinity(clip: AbstractClip, step: Step) -> Float[Array, ""]:
