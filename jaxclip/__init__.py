@@ -28,6 +28,7 @@ from .clip import (
 )
 from .limit import (
     AbstractLimit as AbstractLimit,
+    ExponentialModes as ExponentialModes,
     HomogenizedSDE as HomogenizedSDE,
     Moments as Moments,
     RiskODE as RiskODE,
@@ -40,12 +41,14 @@ from .problem import (
     AbstractNoise as AbstractNoise,
     AbstractProblem as AbstractProblem,
     Cauchy as Cauchy,
+    CompressedLeastSquares as CompressedLeastSquares,
     Contaminated as Contaminated,
     Empirical as Empirical,
     Exponential as Exponential,
     Gaussian as Gaussian,
     Laplace as Laplace,
     LeastSquares as LeastSquares,
+    Modes as Modes,
     NormalMixture as NormalMixture,
     Rademacher as Rademacher,
     Regression as Regression,

@@ -15,7 +15,8 @@ from ._types import RealScalar, RealScalarLike, Schedule, Step
 from .clip import HardClip
 from .limit import RiskODE
 from .limit._moments import unchecked_moments
-from .problem import LeastSquares
+from .limit._risk_ode import few_modes
+from .problem import AbstractNoise, LeastSquares, Modes
 
 # Stands for no threshold where one has to be interpolated: so large that of an interval
 # at whose other end there is one, all but a small part is without.
@@ -53,7 +54,8 @@ def follow(
     knots = schedule_knots(steps)
     lr = check_rate(lr, knots)
 
-    thresholds, mus = _follow(problem, lr, threshold, knots, compensate)
+    modes = few_modes(problem)
+    thresholds, mus = _follow(modes, problem.noise, lr, threshold, knots, compensate)
     knots, thresholds, mus = _keep_jumps(knots, thresholds, mus)
     clip = HardClip(PiecewiseLinear(knots, thresholds * problem.spectrum.feature_norm))
     if not compensate:
@@ -63,7 +65,8 @@ def follow(
 
 @eqx.filter_jit
 def _follow(
-    problem: LeastSquares,
+    modes: Modes,
+    noise: AbstractNoise,
     lr: Schedule,
     threshold: Callable[[RealScalar], RealScalar],
     knots: Float[Array, " k"],
@@ -73,14 +76,14 @@ def _follow(
 
     def at(excess):
         clip = HardClip(threshold(excess))
-        return unchecked_moments(clip, problem.noise, excess, 1.0, 0)
+        return unchecked_moments(clip, noise, excess, 1.0, 0)
 
     def coefficients(step, excess):
         m = at(excess)
         rate = lr(step) / m.mu if compensate else lr(step)
         return rate * m.mu, rate**2 * m.second
 
-    risk = RiskODE().integrate(problem, coefficients, knots).risk
+    risk = RiskODE().integrate(modes, coefficients, knots).risk
     # Far below its start a risk is within the solver's tolerance of zero, either side.
     risk = jnp.maximum(risk, jnp.finfo(risk.dtype).eps * risk[0])
     return jax.vmap(threshold)(risk), jax.vmap(lambda excess: at(excess).mu)(risk)

@@ -19,7 +19,8 @@ from ._tune import tune
 from ._types import RealScalar, Schedule
 from .clip import AbstractClip, HardClip, Identity
 from .limit import RiskODE, moments, solve
-from .problem import AbstractNoise, LeastSquares
+from .limit._risk_ode import few_modes
+from .problem import AbstractNoise, LeastSquares, Modes
 
 # Values of the risk at which the best rules are tabulated.
 _POINTS = 32
@@ -118,16 +119,16 @@ def _best_descent(
 
     # In one dimension a grid, refined once, is more robust than a gradient.
     rates = largest * np.logspace(-3, 0, 25)
-    risk = _descend(problem, spread, jnp.asarray(rates), steps).risk
+    risk = _descend(few_modes(problem), spread, jnp.asarray(rates), steps).risk
     top = int(np.argmin(risk[:, -1]))
     rates = np.geomspace(rates[max(top - 1, 0)], rates[min(top + 1, 24)], 25)
-    curves = _descend(problem, spread, jnp.asarray(rates), steps)
+    curves = _descend(few_modes(problem), spread, jnp.asarray(rates), steps)
     top = int(np.argmin(curves.risk[:, -1]))
     return Constant(rates[top]), jax.tree.map(lambda leaf: leaf[top], curves)
 
 
 @eqx.filter_jit
-def _descend(problem, spread: Tabulated, rates, steps) -> Curve:
+def _descend(modes: Modes, spread: Tabulated, rates, steps) -> Curve:
     """The curve of each of several constant rates of descent."""
 
     def one(q):
@@ -135,7 +136,7 @@ def _descend(problem, spread: Tabulated, rates, steps) -> Curve:
             del step
             return q, q**2 * spread(excess)
 
-        return RiskODE(rtol=1e-6).integrate(problem, coefficients, steps)
+        return RiskODE(rtol=1e-6).integrate(modes, coefficients, steps)
 
     return jax.vmap(one)(rates)
 
@@ -150,7 +151,7 @@ def _best_constants(
 ) -> Setting:
     """The best constant learning rate and threshold, by gradient through the ODE."""
     ends = steps[jnp.array([0, -1])]
-    norm = problem.spectrum.feature_norm
+    modes, norm = few_modes(problem), problem.spectrum.feature_norm
     # A setting is wanted to a percent, so neither the solver nor the search is asked
     # for more: both cost several times as much at their defaults.
     ode, search = RiskODE(rtol=1e-6, max_steps=4096), optx.BFGS(rtol=1e-3, atol=1e-3)
@@ -170,7 +171,7 @@ def _best_constants(
             return rate * mu(excess), rate**2 * second(excess)
 
         # A trial rate may be too large to solve for: infinite risk, and not taken.
-        curve = ode.integrate(problem, coefficients, ends, throw=False)
+        curve = ode.integrate(modes, coefficients, ends, throw=False)
         return jnp.log(curve.risk[-1])
 
     init = {"lr": PiecewiseLinear(0, lr), "threshold": PiecewiseLinear(0, threshold)}

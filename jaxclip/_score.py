@@ -21,6 +21,7 @@ from ._schedule import PiecewiseLinear, as_schedule, check_rate
 from ._types import RealScalar, RealScalarLike, Schedule, Step
 from .clip import AbstractClip
 from .limit import RiskODE, moments
+from .limit._risk_ode import few_modes
 from .problem import AbstractLaw, AbstractNoise, LeastSquares, SmoothLaw
 
 
@@ -166,4 +167,4 @@ def ceiling(
     def coefficients(step, excess):
         return lr(step), lr(step) ** 2 / information(excess)
 
-    return RiskODE().integrate(problem, coefficients, steps)
+    return RiskODE().integrate(few_modes(problem), coefficients, steps)

@@ -16,7 +16,7 @@ from .._checks import is_traced, positive
 from .._curve import Curve, finite_or_infinite
 from .._types import Key, Schedule
 from ..clip import AbstractClip
-from ..problem import AbstractProblem
+from ..problem import AbstractProblem, CompressedLeastSquares
 from ._moments import unchecked_moments
 from ._solve import AbstractLimit, infinite_after_failure, need_least_squares
 
@@ -50,7 +50,7 @@ class HomogenizedSDE(AbstractLimit):
 
     def curve(
         self,
-        problem: AbstractProblem,
+        problem: AbstractProblem | CompressedLeastSquares,
         clip: AbstractClip,
         lr: Schedule,
         *,

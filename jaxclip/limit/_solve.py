@@ -15,7 +15,7 @@ from .._curve import Curve
 from .._schedule import check_rate
 from .._types import Key, RealScalarLike, Schedule
 from ..clip import AbstractClip
-from ..problem import AbstractProblem, LeastSquares
+from ..problem import AbstractProblem, CompressedLeastSquares, LeastSquares
 
 
 class AbstractLimit(eqx.Module):
@@ -24,7 +24,7 @@ class AbstractLimit(eqx.Module):
     @abc.abstractmethod
     def curve(
         self,
-        problem: AbstractProblem,
+        problem: AbstractProblem | CompressedLeastSquares,
         clip: AbstractClip,
         lr: Schedule,
         *,
@@ -38,7 +38,7 @@ class AbstractLimit(eqx.Module):
 
 def solve(
     limit: AbstractLimit,
-    problem: AbstractProblem,
+    problem: AbstractProblem | CompressedLeastSquares,
     clip: AbstractClip,
     lr: RealScalarLike | Schedule,
     *,
@@ -104,7 +104,7 @@ def solve(
     )
 
 
-def need_least_squares(limit: AbstractLimit, problem: AbstractProblem) -> LeastSquares:
+def need_least_squares(limit: AbstractLimit, problem: Any) -> LeastSquares:
     """The problem, if it is one that the limits of linear models know."""
     if isinstance(problem, LeastSquares):
         return problem

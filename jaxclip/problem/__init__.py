@@ -6,7 +6,11 @@ from ._law import (
     NormalMixture as NormalMixture,
     SmoothLaw as SmoothLaw,
 )
-from ._least_squares import LeastSquares as LeastSquares
+from ._least_squares import (
+    CompressedLeastSquares as CompressedLeastSquares,
+    LeastSquares as LeastSquares,
+)
+from ._modes import Modes as Modes
 from ._noise import (
     AbstractNoise as AbstractNoise,
     Contaminated as Contaminated,

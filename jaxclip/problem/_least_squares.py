@@ -2,17 +2,37 @@
 
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_float, check
+from .._checks import as_float, check, count, is_traced
 from .._types import Example, Key, Params, RealScalar, RealScalarLike
 from ._base import AbstractLinear
+from ._modes import Modes
 from ._noise import AbstractNoise, Empirical
 from ._random import normal
 from ._regression import Regression, random_features
 from ._spectrum import Spectrum
+
+
+class CompressedLeastSquares(eqx.Module):
+    """What the risk ODE needs of a [`jaxclip.LeastSquares`][], in a few modes.
+
+    Made by its `compress`. [`jaxclip.solve`][] takes it in place of the problem.
+
+    **Fields:**
+
+    - `modes`: twice as many [`jaxclip.Modes`][] as the nodes asked for.
+    - `noise`: the label noise.
+    - `error`: the error of the compression; see `compress`.
+    """
+
+    modes: Modes
+    noise: AbstractNoise
+    error: Float[Array, ""]
 
 
 class LeastSquares(AbstractLinear):
@@ -90,6 +110,43 @@ class LeastSquares(AbstractLinear):
         """The problem that the limits see in one that runs on the rows of a table."""
         spectrum, error0 = regression.spectrum_and_error()
         return cls(spectrum, Empirical(regression.residuals), error0)
+
+    @property
+    def modes(self) -> Modes:
+        """The modes of the risk: one for each of the spectrum's eigenvalues."""
+        spectrum, error0 = self.spectrum, self.error0
+        if is_traced(spectrum.eigenvalues) or is_traced(error0):
+            return Modes.of(spectrum, error0)
+        # Known numbers stay known under `jit`, so that they can be compressed.
+        with jax.ensure_compile_time_eval():
+            return Modes.of(spectrum, error0)
+
+    def compress(self, nodes: int = 48) -> CompressedLeastSquares:
+        r"""The problem with twice `nodes` modes in place of its eigenvalues.
+
+        See [`jaxclip.Modes.compress`][]. The error that is returned is that of the
+        two functions of the clock $\tau = \int \gamma\mu\,dk$ through which the
+        spectrum enters the risk, $\sum_j u_j e^{-2\lambda_j\tau}$ and
+        $\sum_j f_j (1 - e^{-2\lambda_j\tau})$: the largest over all times, in parts
+        of the start's risk and of the trace.
+
+        **Arguments:**
+
+        - `nodes`: for each of the two; 48 reach rounding for most spectra.
+
+        **Raises:**
+
+        A `ValueError` where the spectrum or the start is traced.
+        """
+        nodes, modes = count("nodes", nodes), self.modes
+        if is_traced(modes.risk):
+            raise ValueError(
+                "`compress` needs numbers, and got traced ones: call it outside of "
+                "`jit` and `grad`."
+            )
+        few = modes.compress(nodes)
+        error = jnp.asarray(few.difference(modes))
+        return CompressedLeastSquares(few, self.noise, error)
 
     def init(self) -> Float[Array, " d"]:
         """The error $x_0 - x^*$ in the eigenbasis."""

@@ -1,0 +1,163 @@
+"""How fast the risk ODE is solved, as ratios within one run of this script.
+
+The problem is a spectrum of up to a million different eigenvalues, clipped SGD with
+Gaussian noise, recorded from a hundredth of a step per dimension to a thousand. Named
+alternatives: explicit Euler in numpy over all eigenvalues, and a full solve over all
+eigenvalues by diffrax (Tsitouras' 5/4 method, and Kvaerno's 5/4 with a dense Jacobian
+where that fits). `--quick` checks that everything runs and agrees.
+"""
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+
+import jaxclip as jc
+
+jax.config.update("jax_enable_x64", True)
+C, ETA = 1.5, 0.7
+
+
+def spectra(dim: int) -> dict[str, np.ndarray]:
+    """Eigenvalues of mean 1: power laws, Marchenko-Pastur, log-normal with spikes."""
+    index = np.arange(1, dim + 1)
+    bulk = np.exp(np.random.default_rng(0).standard_normal(dim))
+    bulk[:3] = [100.0, 200.0, 500.0]
+    families = {f"i^-{a}": index**-a for a in (0.5, 1.0, 1.5)}
+    law = jc.Spectrum.marchenko_pastur(dim, 0.5)
+    families |= {"Marchenko-Pastur": np.asarray(law.eigenvalues), "spikes": bulk}
+    return {name: lam / lam.mean() for name, lam in families.items()}
+
+
+def problem_of(lam: np.ndarray) -> jc.LeastSquares:
+    dim = len(lam)
+    start = jnp.full(dim, dim**-0.5)
+    return jc.LeastSquares(jc.Spectrum(lam), jc.Gaussian(1.0), start)
+
+
+def solution(ode: jc.RiskODE, steps: np.ndarray) -> Callable[..., Any]:
+    """The risk as a compiled function of modes, threshold and rate."""
+
+    @jax.jit
+    def risk(compressed, threshold, lr):
+        clip = jc.HardClip(threshold)
+        return jc.solve(ode, compressed, clip, lr, steps=jnp.asarray(steps)).risk
+
+    return risk
+
+
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    """The best of three runs after the first, in seconds, and the result."""
+    result = jax.block_until_ready(function(*arguments))
+    best = np.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        best = min(best, time.perf_counter() - start)
+    return best, result
+
+
+def euler(lam: np.ndarray, ends: np.ndarray, budget: float) -> tuple[float, int, float]:
+    """Explicit Euler in numpy, as the paper's authors do it: seconds for each of its
+    steps, how many steps it needs to be stable and to reach the end, and an estimate of
+    the whole time from those that fit into the budget."""
+    dim = len(lam)
+    v, lr = np.full(dim, 0.5 / dim), ETA / dim
+    # Half of what is stable for the largest eigenvalue.
+    step = 0.5 / (lr * lam.max())
+    needed, done, start = int(ends[-1] / step) + 1, 0, time.perf_counter()
+    while time.perf_counter() - start < budget and done < needed:
+        risk = lam @ v
+        s = np.sqrt(2 * risk + 1)
+        mu = scipy.special.erf(C / s / 2**0.5)
+        tail = 2 * scipy.special.ndtr(-C / s)
+        density = np.exp(-((C / s) ** 2) / 2) / (2 * np.pi) ** 0.5
+        second = s**2 * (1 - tail - 2 * C / s * density) + C**2 * tail
+        v = v + step * lam * (-2 * lr * mu * v + lr**2 * second / 2)
+        done += 1
+    each = (time.perf_counter() - start) / done
+    return each, needed, each * needed
+
+
+def compare(name: str, lam: np.ndarray, full: bool, quick: bool) -> None:
+    """One spectrum: compression, the compressed solve, and the full ones."""
+    dim = len(lam)
+    problem = problem_of(lam)
+    steps = dim * np.array([0.01, 1, 10, 100, 1000])
+    settings = jnp.asarray(C * dim**0.5), jnp.asarray(ETA / dim)
+    start = time.perf_counter()
+    few = problem.compress()
+    compression = time.perf_counter() - start
+    solve = solution(jc.RiskODE(), steps)
+    fast, risk = timed(solve, few, *settings)
+    line = f"{name:<17}{dim:>9,} {compression:>9.3f} {1e3 * fast:>9.1f}"
+    if full:
+        every = jc.CompressedLeastSquares(problem.modes, problem.noise, jnp.zeros(()))
+        seconds, exact = timed(solve, every, *settings)
+        error = float(jnp.max(jnp.abs(risk / exact - 1)))
+        assert error < 1e-6, (name, error)
+        line += f" {seconds:>9.2f} {seconds / fast:>8.0f}x {error:>8.0e}"
+        if not quick:
+            # A solver that must follow the stiffest mode is shown at a tenth of the
+            # time and scaled: its steps are all alike.
+            short = solution(jc.RiskODE(diffrax.Tsit5()), steps[:3])
+            tsit, _ = timed(short, every, *settings)
+            whole = tsit * steps[-1] / steps[2]
+            _, _, explicit = euler(lam, steps, 5.0)
+            line += f" {whole:>9.0f} {whole / fast:>8.0f}x"
+            line += f" {explicit:>9.0f} {explicit / fast:>8.0f}x"
+    print(line, flush=True)
+
+
+def gradient(dim: int) -> None:
+    """The gradient in a schedule of 16 knots, in forward solves."""
+    few = problem_of(spectra(dim)["i^-1.5"]).compress()
+    steps = jnp.asarray(dim * np.array([0.0, 100.0]))
+    knots = jnp.linspace(0.0, 100.0 * dim, 16)
+
+    # Where a knot is, the schedule has a kink, around which steps are short: of the
+    # two, the value and the gradient, both have them.
+    def final(log_values):
+        lr = jc.PiecewiseLinear(knots, jnp.exp(log_values))
+        clip = jc.HardClip(C * dim**0.5)
+        return jc.solve(jc.RiskODE(), few, clip, lr, steps=steps).risk[-1]
+
+    at = jnp.log(jnp.full(16, ETA / dim)) + 0.1 * jnp.sin(jnp.arange(16.0))
+    forward, _ = timed(jax.jit(final), at)
+    backward, _ = timed(jax.jit(jax.value_and_grad(final)), at)
+    print(
+        f"\nvalue and gradient in 16 knots: {1e3 * backward:.0f} ms, the value alone "
+        f"{1e3 * forward:.0f} ms: {backward / forward:.1f} forward solves"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
+    quick = parser.parse_args().quick
+    device = jax.devices()[0]
+    print(
+        f"jax {jax.__version__}, {device.device_kind} x {len(jax.devices())}, "
+        f"{os.cpu_count()} cores, {platform.machine()}, float64\n"
+    )
+    print("compression in seconds, once a spectrum; then the solve with 96 modes in")
+    print("milliseconds; the other solves in seconds and as multiples of it")
+    print(f"{'spectrum':<17}{'dim':>9} {'compress':>9} {'96 modes':>9} {'all':>9}"
+          f" {'ratio':>9} {'error':>8} {'Tsit5':>9} {'ratio':>9} {'Euler':>9}"
+          f" {'ratio':>9}")  # fmt: skip
+    for dim in (2_000,) if quick else (100_000, 1_000_000):
+        for name, lam in spectra(dim).items():
+            compare(name, lam, dim < 10**6 or name == "i^-1.5", quick)
+    gradient(2_000 if quick else 100_000)
+
+
+if __name__ == "__main__":
+    main()
