@@ -75,9 +75,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a file that is there as a whole or not at all, safe on the disk."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(content, indent=1))
-    sync(part, part)
+    sync(part)
     part.replace(path)
-    sync(path.parent, path.parent)
+    sync(path.parent)
 
 
 def digest(path: Path) -> str:
@@ -89,25 +89,27 @@ def digest(path: Path) -> str:
         return ""
 
 
-def sync(path: Path, root: Path) -> None:
-    """Returns when a file is on the disk, and the folders above it, up to `root`."""
-    while True:
-        # A leaf without numbers has no file.
-        if path.exists():
-            file = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-        if path == root:
-            return
-        path = path.parent
+def make_folders(folder: Path) -> None:
+    """Makes a folder and those above it, each of them safe on the disk."""
+    if not folder.exists():
+        make_folders(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file, or the list of names of a folder, is on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _open_lock(path: Path) -> tuple[int, bool]:
     name = path / "lock"
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folders(path)
         return os.open(name, os.O_RDWR | os.O_CREAT), True
     except OSError:
         if not name.exists():

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ._chunks import Layout
-from ._disk import digest, explained, read_json, sync, write_json
+from ._disk import digest, explained, make_folders, read_json, sync, write_json
 from ._fingerprint import differences
 from ._result import Table
 
@@ -129,10 +129,14 @@ class Store:
             for file, array, part in zip(
                 files, self.arrays("r+"), results, strict=True
             ):
-                # Or zarr would first read what a killed process may have left there.
-                file.unlink(missing_ok=True)
-                array[region] = self.table.to_user(part)
-                sync(file, self.path)
+                # A leaf without numbers has no file.
+                if part.size:
+                    make_folders(file.parent)
+                    # Or zarr would first read what a killed process has left there.
+                    file.unlink(missing_ok=True)
+                    array[region] = self.table.to_user(part)
+                    sync(file)
+                    sync(file.parent)
             checksums = [digest(file) for file in files]
             record = {"sha256": checksums, "seconds": seconds}
             write_json(self.done / _name(chunk), record)
@@ -193,10 +197,10 @@ def _make_table(path: Path, store: Store) -> None:
             name, data=values, dimension_names=dims, attributes=dict(about)
         )
     _make_arrays(group, table, store.layout)
-    for file in part.rglob("*"):
-        sync(file, file)
+    for file in (part, *part.rglob("*")):
+        sync(file)
     part.replace(path)
-    sync(path, path.parent)
+    sync(path.parent)
 
 
 def _make_arrays(group: Any, table: Table, layout: Layout) -> None:
