@@ -50,7 +50,10 @@ IMPORTS = {
     "_report": {"_rows", "_verdict"},
     "_advise": {*_ADVICE, "_verdict", "_report"},
     "_plot": {*_MODEL, "limit"},
-    "_cli": {"_advise", "_plot", "_table"},
+    "_heat_map": set(),
+    "_sweep_settings": {"problem"},
+    "_sweep_cli": {*_MODEL, "simulate", "sweep", "_heat_map", "_sweep_settings"},
+    "_cli": {"_advise", "_plot", "_table", "_sweep_cli", "_sweep_settings"},
 }
 
 # What a user of the core needs, without any extra.
