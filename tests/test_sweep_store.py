@@ -134,7 +134,35 @@ def test_other_devices_go_on(tmp_path, expected, computed, monkeypatch):
     assert len(computed) == CHUNKS + 1
 
 
+def test_a_chunk_longer_than_the_table(tmp_path):
+    """Five entries on four devices: two on each, and three of them padding."""
+    stored = jc.sweep(lambda x: x + 1, {"x": X}, store=tmp_path, progress=False)
+    np.testing.assert_array_equal(stored.values, X + 1)
+    np.testing.assert_array_equal(stored.to_xarray()["value"], X + 1)
+
+
 # Interruptions
+
+
+def test_a_record_comes_after_what_it_records(tmp_path, monkeypatch):
+    """A disk that loses its power keeps what it was told to, which is the chunk first:
+    its files, and the folders that name them."""
+    synced: set[int] = set()
+    written = []
+
+    def checked(path, content):
+        if path.parent.name == "done":
+            table = tmp_path / "new" / "table.zarr"
+            files = [tmp_path / "new", table, *table.rglob("*")]
+            assert {file.stat().st_ino for file in files} <= synced
+            written.append(path)
+        _disk.write_json(path, content)
+        assert path.stat().st_ino in synced
+
+    monkeypatch.setattr(os, "fsync", lambda file: synced.add(os.fstat(file).st_ino))
+    monkeypatch.setattr(_store, "write_json", checked)
+    run(tmp_path / "new")
+    assert len(written) == CHUNKS
 
 
 @pytest.mark.parametrize("after", [0, 5, CHUNKS - 1])

@@ -74,7 +74,7 @@ class Store:
                 raise PermissionError(errno.EACCES, "read-only")
             if not (self.path / "sweep.json").exists():
                 write_json(self.path / "sweep.json", about)
-            self.done.mkdir(exist_ok=True)
+            make_folders(self.done)
             table = self.path / "table.zarr"
             if not table.exists():
                 _make_table(table, self)
