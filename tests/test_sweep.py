@@ -21,11 +21,11 @@ SHIFTS = jnp.array([0.5, -1.0, 2.0])
 SCALES = jnp.array([1.0, 2.0, 3.0, 5.0, 8.0])
 KEYS = jr.split(jr.key(7), 6)
 RULES = jc.HardClip(jnp.array([0.3, 0.6, 4.0, 9.0]))
-# Keys neither first nor last, so that their nesting is not the user's order.
-AXES = {"scale": SCALES, "key": KEYS, "rule": RULES, "shift": SHIFTS}
+# Nesting brings the keys to the front, which is a permutation of order three.
+AXES = {"scale": SCALES, "rule": RULES, "key": KEYS, "shift": SHIFTS}
 
 
-def draw(scale, key, rule, shift) -> dict[str, Any]:
+def draw(scale, rule, key, shift) -> dict[str, Any]:
     x = scale * jr.normal(key, (3,)) + shift
     return {"x": x, "norm": rule.factor(jnp.linalg.norm(x), 0)}
 
@@ -37,11 +37,11 @@ def expected() -> dict[str, np.ndarray]:
     points = [
         alone(scale=scale, key=key, rule=jc.HardClip(c), shift=shift)
         for scale in SCALES
-        for key in KEYS
         for c in RULES.threshold(0)
+        for key in KEYS
         for shift in SHIFTS
     ]
-    shape = (5, 6, 4, 3)
+    shape = (5, 4, 6, 3)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *points)
     return {name: x.reshape(shape + x.shape[1:]) for name, x in stacked.items()}
 
@@ -166,8 +166,8 @@ def test_an_error_in_a_run_is_raised():
 def test_the_labels():
     run = jc.sweep(draw, AXES, progress=False)
     table = run.to_xarray()
-    assert table.norm.dims == ("scale", "key", "rule", "shift")
-    assert table.x.dims == ("scale", "key", "rule", "shift", "x_0")
+    assert table.norm.dims == ("scale", "rule", "key", "shift")
+    assert table.x.dims == ("scale", "rule", "key", "shift", "x_0")
     np.testing.assert_array_equal(table.scale, SCALES)
     np.testing.assert_array_equal(table.key, range(6))
     np.testing.assert_array_equal(table.key_data, jr.key_data(KEYS))
@@ -224,6 +224,9 @@ def test_settings_of_a_key_come_together():
     nested = (read["key"], read["lr"], read["c"])
     assert Layout.make(nested, 1, 256).block == (1, 4, 64)
     assert Layout.make(nested, 8, 256).block == (8, 4, 64)
+    # Evenly: not 256 of 300, and then 44 with 212 of padding.
+    (many,) = read_axes({"x": np.zeros(300)}, lambda x: 0).values()
+    assert Layout.make((many,), 1, 256).block == (150,)
     # Few settings: as many keys as fill the batch. Fewer keys than devices: settings.
     assert Layout.make((read["key"],), 1, 256).block == (16,)
     assert Layout.make(nested, 32, 256).block == (2, 64, 64)

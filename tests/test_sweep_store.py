@@ -20,6 +20,7 @@ import xarray as xr
 
 import jaxclip as jc
 from jaxclip.sweep import _disk, _fingerprint, _store
+from jaxclip.sweep._axes import read_axes
 from jaxclip.sweep._chunks import Program
 from jaxclip.sweep._disk import locked
 
@@ -139,6 +140,11 @@ def test_a_chunk_longer_than_the_table(tmp_path):
     stored = jc.sweep(lambda x: x + 1, {"x": X}, store=tmp_path, progress=False)
     np.testing.assert_array_equal(stored.values, X + 1)
     np.testing.assert_array_equal(stored.to_xarray()["value"], X + 1)
+    # What a killed process has left of it is not read.
+    (tmp_path / "done" / "0").unlink()
+    (tmp_path / "table.zarr" / "value" / "c" / "0").write_bytes(b"half a ch")
+    again = jc.sweep(lambda x: x + 1, {"x": X}, store=tmp_path, progress=False)
+    np.testing.assert_array_equal(again.values, X + 1)
 
 
 # Interruptions
@@ -301,6 +307,9 @@ def _make(kind: str, changed: bool) -> Callable[[Any], Any]:
         "loop": lambda x: jax.lax.while_loop(
             lambda c: c < 9, lambda c: c + inner(c) + 9, x
         ),
+        "callback": lambda x: jax.pure_callback(
+            lambda y: y, jax.ShapeDtypeStruct((), X.dtype), inner(x)
+        ),
         "key": lambda x: x + jr.normal(jr.fold_in(jr.key(4 + changed), 0)),
     }[kind]
 
@@ -309,11 +318,32 @@ def _make(kind: str, changed: bool) -> Callable[[Any], Any]:
     "kind",
     [
         *("array", "nested", "scan", "number", "result"),
-        *("switch", "gradient", "check", "loop", "key"),
+        *("switch", "gradient", "check", "loop", "callback", "key"),
     ],
 )
 def test_what_a_function_closes_over(kind):
     first, same, other = (_identity(_make(kind, c), []) for c in (False, False, True))
+    assert first == same
+    assert first != other
+
+
+class Rule(eqx.Module):
+    """An axis with a part that is no array, as a user's rule may have."""
+
+    threshold: Any
+    power: Callable[[Any], Any] = eqx.field(static=True)
+
+
+def test_what_an_axis_holds():
+    def axes(shift):
+        rule = Rule(X + shift, lambda x: x**2)
+        return read_axes({"rule": rule}, lambda rule: 0).values()
+
+    jaxpr = jax.make_jaxpr(abs)(1.0)
+    first, same, other = (
+        _fingerprint.fingerprint(jaxpr, list(axes(shift)), jax.devices())
+        for shift in (0, 0, 1e-9)
+    )
     assert first == same
     assert first != other
 

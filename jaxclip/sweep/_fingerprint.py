@@ -30,7 +30,7 @@ def fingerprint(
     """
     config: Any = jax.config
     return {
-        "function": _digest(_ADDRESS.sub("", str(jaxpr)).encode()),
+        "function": _digest(_text(jaxpr)),
         "fixed arguments": _digest(*_constants(jaxpr)),
         "axes": {axis.name: _axis(axis) for axis in axes},
         "precision": [
@@ -64,10 +64,12 @@ def version(package: str) -> str:
 
 
 def _axis(axis: Axis) -> str:
-    about = [str(axis.tree), *axis.paths, *map(str, axis.impls)]
-    # A class in a pytree may print where it is in memory.
-    text = _ADDRESS.sub("", "\n".join(about))
-    return _digest(text.encode(), *map(_bytes, axis.leaves))
+    about = map(_text, (axis.tree, axis.paths, axis.impls))
+    return _digest(*about, *map(_bytes, axis.leaves))
+
+
+def _text(value: Any) -> bytes:
+    return _ADDRESS.sub("", str(value)).encode()
 
 
 def _constants(closed: Any):

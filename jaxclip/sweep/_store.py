@@ -132,7 +132,8 @@ class Store:
                 # A leaf without numbers has no file.
                 if part.size:
                     make_folders(file.parent)
-                    # Or zarr would first read what a killed process has left there.
+                    # Or a zarr before 3.1 reads what a killed process has left there
+                    # of a chunk that reaches beyond the table.
                     file.unlink(missing_ok=True)
                     array[region] = self.table.to_user(part)
                     sync(file)
