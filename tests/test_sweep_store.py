@@ -335,14 +335,16 @@ class Rule(eqx.Module):
 
 
 def test_what_an_axis_holds():
-    def axes(shift):
-        rule = Rule(X + shift, lambda x: x**2)
-        return read_axes({"rule": rule}, lambda rule: 0).values()
-
     jaxpr = jax.make_jaxpr(abs)(1.0)
+    # All of them alive at once: each has a function at a place of its own.
+    rules = [Rule(X + shift, lambda x: x**2) for shift in (0, 0, 1e-9)]
     first, same, other = (
-        _fingerprint.fingerprint(jaxpr, list(axes(shift)), jax.devices())
-        for shift in (0, 0, 1e-9)
+        _fingerprint.fingerprint(
+            jaxpr,
+            list(read_axes({"rule": rule}, lambda rule: 0).values()),
+            jax.devices(),
+        )
+        for rule in rules
     )
     assert first == same
     assert first != other

@@ -49,7 +49,8 @@ def sweep(
         needs is at most half of the memory that is free.
     - `store`: a folder for the numbers. Finished chunks are then written to it, and not
         held in memory. The same sweep, run again with this folder, goes on where it was
-        killed, with the chunks that it had; the table is `table.zarr` in it.
+        killed, cut into the chunks that it had then, whatever the devices and the
+        `batch_size` are now; the table is `table.zarr` in it.
     - `progress`: show how far it is and the time left on stderr, where tqdm is there.
 
     Under `jax.distributed`, call it in every process: each computes a share of the
