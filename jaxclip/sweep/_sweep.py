@@ -40,8 +40,8 @@ def sweep(
     - `fn`: called with the axes as keyword arguments, one entry of each; returns any
         pytree of arrays. It is traced and vmapped.
     - `axes`: name to array, key array, or pytree of arrays that share a leading axis,
-        of which there is one entry a point. Make keys with `jax.random.key`: keys of
-        the old kind are numbers to JAX, and pair nothing.
+        of which there is one entry a point. Make keys with `jax.random.key`: those
+        of the old kind are numbers to JAX, and taken for settings.
     - `devices`: what to run on, all devices of this process by default. A chunk is
         spread over them along its outermost axis.
     - `batch_size`: points at once on a device, which bounds the memory that a sweep
