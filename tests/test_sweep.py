@@ -52,12 +52,16 @@ def assert_table(values: Any, expected: Any) -> None:
     for name in expected:
         assert values[name].shape == expected[name].shape
         assert values[name].dtype == expected[name].dtype
-        np.testing.assert_allclose(values[name], expected[name], rtol=1e-14, atol=1e-15)
+        eps = np.finfo(expected[name].dtype).eps
+        np.testing.assert_allclose(
+            values[name], expected[name], rtol=50 * eps, atol=5 * eps
+        )
 
 
 # The table
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("batch_size", [1, 7, 30, None])
 @pytest.mark.parametrize("devices", [1, 4])
 def test_a_table_is_a_loop_over_points(expected, devices, batch_size):

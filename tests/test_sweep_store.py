@@ -91,6 +91,7 @@ def failing_sync(monkeypatch, error: int, after: int) -> Callable[[], None]:
 # The table
 
 
+@pytest.mark.float32
 def test_a_store_holds_the_table(tmp_path, expected):
     stored = run(tmp_path / "new" / "store")
     assert_same(stored, expected)
