@@ -66,6 +66,7 @@ from .simulate import (
     simulate as simulate,
     train as train,
 )
+from .sweep import Sweep as Sweep, sweep as sweep
 from .transform import (
     AbstractScope as AbstractScope,
     ClipState as ClipState,

@@ -1,12 +1,13 @@
 """The command line."""
 
+import argparse
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.random as jr
@@ -14,6 +15,8 @@ import numpy as np
 
 from ._advise import advise
 from ._plot import advice_figure
+from ._sweep_cli import Summary, run as run_sweep
+from ._sweep_settings import Settings, words_of
 from ._table import Table, clean, read_table
 
 _EXTRA = "The command line needs an extra: `pip install 'jaxclip[cli]'`."
@@ -33,15 +36,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     app = tyro.extras.SubcommandApp()
     app.command(name="advise")(_advise_command(tyro))
-    # A program may choose what a library must not: the limits need the digits.
-    jax.config.update("jax_enable_x64", True)
+    app.command(name="sweep")(_sweep_command(tyro))
     try:
         app.cli(
             prog="jaxclip",
-            args=arguments,
+            args=_with_file(sys.argv[1:] if arguments is None else arguments),
             description="The dynamics of SGD with gradient clipping.",
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"jaxclip: {error}") from error
     except ImportError as error:
         raise SystemExit(f"{_EXTRA} ({error})") from error
@@ -74,6 +76,8 @@ def _advise_command(tyro: Any):
             out: Where to write: this name with .json (the numbers) and .png (the
                 figure) added.
         """
+        # A program may choose what a library must not: the limits need the digits.
+        jax.config.update("jax_enable_x64", True)
         table, name = _load(data, target)
         # Before the work: a name that cannot be written to must not cost minutes.
         files = _outputs(out)
@@ -93,6 +97,52 @@ def _advise_command(tyro: Any):
         _write(files, advice, table, name, seed)
 
     return command
+
+
+def _sweep_command(tyro: Any):
+    flags = Annotated[Settings, tyro.conf.arg(name="")]
+    defaults = Settings()
+
+    def command(
+        settings: flags = defaults,  # pyright: ignore[reportInvalidTypeForm]  as above
+        config: Path | None = None,
+        out: Path = Path("jaxclip-sweep"),
+    ) -> None:
+        """Runs clipped SGD over a grid of learning rates and thresholds.
+
+        The problem is least squares on Gaussian features. A command that was killed
+        goes on where it was when it is run again.
+
+        Args:
+            settings: What to run.
+            config: A TOML file with such settings, one a line, as in `lr_min = 0.1`.
+                Where a flag is given too, it wins.
+            out: Where to write: a folder of this name (its table.zarr holds every
+                run), and this name with .json (the best settings) and .png (the
+                figure) added.
+        """
+        del config  # its lines are among the flags already
+        files = _outputs(out)
+        jax.config.update("jax_enable_x64", settings.double)
+        found, problem = run_sweep(settings, out)
+        summary = Summary.of(settings, found, problem)
+        _write_files(files, summary.to_dict(), summary.figure)
+        print(f"Table:   {out / 'table.zarr'}")
+
+    return command
+
+
+def _with_file(words: list[str]) -> list[str]:
+    """The words with those of the file that `--config` names, before the user's own,
+    which win."""
+    if words[:1] != ["sweep"]:
+        return words
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    found, own = parser.parse_known_args(words[1:])
+    if found.config is None:
+        return words
+    return ["sweep", *words_of(found.config), *own]
 
 
 def _load(path: Path | None, target: str | None) -> tuple[Table, str]:
@@ -131,8 +181,6 @@ def _outputs(out: Path) -> tuple[Path, Path]:
 def _write(
     files: tuple[Path, Path], advice: Any, table: Table, name: str, seed: int
 ) -> None:
-    """Writes the numbers first: they are what a failing figure must not lose."""
-    numbers, picture = files
     content = {
         "data": name,
         "target": table.target,
@@ -142,9 +190,19 @@ def _write(
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
         **advice.to_dict(),
     }
+    _write_files(
+        files, content, lambda: advice_figure(advice, f"{name}, {table.target}")
+    )
+
+
+def _write_files(
+    files: tuple[Path, Path], content: dict[str, Any], draw: Callable[[], Any]
+) -> None:
+    """Writes the numbers first: they are what a failing figure must not lose."""
+    numbers, picture = files
     numbers.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     with warnings.catch_warnings():
         # A font without some glyph of a column's name is no reason to stop.
         warnings.simplefilter("ignore", UserWarning)
-        advice_figure(advice, f"{name}, {table.target}").savefig(picture, dpi=130)
+        draw().savefig(picture, dpi=130)
     print(f"Numbers: {numbers}\nFigure:  {picture}")

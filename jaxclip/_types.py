@@ -27,9 +27,13 @@ Example: TypeAlias = PyTree[Array]
 
 Key: TypeAlias = PRNGKeyArray
 
+# A `jax.Device`, which JAX defines at run time, so that it is no type to a checker.
+Device: TypeAlias = Any
+
 __all__ = [
     "Array",
     "ArrayLike",
+    "Device",
     "Example",
     "Float",
     "Int",

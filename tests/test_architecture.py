@@ -31,6 +31,7 @@ IMPORTS = {
     "_checks": set(),
     "_curve": set(),
     "_tune": set(),
+    "sweep": {"_checks", "_types"},
     "_table": set(),
     "_schedule": _BASE,
     "clip": {*_BASE, "_schedule"},
@@ -49,7 +50,10 @@ IMPORTS = {
     "_report": {"_rows", "_verdict"},
     "_advise": {*_ADVICE, "_verdict", "_report"},
     "_plot": {*_MODEL, "limit"},
-    "_cli": {"_advise", "_plot", "_table"},
+    "_heat_map": set(),
+    "_sweep_settings": {"problem"},
+    "_sweep_cli": {*_MODEL, "simulate", "sweep", "_heat_map", "_sweep_settings"},
+    "_cli": {"_advise", "_plot", "_table", "_sweep_cli", "_sweep_settings"},
 }
 
 # What a user of the core needs, without any extra.
@@ -253,7 +257,9 @@ def test_no_arguments_in_bulk(name):
         assert inspect.Parameter.VAR_KEYWORD not in kinds
 
 
-@pytest.mark.parametrize("name", ["simulate", "train", "solve", "moments", "tune"])
+@pytest.mark.parametrize(
+    "name", ["simulate", "train", "solve", "moments", "tune", "sweep"]
+)
 def test_how_to_do_it_is_keyword_only(name):
     """What to do is positional, with `step` the one default among it."""
     for parameter in inspect.signature(FUNCTIONS[name]).parameters.values():

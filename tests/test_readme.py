@@ -15,8 +15,10 @@ def blocks() -> list[str]:
 
 
 @pytest.mark.slow
-def test_examples() -> None:
-    assert len(blocks()) == 2
+def test_examples(tmp_path, monkeypatch) -> None:
+    # One of them writes a store.
+    monkeypatch.chdir(tmp_path)
+    assert len(blocks()) == 3
     scope = {}
     # Users have jax's own defaults.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
@@ -26,6 +28,10 @@ def test_examples() -> None:
         mean = scope["runs"].risk.mean(axis=0)
         assert jnp.allclose(mean, scope["ode"].risk, rtol=0.1)
         assert scope["history"].min() < scope["history"][0] - 0.01
+        # Of a grid whose ends are all but unclipped, and too small to learn.
+        table, best = scope["table"], scope["best"]
+        assert table["value"].dims == ("lr", "threshold", "key")
+        assert 0 < int(best["threshold"]) < 7
         rule = scope["Redescending"](jnp.array(2.0))
         assert rule.factor(2.0, 0) == 0.5
 

@@ -1,0 +1,93 @@
+"""The result of a sweep: a table with named axes, in memory or on disk."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+
+from ._axes import Axis, Coordinate
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What the results of a sweep are called, and their shapes.
+
+    - `axes`: in the user's order; `nested`: the same with random keys first.
+    - `names`: of the leaves of what `fn` returns.
+    - `shapes`, `dtypes`: of each leaf at one point.
+    - `tree`: the structure of what `fn` returns.
+    """
+
+    axes: tuple[Axis, ...]
+    nested: tuple[Axis, ...]
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[np.dtype, ...]
+    tree: Any
+
+    def dims(self, i: int) -> tuple[str, ...]:
+        """The names of the dimensions of leaf `i`."""
+        name, own = self.names[i], len(self.shapes[i])
+        axes = tuple(axis.name for axis in self.axes)
+        return axes + tuple(f"{name}_{j}" for j in range(own))
+
+    def coordinates(self) -> dict[str, Coordinate]:
+        """The coordinates of all axes."""
+        found: dict[str, Coordinate] = {}
+        for axis in self.axes:
+            found |= axis.coordinates()
+        return found
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Where each axis, in the user's order, is among the nested ones."""
+        names = [axis.name for axis in self.nested]
+        return tuple(names.index(axis.name) for axis in self.axes)
+
+    def to_user(self, leaf: np.ndarray) -> np.ndarray:
+        """A leaf with nested axes in front, with them in the user's order."""
+        return leaf.transpose(*self.order, *range(len(self.axes), leaf.ndim))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """The result of [`jaxclip.sweep`][].
+
+    - `attrs`: where the numbers come from: versions, device, date, seconds.
+    - `store`: the folder that holds them, or None where they are in memory.
+    """
+
+    table: Table = dataclasses.field(repr=False)
+    leaves: tuple[Any, ...] = dataclasses.field(repr=False)
+    attrs: dict[str, Any]
+    store: Path | None = None
+
+    @property
+    def values(self) -> PyTree[np.ndarray]:
+        """What `fn` returns, with the axes in front, in the user's order, as numpy
+        arrays. A store is read here, all of it."""
+        return self.table.tree.unflatten(np.asarray(leaf[...]) for leaf in self.leaves)
+
+    def to_xarray(self) -> Any:
+        """The table as an `xarray.Dataset`. Needs the extra `cli`.
+
+        Its dimensions are the axes by name, in the user's order. The coordinate of an
+        axis is its values where they are one number a point, else an index, with the
+        data of its keys and the numbers among its leaves beside it. A store's numbers
+        are read when they are used, chunk by chunk.
+        """
+        import xarray as xr
+
+        if self.store is not None:
+            path = self.store / "table.zarr"
+            # No dask: xarray's own lazy arrays read only what is asked for.
+            table = xr.open_zarr(path, chunks=None, consolidated=False)
+            return table.assign_attrs(self.attrs)
+        names = self.table.names
+        data = {
+            name: (self.table.dims(i), leaf)
+            for i, (name, leaf) in enumerate(zip(names, self.leaves, strict=True))
+        }
+        return xr.Dataset(data, self.table.coordinates(), self.attrs)

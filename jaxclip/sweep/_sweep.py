@@ -1,0 +1,112 @@
+"""The verb `sweep`: any function over any axes. Knows no model, rule or engine."""
+
+import datetime
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from .._checks import count
+from .._types import Device
+from ._axes import read_axes
+from ._fingerprint import fingerprint, version
+from ._point import at_point, trace
+from ._result import Sweep
+from ._run import Work, in_memory, into_store
+
+
+def sweep(
+    fn: Callable[..., Any],
+    axes: Mapping[str, Any],
+    *,
+    devices: Sequence[Device] | None = None,
+    batch_size: int | None = None,
+    store: str | Path | None = None,
+    progress: bool = True,
+) -> Sweep:
+    r"""Runs a function at every point of a grid.
+
+    $$T_{ij\dots} = f(a_i, b_j, \dots)$$
+
+    Axes that hold random keys are nested outside of the others, so that all settings
+    see the same data under the same key and the data are made once: differences between
+    settings are paired. A point run alone, `fn(**point)`, gives the same result, to the
+    rounding of sums in another order.
+
+    **Arguments:**
+
+    - `fn`: called with the axes as keyword arguments, one entry of each; returns any
+        pytree of arrays. It is traced and vmapped.
+    - `axes`: name to array, key array, or pytree of arrays that share a leading axis,
+        of which there is one entry a point. Make keys with `jax.random.key`: those
+        of the old kind are numbers to JAX, and taken for settings.
+    - `devices`: what to run on, all devices of this process by default. A chunk is
+        spread over them along its outermost axis.
+    - `batch_size`: points at once on a device, which bounds the memory that a sweep
+        takes. By default 256, made smaller until what the compiler says that a chunk
+        needs is at most half of the memory that is free.
+    - `store`: a folder for the numbers. Finished chunks are then written to it, and not
+        held in memory. The same sweep, run again with this folder, goes on where it was
+        killed, cut into the chunks that it had then, whatever the devices and the
+        `batch_size` are now; the table is `table.zarr` in it.
+    - `progress`: show how far it is and the time left on stderr, where tqdm is there.
+
+    Under `jax.distributed`, call it in every process: each computes a share of the
+    chunks on its own devices, and all return the table. A store must then be in a
+    folder that they share.
+
+    **Returns:**
+
+    A [`jaxclip.Sweep`][], with `values` as `fn` returns them and `to_xarray()`.
+
+    **Raises:**
+
+    A `ValueError` where an argument is misused, `store` is no store, or is that of
+    another sweep; a `BlockingIOError` where another sweep is writing to it; an
+    `OSError` where it cannot be written to. Nothing finished is lost by any of them.
+    """
+    named = read_axes(axes, fn)
+    if batch_size is not None:
+        batch_size = count("batch_size", batch_size)
+    places = _devices(devices)
+    # Stable, so that keys come first and all else stays in the user's order.
+    nested = tuple(sorted(named.values(), key=lambda axis: not axis.is_key))
+    point = at_point(fn, nested)
+    table, jaxpr = trace(point, tuple(named.values()), nested)
+    work = Work(point, table, places, batch_size, progress)
+    attrs = _provenance(fn, places)
+    if store is None:
+        leaves, seconds = in_memory(work)
+        return Sweep(table, leaves, attrs | {"seconds": seconds})
+    identity = fingerprint(jaxpr, table.axes, places)
+    kept = into_store(work, Path(store), identity, attrs)
+    attrs = kept.attrs | {"seconds": kept.seconds()}
+    return Sweep(table, kept.arrays(), attrs, kept.path)
+
+
+def _devices(devices: Sequence[Device] | None) -> tuple[Device, ...]:
+    local = jax.local_devices()
+    if devices is None:
+        return tuple(local)
+    wrong = [device for device in devices if device not in local]
+    if wrong or not devices or len(set(devices)) < len(devices):
+        raise ValueError(
+            "`devices` must be one or more different devices of this process, such as "
+            f"`jax.local_devices()`. Got {devices!r}."
+        )
+    return tuple(devices)
+
+
+def _provenance(fn: Callable[..., Any], devices: tuple[Device, ...]) -> dict[str, Any]:
+    """Where the numbers come from; the data of the keys are among the coordinates."""
+    return {
+        "function": getattr(fn, "__qualname__", type(fn).__qualname__),
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "processes": jax.process_count(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("jaxclip", "jax", "jaxlib", "numpy")},
+    }

@@ -1,0 +1,341 @@
+"""Sweeps: the table is that of a loop over points, however it is cut and spread."""
+
+import sys
+from typing import Any
+
+import equinox as eqx
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given
+
+import jaxclip as jc
+from jaxclip.sweep import _chunks
+from jaxclip.sweep._axes import read_axes
+from jaxclip.sweep._chunks import Layout
+
+SHIFTS = jnp.array([0.5, -1.0, 2.0])
+SCALES = jnp.array([1.0, 2.0, 3.0, 5.0, 8.0])
+KEYS = jr.split(jr.key(7), 6)
+RULES = jc.HardClip(jnp.array([0.3, 0.6, 4.0, 9.0]))
+# Nesting brings the keys to the front, which is a permutation of order three.
+AXES = {"scale": SCALES, "rule": RULES, "key": KEYS, "shift": SHIFTS}
+
+
+def draw(scale, rule, key, shift) -> dict[str, Any]:
+    x = scale * jr.normal(key, (3,)) + shift
+    return {"x": x, "norm": rule.factor(jnp.linalg.norm(x), 0)}
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, np.ndarray]:
+    """The table by a loop over its points, each of them run alone."""
+    alone = jax.jit(draw)
+    points = [
+        alone(scale=scale, key=key, rule=jc.HardClip(c), shift=shift)
+        for scale in SCALES
+        for c in RULES.threshold(0)
+        for key in KEYS
+        for shift in SHIFTS
+    ]
+    shape = (5, 4, 6, 3)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *points)
+    return {name: x.reshape(shape + x.shape[1:]) for name, x in stacked.items()}
+
+
+def assert_table(values: Any, expected: Any) -> None:
+    """Equal to the rounding of a few operations that a compiler may fuse."""
+    assert values.keys() == expected.keys()
+    for name in expected:
+        assert values[name].shape == expected[name].shape
+        assert values[name].dtype == expected[name].dtype
+        eps = np.finfo(expected[name].dtype).eps
+        np.testing.assert_allclose(
+            values[name], expected[name], rtol=50 * eps, atol=5 * eps
+        )
+
+
+# The table
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("batch_size", [1, 7, 30, None])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_table_is_a_loop_over_points(expected, devices, batch_size):
+    run = jc.sweep(
+        draw,
+        AXES,
+        devices=jax.devices()[:devices],
+        batch_size=batch_size,
+        progress=False,
+    )
+    assert_table(run.values, expected)
+
+
+def test_more_devices_than_entries():
+    run = jc.sweep(lambda x, y: x * y, {"x": SHIFTS, "y": SHIFTS}, progress=False)
+    np.testing.assert_array_equal(run.values, np.outer(SHIFTS, SHIFTS))
+    # Four devices, and three that have work.
+    assert len(jax.devices()) == 4
+
+
+def test_a_point_of_sgd_run_alone():
+    problem = jc.LeastSquares(jc.Spectrum.isotropic(6), jc.Gaussian(1.0), jnp.ones(1))
+
+    def final(lr, threshold, key):
+        clip = jc.HardClip(threshold)
+        return jc.simulate(problem, clip, lr, steps=8, every=8, key=key)
+
+    axes = {"lr": jnp.array([0.01, 0.1]), "threshold": SCALES, "key": KEYS}
+    run = jc.sweep(final, axes, batch_size=4, progress=False)
+    # The result is a Curve, as `simulate` returns it.
+    assert run.values.risk.shape == (2, 5, 6, 2)
+    alone = jax.jit(final)(lr=0.1, threshold=SCALES[3], key=KEYS[4])
+    np.testing.assert_allclose(run.values.risk[1, 3, 4], alone.risk, rtol=1e-13)
+    np.testing.assert_array_equal(run.values.step[1, 3, 4], [0, 8])
+    table = run.to_xarray()
+    assert table.risk.dims == ("lr", "threshold", "key", "risk_0")
+    assert table.params.shape == (2, 5, 6, 6)
+
+
+def test_the_data_of_a_key_are_made_once():
+    """Whatever the settings: of the draws, no batch has an axis for them."""
+    seen = []
+
+    def make(x):
+        seen.append(x.shape)
+        return np.asarray(x)
+
+    def fn(scale, key, shift):
+        like = jax.ShapeDtypeStruct((), SCALES.dtype)
+        data = jr.normal(key)
+        data = jax.pure_callback(make, like, data, vmap_method="expand_dims")
+        return scale * data + shift
+
+    axes = {"scale": SCALES, "key": KEYS, "shift": SHIFTS}
+    devices = jax.devices()[:1]
+    jc.sweep(fn, axes, devices=devices, batch_size=15, progress=False)
+    # One key and its 15 settings a chunk, six times.
+    assert [np.prod(shape) for shape in seen] == [1] * 6
+
+
+def test_a_chunk_is_compiled_once():
+    traces = []
+
+    def fn(x):
+        traces.append(1)
+        return x
+
+    run = jc.sweep(fn, {"x": jnp.arange(11.0)}, batch_size=1, progress=False)
+    np.testing.assert_array_equal(run.values, np.arange(11.0))
+    # At one point for the table, and in the chunk: three chunks, the last one padded.
+    assert len(traces) == 2
+
+
+def test_results_keep_their_kinds():
+    def fn(x):
+        return (
+            x > 1,
+            [x.astype(jnp.bfloat16), jnp.full((0,), 1.0)],
+            7,
+            jax.lax.complex(x, x),
+        )
+
+    run = jc.sweep(fn, {"x": jnp.arange(3.0)}, progress=False)
+    large, (small, nothing), constant, complex_ = run.values
+    assert large.tolist() == [False, False, True]
+    assert small.dtype == np.float32
+    assert nothing.shape == (3, 0)
+    assert constant.tolist() == [7, 7, 7]
+    assert complex_.dtype == np.complex128
+    assert list(run.to_xarray().data_vars) == ["0", "1.0", "1.1", "2", "3"]
+
+
+def test_an_error_in_a_run_is_raised():
+    def fn(x):
+        return eqx.error_if(x, x > 2, "too large")
+
+    with pytest.raises(RuntimeError, match="too large"):
+        # One device: of more, JAX prints the others' errors again when it exits.
+        axes, devices = {"x": jnp.arange(4.0)}, jax.devices()[:1]
+        jc.sweep(fn, axes, devices=devices, progress=False)
+
+
+# The labels
+
+
+def test_the_labels():
+    run = jc.sweep(draw, AXES, progress=False)
+    table = run.to_xarray()
+    assert table.norm.dims == ("scale", "rule", "key", "shift")
+    assert table.x.dims == ("scale", "rule", "key", "shift", "x_0")
+    np.testing.assert_array_equal(table.scale, SCALES)
+    np.testing.assert_array_equal(table.key, range(6))
+    np.testing.assert_array_equal(table.key_data, jr.key_data(KEYS))
+    np.testing.assert_array_equal(table.rule, range(4))
+    assert table["rule.threshold.value"].dims == ("rule",)
+    np.testing.assert_array_equal(table["rule.threshold.value"], RULES.threshold(0))
+    attrs = table.attrs
+    assert attrs["jax"] == jax.__version__
+    assert attrs["function"] == "draw"
+    assert (attrs["device"], attrs["devices"], attrs["processes"]) == ("cpu", 4, 1)
+    assert attrs["date"].startswith("20")
+    assert attrs["seconds"] > 0
+
+
+def test_a_result_named_as_an_axis():
+    axes = {"x": jnp.arange(3.0)}
+    table = jc.sweep(lambda x: {"x": x, "y": x}, axes, progress=False).to_xarray()
+    assert set(table.data_vars) == {"result.x", "y"}
+
+
+# How a sweep is cut
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    devices=st.integers(1, 5),
+    points=st.integers(1, 40),
+)
+def test_chunks_cover_a_table_once(lengths, devices, points):
+    names = [f"a{i}" for i in range(len(lengths))]
+    axes = {n: np.zeros(k) for n, k in zip(names, lengths, strict=True)}
+    read = tuple(read_axes(axes, lambda **kwargs: 0).values())
+    layout = Layout.make(read, devices, points)
+    covered = np.zeros(lengths, int)
+    for chunk in layout.chunks():
+        region = layout.region(chunk)
+        covered[region] += 1
+        for index, place, length in zip(
+            layout.indices(chunk), region, lengths, strict=True
+        ):
+            own = np.arange(length)[place]
+            np.testing.assert_array_equal(index[: len(own)], own)
+            assert np.all(index[len(own) :] == length - 1)
+    assert np.all(covered == 1)
+    used = layout.devices(devices)
+    assert np.prod(layout.block) // used <= points
+    # As many devices work as there are entries for.
+    assert used == min(devices, max(lengths))
+
+
+def test_settings_of_a_key_come_together():
+    axes = {"lr": np.zeros(64), "key": jr.split(jr.key(0), 16), "c": np.zeros(64)}
+    read = read_axes(axes, lambda lr, key, c: 0)
+    nested = (read["key"], read["lr"], read["c"])
+    assert Layout.make(nested, 1, 256).block == (1, 4, 64)
+    assert Layout.make(nested, 8, 256).block == (8, 4, 64)
+    # Evenly: not 256 of 300, and then 44 with 212 of padding.
+    (many,) = read_axes({"x": np.zeros(300)}, lambda x: 0).values()
+    assert Layout.make((many,), 1, 256).block == (150,)
+    # Few settings: as many keys as fill the batch. Fewer keys than devices: settings.
+    assert Layout.make((read["key"],), 1, 256).block == (16,)
+    assert Layout.make(nested, 32, 256).block == (2, 64, 64)
+
+
+def test_a_batch_is_made_to_fit_the_memory(monkeypatch):
+    def fn(x):
+        # 1 MB a point, which no compiler can leave out.
+        return jnp.sort(jnp.sin(x * jnp.arange(125_000.0)))[::1000]
+
+    free = 20 * 2**20
+    monkeypatch.setattr(_chunks, "_free", lambda devices: free)
+    read = tuple(read_axes({"x": np.ones(100)}, fn).values())
+    devices = jax.devices()[:1]
+    program = _chunks.build(lambda leaves: fn(leaves[0]), read, devices, None)
+    (points,) = program.layout.block
+    assert 1 <= points <= 10
+    assert _chunks._needed(program.compiled) <= free / 2
+    # What is asked for is taken.
+    program = _chunks.build(lambda leaves: fn(leaves[0]), read, devices, 50)
+    assert program.layout.block == (50,)
+
+
+def test_the_memory_of_the_host_is_known():
+    assert 2**26 < _chunks._host_memory() < 2**50
+
+
+# Progress
+
+
+def _square(**progress: Any) -> None:
+    jc.sweep(lambda x: x**2, {"x": jnp.arange(9.0)}, batch_size=1, **progress)
+
+
+def test_progress_is_on_stderr(capsys):
+    _square()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "sweep: 100%" in printed.err
+    assert "3/3" in printed.err
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+def test_no_progress(monkeypatch, capsys, tqdm):
+    if not tqdm:
+        # An import of what is None in here fails as if it were not installed.
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    _square(progress=not tqdm)
+    assert capsys.readouterr().err == ""
+
+
+# Misuse
+
+ONE = {"x": jnp.arange(3.0)}
+MISUSES: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
+    "no function": (3, ONE, {}, "`fn` must be a function"),
+    "a list": (abs, [1, 2], {}, "`axes` must be a dictionary"),
+    "no axes": (abs, {}, {}, "`axes` must be a dictionary .* at least one"),
+    "no name": (abs, {"a b": ONE["x"]}, {}, "Got the name 'a b'"),
+    "another name": (lambda x: x, {"y": ONE["x"]}, {}, "exactly what it takes: .*'x'"),
+    "a name too few": (lambda x, y: x, ONE, {}, "exactly what it takes: .*'y'"),
+    "a name too many": (lambda: 0, ONE, {}, "exactly what it takes: .*'x'"),
+    "an empty axis": (lambda x: x, {"x": jnp.zeros(0)}, {}, "axis `x` is empty"),
+    "an empty tree": (lambda x: x, {"x": ()}, {}, "axis `x` holds no array"),
+    "unequal lengths": (
+        lambda x: x,
+        {"x": {"a": jnp.zeros(2), "b": jnp.zeros(3)}},
+        {},
+        r"axis `x` must have the same length .*\{'a': 2, 'b': 3\}",
+    ),
+    "a number": (lambda x: x, {"x": 1.0}, {}, "axis `x` is one number"),
+    "a list of numbers": (lambda x: x, {"x": [1.0, 2.0]}, {}, r"axis `x.0` is one num"),
+    "words": (lambda x: x, {"x": "ab"}, {}, "axis `x` must be an array of numbers"),
+    "one key": (lambda x: 0, {"x": jr.key(0)}, {}, "axis `x` is one key"),
+    "rbg keys": (
+        lambda x: 0,
+        {"x": jr.split(jr.key(0, impl="rbg"), 2)},
+        {},
+        "axis `x` has 'rbg' keys.*threefry",
+    ),
+    "no result": (lambda x: None, ONE, {}, "`fn` must return an array or more"),
+    "a word": (lambda x: {"a": "b"}, ONE, {}, "arrays of numbers.* Got a str, 'b'"),
+    "a key": (lambda x: jr.key(0), ONE, {}, "Got random keys"),
+    "two of a name": (
+        lambda x: {"a": {"b": x}, "a.b": x},
+        ONE,
+        {},
+        "different names",
+    ),
+    "no points": (lambda x: x, ONE, {"batch_size": 0}, "`batch_size` must be at least"),
+    "half a point": (lambda x: x, ONE, {"batch_size": 0.5}, "`batch_size` must be a P"),
+    "no devices": (lambda x: x, ONE, {"devices": []}, "`devices` must be one or more"),
+    "a device twice": (
+        lambda x: x,
+        ONE,
+        {"devices": jax.devices()[:1] * 2},
+        "one or more different",
+    ),
+}
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("fn", "axes", "settings", "message"), MISUSES.values(), ids=MISUSES.keys()
+)
+def test_misuse(fn, axes, settings, message):
+    with pytest.raises(ValueError, match=message):
+        jc.sweep(fn, axes, progress=False, **settings)
