@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import optax
 
 from .._checks import count
@@ -151,8 +152,7 @@ def simulate(
             "`clip` must be a clipping rule, such as `HardClip(1.0)`, or `Identity()` "
             f"for none. Got {clip!r}."
         )
-    if not isinstance(scope, PerTree | PerExample):
-        raise ValueError(f"`scope` must be PerTree() or PerExample(). Got {scope!r}.")
+    scope = _with_noise(scope, key)
     steps, every, batch_size = _lengths(problem, steps, every, batch_size)
     lr = check_rate(lr, jnp.arange(0, steps, every))
     if engine is None:
@@ -222,6 +222,22 @@ def _lengths(
         )
     problem.check_length(steps * batch_size)
     return steps, every, batch_size
+
+
+def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:
+    """The scope, its noise drawn from the run's key."""
+    if not isinstance(scope, PerTree | PerExample):
+        raise ValueError(f"`scope` must be PerTree() or PerExample(). Got {scope!r}.")
+    if not isinstance(scope, PerExample) or scope.noise_std is None:
+        return scope
+    if scope.key is not None:
+        raise ValueError(
+            "`scope` must have no `key` of its own here: its noise is drawn from the "
+            "run's `key`, so that runs with several keys have noise of their own. "
+            "Leave it out."
+        )
+    # Samples fold in their index; the last index there is, is nobody's.
+    return PerExample(scope.reduce, scope.noise_std, jr.fold_in(key, 2**32 - 1))
 
 
 def _mean(gradients):
