@@ -70,6 +70,8 @@ from .simulate import (
     AbstractEngine as AbstractEngine,
     Blocked as Blocked,
     Direct as Direct,
+    Lumped as Lumped,
+    default_engine as default_engine,
     simulate as simulate,
     train as train,
 )
