@@ -57,7 +57,8 @@ def simulate(
         cost that does not depend on multiplicities |
 
     - `batch_size`: samples a step.
-    - `scope`: `PerTree()` clips the gradient of a batch, `PerExample()` each sample's.
+    - `scope`: `PerTree()` clips the gradient of a batch, `PerExample()` each sample's;
+        `PerExample(noise_std=...)` adds noise to their mean, as DP-SGD does.
     - `observe`: a function of the parameters, recorded beside the risk.
 
     **Returns:**
