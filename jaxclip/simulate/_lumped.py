@@ -29,7 +29,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._curve import Curve
 from .._types import Key, RealScalar, Schedule
@@ -41,6 +41,9 @@ from ._chi_squared import chi_squared
 from ._loop import record
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+
+# Numbers.
+_AT_ONCE = 2**20
 
 
 class _Axes(eqx.Module):
@@ -65,6 +68,18 @@ class _Axes(eqx.Module):
         hidden = jnp.maximum(spectrum.multiplicity - each, 0)
         return cls(lumped, spectrum.eigenvalues, hidden, exists, fixed)
 
+    def draw(
+        self, stream: PyTree[Array], key: Key, step: Int[Array, ""], rows: int
+    ) -> tuple[Key, Array, Array, Array]:
+        """What one step needs: a key for its noise, the features of its samples along
+        the axes, their targets, and a triangle for the rest of the features."""
+        index = step * rows + jnp.arange(rows)
+        A, y = jax.vmap(self.problem.example, (None, 0))(stream, index)
+        triangle_key, noise_key = jr.split(jr.fold_in(key, step))
+        root = jnp.sqrt(self.eigenvalues)[:, None, None]
+        L = root * bartlett(triangle_key, self.hidden, rows)
+        return noise_key, jnp.where(self.exists[None, :], A, 0.0), y, L
+
 
 def run_lumped(
     problem: AbstractGaussianLinear,
@@ -81,30 +96,37 @@ def run_lumped(
     axes = _Axes.of(problem)
     data_key, rest_key = jr.split(key)
     stream = axes.problem.stream(data_key)
+    # Steps drawn at once: many spare time, and too many do not fit into the cache.
+    size = _AT_ONCE // (axes.hidden.size * batch_size * (batch_size + 1))
+    size = max(1, min(size, 64, every))
 
-    # Without the checkpoint a reverse pass would keep the triangles of every step.
-    @jax.checkpoint
-    def step(state, k):
+    def step(state, xs):
         params, lost = state
-        index = k * batch_size + jnp.arange(batch_size)
-        A, y = jax.vmap(axes.problem.example, (None, 0))(stream, index)
-        A = jnp.where(axes.exists[None, :], A, 0.0)
-        factor_key, noise_key = jr.split(jr.fold_in(rest_key, k))
-        root = jnp.sqrt(axes.eigenvalues)[:, None, None]
-        L = root * bartlett(factor_key, axes.hidden, batch_size)
+        k, rate, noise_key, A, y, L = xs
         gram = jnp.dot(A, A.T, precision=_HIGHEST)
         gram = gram + jnp.sum(_contract("mbi,mci->mbc", L, L), axis=0)
         prediction = jnp.dot(A, params, precision=_HIGHEST)
         slope = jax.vmap(axes.problem.slope)(prediction, y)
-        rate = jnp.asarray(lr(k))
         alpha = rate * clipped(clip, scope, slope, gram, k)
         along = jnp.dot(alpha, A, precision=_HIGHEST)
         beside = _contract("mbi,b->mi", L, alpha)
         along, square = _with_noise(scope, rate, noise_key, axes, along, beside)
         return _add(params, lost, _change(axes.fixed, params, along, square)), None
 
+    # Without the checkpoint a reverse pass would keep the draws of every step.
+    @jax.checkpoint
+    def chunk(state, first, end):
+        k = first + jnp.arange(size)
+        # A step beyond the end has no rate, and moves nothing.
+        rates = jnp.where(k < end, jax.vmap(lambda k: jnp.asarray(lr(k)))(k), 0.0)
+        draws = jax.vmap(lambda k: axes.draw(stream, rest_key, k, batch_size))(k)
+        return jax.lax.scan(step, state, (k, rates, *draws))[0]
+
     def advance(state, first):
-        return jax.lax.scan(step, state, first + jnp.arange(every))[0]
+        def body(state, i):
+            return chunk(state, first + i * size, first + every), None
+
+        return jax.lax.scan(body, state, jnp.arange(-(-every // size)))[0]
 
     params = axes.problem.init()
     return record(
