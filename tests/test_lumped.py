@@ -123,7 +123,8 @@ def direct():
     return law
 
 
-_SLOW = ("per example", "noise on one sample")
+# The others go through the same lines, and are compiled again for it.
+_SLOW = ("one sample", "per example", "noise on one sample")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,9 @@ def _logistic_law(engine, key, **settings) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(risk), np.asarray(parts)
 
 
-@pytest.mark.parametrize("mode", ["one sample", "noise"])
+@pytest.mark.parametrize(
+    "mode", ["one sample", pytest.param("noise", marks=pytest.mark.slow)]
+)
 def test_the_law_of_logistic_regression(mode):
     lumped = _logistic_law(jc.Lumped(), jr.key(3), **MODES[mode])
     steps = _logistic_law(jc.Direct(), jr.key(4), **MODES[mode])
