@@ -281,7 +281,7 @@ def test_the_rows_risk_is_the_excess_loss(loss):
 def test_the_minimiser_of_the_huber_loss():
     residual = X @ np.asarray(ROWS["huber"].optimum) - Y
     assert np.mean(np.abs(residual) > 0.6) > 0.3
-    np.testing.assert_allclose(X.T @ np.clip(residual, -0.6, 0.6) / 80, 0, atol=1e-12)
+    np.testing.assert_allclose(X.T @ np.clip(residual, -0.6, 0.6) / 80, 0, atol=1e-10)
 
 
 def test_the_minimiser_of_the_pinball_loss():
@@ -299,7 +299,8 @@ def test_the_minimiser_of_the_logistic_loss():
     expected = fit.fit(X, CLASSES).coef_[0]
     np.testing.assert_allclose(ROWS["logistic"].optimum, expected, rtol=1e-4)
     residual = scipy.special.expit(X @ np.asarray(ROWS["logistic"].optimum)) - CLASSES
-    np.testing.assert_allclose(X.T @ residual / 80, 0, atol=1e-13)
+    # The search ends where the loss no longer falls by more than rounding.
+    np.testing.assert_allclose(X.T @ residual / 80, 0, atol=1e-10)
 
 
 @float32
