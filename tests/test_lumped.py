@@ -246,15 +246,16 @@ def test_triangles_are_factors_of_gram_matrices():
 
 
 def test_records_leave_the_run_alone():
-    """Randomness belongs to the absolute step."""
+    """Randomness belongs to the absolute step, and 65 steps are not one chunk."""
     problem = jc.LeastSquares(SPECTRUM, jc.Laplace(0.5), ERROR0)
-    how: Settings = dict(steps=24, key=KEY, engine=jc.Lumped(), batch_size=2)
+    how: Settings = dict(steps=130, key=KEY, engine=jc.Lumped(), batch_size=2)
+    how |= dict(scope=_NOISY)
     often, seldom = (
         jc.simulate(problem, jc.HardClip(2.0), 0.1, every=every, **how)
-        for every in (4, 12)
+        for every in (13, 65)
     )
-    np.testing.assert_allclose(seldom.risk, often.risk[::3], rtol=1e-13)
-    np.testing.assert_allclose(seldom.params, often.params, rtol=1e-13)
+    np.testing.assert_allclose(seldom.risk, often.risk[::5], rtol=1e-12)
+    np.testing.assert_allclose(seldom.params, often.params, rtol=1e-12)
     lam = np.asarray(SPECTRUM.eigenvalues)
     risk = lam @ np.asarray(seldom.params) ** 2 / 2
     np.testing.assert_allclose(seldom.risk[-1], risk, rtol=1e-14)
