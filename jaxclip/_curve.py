@@ -17,8 +17,9 @@ class Curve(eqx.Module):
     - `step`: shape `(..., s)`, in SGD steps, the first of a simulation being 0.
     - `risk`: shape `(..., s)`, the excess risk, in the label's squared unit. Infinite
         from where a run has diverged.
-    - `params`: the parameters at the last step: of SGD itself, of the SDE, or half the
-        squared error in each eigenspace for the risk ODE.
+    - `params`: the parameters at the last step: of SGD itself, of the SDE, the error's
+        norm in each eigenspace for the lumped engine, or half the square of that norm
+        for the risk ODE.
     - `observed`: what `observe` returned at each recorded step, along a leading axis.
 
     Leading axes are those of a `vmap`: one for each setting or key.

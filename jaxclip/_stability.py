@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._types import RealScalar
-from .problem import LeastSquares, Regression
+from .problem import LeastSquares, Regression, SquaredLoss
 
 
 def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
@@ -26,7 +26,8 @@ def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
 
     **Arguments:**
 
-    - `problem`: a `LeastSquares` (Gaussian features) or a `Regression` (its rows).
+    - `problem`: a `LeastSquares` (Gaussian features) or a `Regression` (its
+        rows) with the squared loss.
 
     **Returns:**
 
@@ -34,10 +35,10 @@ def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
     """
     if isinstance(problem, LeastSquares):
         return _gaussian(problem)
-    if isinstance(problem, Regression):
+    if isinstance(problem, Regression) and isinstance(problem.loss, SquaredLoss):
         return _rows(problem)
     raise ValueError(
-        "`problem` must be a `LeastSquares` or a `Regression`. "
+        "`problem` must be a `LeastSquares`, or a `Regression` with the squared loss. "
         f"Got a {type(problem).__name__}."
     )
 

@@ -129,6 +129,43 @@ def compare(dim: int, count: int, quick: bool) -> None:
     print()
 
 
+def lumped(quick: bool) -> None:
+    """The lumped engine, whose cost should not depend on the multiplicities."""
+    steps = 64 if quick else 200_000
+    spectra = {
+        "isotropic": [[10**3], [10**6], [10**9]],
+        "three blocks": [[d // 10, d // 5, 7 * d // 10] for d in (10**3, 10**6, 10**9)],
+    }
+    print("microseconds per step of `Lumped()`; ratio to the first line of its kind")
+    print(f"{'dim':>13} {'spectrum':<14} {'us':>8} {'ratio':>8}")
+    for name, multiplicities in spectra.items():
+        first = None
+        for multiplicity in multiplicities:
+            eigenvalues = np.linspace(1.0, 0.5, len(multiplicity))
+            spectrum = jc.Spectrum(eigenvalues, multiplicity)
+            run = lumped_risk(spectrum, steps)
+            seconds, risk = timed(run, 0.5 / spectrum.trace, jr.key(0))
+            assert jnp.isfinite(risk)
+            cost = seconds / steps * 1e6
+            first = cost if first is None else first
+            print(f"{spectrum.dim:>13,} {name:<14} {cost:>8.2f} {cost / first:>7.2f}x")
+    print()
+
+
+def lumped_risk(spectrum: jc.Spectrum, steps: int) -> Callable[[Array, Array], Array]:
+    """The final risk of one run of the lumped engine, from learning rate and key."""
+    problem = jc.LeastSquares(
+        spectrum, jc.Gaussian(1.0), jnp.ones_like(spectrum.eigenvalues)
+    )
+    clip = jc.HardClip(spectrum.feature_norm)
+
+    def run(lr, key):
+        how: Any = {"steps": steps, "every": steps, "engine": jc.Lumped()}
+        return jc.simulate(problem, clip, lr, key=key, **how).risk[-1]
+
+    return run
+
+
 def check_agreement() -> None:
     """The engines and the two scans follow the same equation on the same data."""
     lrs, thresholds = settings(20, 4)
@@ -168,6 +205,7 @@ def main() -> None:
     sizes = [(20, 4)] if quick else [(100, 256), (1000, 1), (1000, 16), (1000, 256)]
     for dim, count in sizes:
         compare(dim, count, quick)
+    lumped(quick)
 
 
 if __name__ == "__main__":

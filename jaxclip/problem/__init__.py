@@ -1,6 +1,10 @@
 """What SGD runs on."""
 
 from ._base import AbstractLinear as AbstractLinear, AbstractProblem as AbstractProblem
+from ._gaussian import (
+    AbstractGaussianLinear as AbstractGaussianLinear,
+    AbstractNoisyLinear as AbstractNoisyLinear,
+)
 from ._law import (
     AbstractLaw as AbstractLaw,
     NormalMixture as NormalMixture,
@@ -9,6 +13,14 @@ from ._law import (
 from ._least_squares import (
     CompressedLeastSquares as CompressedLeastSquares,
     LeastSquares as LeastSquares,
+)
+from ._logistic import Logistic as Logistic
+from ._loss import (
+    AbstractLoss as AbstractLoss,
+    HuberLoss as HuberLoss,
+    LogisticLoss as LogisticLoss,
+    PinballLoss as PinballLoss,
+    SquaredLoss as SquaredLoss,
 )
 from ._modes import Modes as Modes
 from ._noise import (
@@ -27,4 +39,5 @@ from ._noise_smooth import (
     Uniform as Uniform,
 )
 from ._regression import Regression as Regression, random_features as random_features
+from ._robust import Huber as Huber, Pinball as Pinball
 from ._spectrum import Spectrum as Spectrum

@@ -5,15 +5,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from .._checks import as_float, check, count, is_traced
-from .._types import Example, Key, Params, RealScalar, RealScalarLike
-from ._base import AbstractLinear
+from .._checks import count, is_traced
+from .._types import Key, RealScalar
+from ._gaussian import AbstractNoisyLinear, as_norms
+from ._loss import SquaredLoss
 from ._modes import Modes
 from ._noise import AbstractNoise, Empirical
-from ._random import normal
 from ._regression import Regression, random_features
 from ._spectrum import Spectrum
 
@@ -35,7 +34,7 @@ class CompressedLeastSquares(eqx.Module):
     error: Float[Array, ""]
 
 
-class LeastSquares(AbstractLinear):
+class LeastSquares(AbstractNoisyLinear):
     r"""Streaming least squares with Gaussian features.
 
     Sample $k$ is a fresh $a_k \sim N(0, K)$ with the label
@@ -59,19 +58,9 @@ class LeastSquares(AbstractLinear):
     error0: Float[Array, " m"]
 
     def __init__(self, spectrum: Spectrum, noise: AbstractNoise, error0: Any):
-        error0 = as_float("error0", error0)
-        if error0.shape != spectrum.eigenvalues.shape:
-            raise ValueError(
-                "`error0` must have one number for each of the spectrum's eigenvalues: "
-                f"shape {spectrum.eigenvalues.shape}. Got {error0.shape}."
-            )
         self.spectrum = spectrum
         self.noise = noise
-        self.error0 = check(
-            error0,
-            lambda x: ~((x >= 0) & (x < jnp.inf)),
-            "`error0` must be norms: non-negative and finite.",
-        )
+        self.error0 = as_norms("error0", error0, spectrum)
 
     @classmethod
     def from_data(
@@ -108,6 +97,11 @@ class LeastSquares(AbstractLinear):
     @classmethod
     def from_regression(cls, regression: Regression) -> "LeastSquares":
         """The problem that the limits see in one that runs on the rows of a table."""
+        if not isinstance(regression.loss, SquaredLoss):
+            raise ValueError(
+                "`regression` must have the squared loss, which `LeastSquares` has. "
+                f"Got a {type(regression.loss).__name__}; leave out its `loss`."
+            )
         spectrum, error0 = regression.spectrum_and_error()
         return cls(spectrum, Empirical(regression.residuals), error0)
 
@@ -148,21 +142,5 @@ class LeastSquares(AbstractLinear):
         error = jnp.asarray(few.difference(modes))
         return CompressedLeastSquares(few, self.noise, error)
 
-    def init(self) -> Float[Array, " d"]:
-        """The error $x_0 - x^*$ in the eigenbasis."""
-        each = self.error0 / jnp.sqrt(self.spectrum.multiplicity)
-        return self.spectrum.expand(each)
-
-    def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
-        features_key, noise_key = jr.split(jr.fold_in(stream, index))
-        scale = jnp.sqrt(self.spectrum.expand(self.spectrum.eigenvalues))
-        return scale * normal(features_key, self.spectrum.dim), self.noise.sample(
-            noise_key
-        )
-
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
         return prediction - target
-
-    def risk(self, params: Params) -> RealScalar:
-        eigenvalues = self.spectrum.expand(self.spectrum.eigenvalues)
-        return jnp.sum(eigenvalues * params**2) / 2

@@ -1,4 +1,4 @@
-"""Least squares on the rows of a table."""
+"""Linear models on the rows of a table."""
 
 from typing import Any
 
@@ -12,15 +12,19 @@ from jaxtyping import Array, Float, PyTree
 from .._checks import count as check_count
 from .._types import Example, Key, Params, RealScalar, RealScalarLike
 from ._base import AbstractLinear
+from ._loss import AbstractLoss, SquaredLoss
+from ._minimise import minimiser
 from ._spectrum import Spectrum
 
 
 class Regression(AbstractLinear):
-    r"""Least squares on real rows, streamed one sample at a time.
+    r"""A linear model on real rows, streamed one sample at a time.
 
-    The loss on row $i$ is $(\langle a_i, x \rangle - y_i)^2 / 2$. The excess risk is
-    measured on the rows, $R(x) = (x - x^*)^T K (x - x^*) / 2$ with $K = A^T A / n$ and
-    $x^*$ the least-squares solution of smallest norm.
+    The loss on row $i$ is $\ell(\langle a_i, x \rangle, y_i)$, by default half the
+    squared residual. The excess risk is measured on the rows, the mean loss at $x$ less
+    that at its minimiser $x^*$. For least squares it is
+    $R(x) = (x - x^*)^T K (x - x^*) / 2$ with $K = A^T A / n$ and $x^*$ the solution of
+    smallest norm.
 
     **Arguments:**
 
@@ -29,12 +33,15 @@ class Regression(AbstractLinear):
     - `start`: shape `(d,)`, where SGD starts; zero by default.
     - `replacement`: draw rows with replacement for as long as wanted (the default), or
         make one pass over them, shuffled by the run's key.
+    - `loss`: `SquaredLoss()`, `HuberLoss(threshold)`, `PinballLoss(level)` or
+        `LogisticLoss()`, or a convex loss of your own.
 
     **Raises:**
 
     A `ValueError` where the shapes do not match, a number is not finite, there are
     fewer than two rows, the features are all zero, or there are more features than
-    rows: the residuals would then all be zero and say nothing about the noise.
+    rows: the residuals would then all be zero and say nothing about the noise; where
+    the loss does not take such targets, or has no minimiser on the rows.
     """
 
     X: Float[Array, "n d"]
@@ -42,10 +49,25 @@ class Regression(AbstractLinear):
     start: Float[Array, " d"]
     optimum: Float[Array, " d"]
     covariance: Float[Array, "d d"]
+    loss: AbstractLoss
     replacement: bool = eqx.field(static=True)
 
-    def __init__(self, X: Any, y: Any, *, start: Any = None, replacement: bool = True):
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        start: Any = None,
+        replacement: bool = True,
+        loss: AbstractLoss = SquaredLoss(),
+    ):
         X, y = _table(X, y)
+        if not isinstance(loss, AbstractLoss):
+            raise ValueError(
+                "`loss` must be one such as `SquaredLoss()` or `HuberLoss(1.0)`. "
+                f"Got {loss!r}."
+            )
+        loss.check_targets(y)
         start = np.zeros(X.shape[1]) if start is None else np.asarray(start, float)
         if start.shape != X.shape[1:] or not np.all(np.isfinite(start)):
             raise ValueError(
@@ -54,19 +76,19 @@ class Regression(AbstractLinear):
             )
         # In float64 whatever JAX's precision is: done once, and the optimum is what
         # every risk is measured from.
-        optimum = np.linalg.lstsq(X, y, rcond=None)[0]
+        optimum = minimiser(loss, X, y)
         dtype = jnp.result_type(float)
         self.X, self.y = jnp.asarray(X, dtype), jnp.asarray(y, dtype)
         self.start = jnp.asarray(start, dtype)
         self.optimum = jnp.asarray(optimum, dtype)
         self.covariance = jnp.asarray(X.T @ X / len(X), dtype)
+        self.loss = loss
         self.replacement = replacement
 
     @property
     def residuals(self) -> Float[Array, " n"]:
-        r"""$y - A x^*$, what the least-squares solution leaves."""
-        product = jnp.dot(self.X, self.optimum, precision=jax.lax.Precision.HIGHEST)
-        return self.y - product
+        r"""$y - A x^*$, what the minimiser leaves."""
+        return self.y - _dot(self.X, self.optimum)
 
     def spectrum_and_error(self) -> tuple[Spectrum, Float[Array, " m"]]:
         """The covariance's spectrum, and the start's error along each eigenvector."""
@@ -99,12 +121,16 @@ class Regression(AbstractLinear):
         return self.X[row], self.y[row]
 
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
-        return prediction - target
+        return self.loss.slope(prediction, target)
 
     def risk(self, params: Params) -> RealScalar:
-        error = params - self.optimum
-        product = jnp.dot(self.covariance, error, precision=jax.lax.Precision.HIGHEST)
-        return jnp.dot(error, product, precision=jax.lax.Precision.HIGHEST) / 2
+        if isinstance(self.loss, SquaredLoss):
+            # Neither as slow as the mean over the rows nor as rounded as a difference.
+            error = params - self.optimum
+            return _dot(error, _dot(self.covariance, error)) / 2
+        value = jax.vmap(self.loss.value)
+        best = value(_dot(self.X, self.optimum), self.y)
+        return jnp.mean(value(_dot(self.X, params), self.y) - best)
 
 
 def random_features(X: Any, count: int, *, key: Key) -> Float[Array, "n count"]:
@@ -131,6 +157,11 @@ def random_features(X: Any, count: int, *, key: Key) -> Float[Array, "n count"]:
     values -= values.mean(axis=0)
     top = np.linalg.eigvalsh(values.T @ values / len(values))[-1]
     return jnp.asarray(values / np.sqrt(top))
+
+
+def _dot(left: Array, right: Array) -> Array:
+    # By default an accelerator would round both to ten bits.
+    return jnp.dot(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def _table(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -53,6 +53,13 @@ class Spectrum(eqx.Module):
         whole = np.issubdtype(given.dtype, np.number) and np.all(given == given // 1)
         if not whole or not np.all(given >= 1):
             raise ValueError(f"`multiplicity` must be positive integers. Got {given}.")
+        # In float32 mode they are counted in 32 bits, and would wrap around.
+        largest = jnp.iinfo(jnp.result_type(int)).max
+        if np.any(given > largest):
+            raise ValueError(
+                f"`multiplicity` must be at most {largest} in this precision. Got "
+                f"{given}; set `jax_enable_x64` for more."
+            )
         self.eigenvalues = check(
             eigenvalues,
             lambda x: ~((x > 0) & (x < np.inf)),

@@ -1,9 +1,10 @@
 """SGD itself."""
 
-from ._simulate import (
+from ._engines import (
     AbstractEngine as AbstractEngine,
     Blocked as Blocked,
     Direct as Direct,
-    simulate as simulate,
-    train as train,
+    Lumped as Lumped,
+    default_engine as default_engine,
 )
+from ._simulate import simulate as simulate, train as train

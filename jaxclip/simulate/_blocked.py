@@ -9,7 +9,7 @@ products, and then only numbers of the block. Algebraically it is the same traje
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._curve import Curve
 from .._types import Key, Schedule
@@ -53,11 +53,16 @@ def run_blocked(
         product = jnp.dot(A, params, precision=_HIGHEST)
         gram = jnp.dot(A, A.T, precision=_HIGHEST)
         rates = jnp.where(step < end, _rates(lr, step), 0.0)
+        noise = step_noise(scope, params, step)
+        if noise is not None:
+            noise = rates[:, None] * noise
+            product = product - _earlier(A, noise)
+            params = params - jnp.sum(noise, axis=0)
 
         def coefficients(prediction, target, own_gram, k, rate):
             """C for one step: what of each row of its batch is subtracted."""
             slope = jax.vmap(problem.slope)(prediction, target)
-            return rate * _clipped(clip, scope, slope, own_gram, k)
+            return rate * clipped(clip, scope, slope, own_gram, k)
 
         C = _solve_block(
             product, gram, y, step, rates, coefficients, (tiles, tile, batch_size)
@@ -118,7 +123,7 @@ def _solve_block(product, gram, y, step, rates, coefficients, shape):
     return C
 
 
-def _clipped(
+def clipped(
     clip: AbstractClip,
     scope: AbstractScope,
     slope: Float[Array, " b"],
@@ -138,9 +143,26 @@ def _clipped(
         norm = jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
         return mean * clip.factor(norm, step)
     raise ValueError(
-        "The blocked engine clips over the tree (`PerTree()`) or per example "
+        "This engine clips over the tree (`PerTree()`) or per example "
         f"(`PerExample()`). Got {scope!r}; use `engine=Direct()` for it."
     )
+
+
+def step_noise(
+    scope: AbstractScope, params: Float[Array, " d"], step: Int[Array, " t"]
+) -> Float[Array, "t d"] | None:
+    """What the scope adds to the clipped gradient at each step; None if nothing."""
+    if not isinstance(scope, PerExample) or scope.noise_std is None:
+        return None
+    return jax.vmap(scope.perturb, (None, 0))(jnp.zeros_like(params), step)
+
+
+def _earlier(A: Float[Array, "n d"], noise: Float[Array, "t d"]) -> Float[Array, " n"]:
+    """What the noise of the steps before its own has moved each sample's prediction."""
+    moved = jnp.dot(A, noise.T, precision=_HIGHEST)
+    own = jnp.repeat(jnp.arange(len(noise)), len(A) // len(noise))
+    before = jnp.arange(len(noise))[None, :] < own[:, None]
+    return jnp.sum(jnp.where(before, moved, 0.0), axis=1)
 
 
 def _rates(lr: Schedule, step: Array) -> Float[Array, " t"]:

@@ -1,11 +1,7 @@
 """The verbs that run SGD: `simulate` with a rule, `train` with an optax optimiser."""
 
-import abc
-from typing import Any
-
-import equinox as eqx
-import jax
 import jax.numpy as jnp
+import jax.random as jr
 import optax
 
 from .._checks import count
@@ -13,91 +9,11 @@ from .._curve import Curve
 from .._schedule import check_rate
 from .._types import Key, RealScalarLike, Schedule
 from ..clip import AbstractClip
-from ..problem import AbstractLinear, AbstractProblem
-from ..transform import AbstractScope, PerExample, PerTree, as_transform
-from ._blocked import run_blocked
+from ..problem import AbstractProblem
+from ..transform import AbstractScope, PerExample, PerTree
 from ._direct import run_optimiser
+from ._engines import AbstractEngine, default_engine, mean
 from ._loop import Observe
-
-
-class AbstractEngine(eqx.Module):
-    """A way to compute a run. All engines give the same run for the same key."""
-
-    @abc.abstractmethod
-    def run(
-        self,
-        problem: AbstractProblem,
-        clip: AbstractClip,
-        lr: Schedule,
-        *,
-        scope: AbstractScope,
-        steps: int,
-        every: int,
-        key: Key,
-        batch_size: int,
-        observe: Observe | None,
-    ) -> Curve:
-        """The run; the arguments are those of [`jaxclip.simulate`][], checked."""
-
-
-class Direct(AbstractEngine):
-    """One step at a time, for any problem and any rule.
-
-    The step is that of the optax optimiser
-    `chain(as_transform(clip, scope), scale_by_learning_rate(lr))`.
-    """
-
-    def run(
-        self,
-        problem: AbstractProblem,
-        clip: AbstractClip,
-        lr: Schedule,
-        *,
-        scope: AbstractScope,
-        **settings: Any,
-    ) -> Curve:
-        optimiser = optax.chain(
-            as_transform(clip, scope), optax.scale_by_learning_rate(lr)
-        )
-        # A scope over examples reduces the batch itself, after clipping.
-        reduce = (lambda g: g) if isinstance(scope, PerExample) else _mean
-        return run_optimiser(problem, optimiser, reduce, **settings)
-
-
-class Blocked(AbstractEngine):
-    """Many steps at a time by matrix products, for linear models.
-
-    The same trajectory as [`jaxclip.Direct`][] to rounding, several times faster, and
-    much more so under a `vmap` over settings that share their key: the features and
-    their Gram matrix are then made once for all settings. The memory of a block is
-    `size * (d + size)` numbers, and a gradient keeps one set of parameters a block.
-
-    **Arguments:**
-
-    - `size`: samples in a block; blocks are cut at every recorded step. 64 suits few
-        settings at once, 128 hundreds of them.
-    """
-
-    size: int = eqx.field(static=True, default=64)
-
-    def __check_init__(self):
-        count("size", self.size)
-
-    def run(
-        self,
-        problem: AbstractProblem,
-        clip: AbstractClip,
-        lr: Schedule,
-        *,
-        scope: AbstractScope,
-        **settings: Any,
-    ) -> Curve:
-        if not isinstance(problem, AbstractLinear):
-            raise ValueError(
-                "`Blocked()` needs a linear model, whose gradients are multiples of "
-                f"the features. Got a {type(problem).__name__}; use `Direct()`."
-            )
-        return run_blocked(problem, clip, lr, scope=scope, size=self.size, **settings)
 
 
 def simulate(
@@ -129,11 +45,20 @@ def simulate(
     - `lr`: $\gamma_k$, per step: a number or a function of the step.
     - `steps`: how many steps.
     - `every`: record the risk every so many steps; it must divide `steps`.
-    - `key`: determines the data and their order. The same key gives the same run,
-        whatever the engine.
-    - `engine`: `Direct()` or `Blocked(size)`. By default blocked for linear models.
+    - `key`: determines the data, their order and the noise. The same key gives the
+        same run with `Direct()` and `Blocked()`.
+    - `engine`: by default that of [`jaxclip.default_engine`][]:
+
+        | engine | problems | the run |
+        |---|---|---|
+        | `Direct()` | all | one step at a time |
+        | `Blocked(size)` | linear | the same to rounding, by matrix products |
+        | `Lumped()` | linear, Gaussian features | another one of the same law, at a
+        cost that does not depend on multiplicities |
+
     - `batch_size`: samples a step.
-    - `scope`: `PerTree()` clips the gradient of a batch, `PerExample()` each sample's.
+    - `scope`: `PerTree()` clips the gradient of a batch, `PerExample()` each sample's;
+        `PerExample(noise_std=...)` adds noise to their mean, as DP-SGD does.
     - `observe`: a function of the parameters, recorded beside the risk.
 
     **Returns:**
@@ -151,12 +76,11 @@ def simulate(
             "`clip` must be a clipping rule, such as `HardClip(1.0)`, or `Identity()` "
             f"for none. Got {clip!r}."
         )
-    if not isinstance(scope, PerTree | PerExample):
-        raise ValueError(f"`scope` must be PerTree() or PerExample(). Got {scope!r}.")
+    scope = _with_noise(scope, key)
     steps, every, batch_size = _lengths(problem, steps, every, batch_size)
     lr = check_rate(lr, jnp.arange(0, steps, every))
     if engine is None:
-        engine = Blocked() if isinstance(problem, AbstractLinear) else Direct()
+        engine = default_engine(problem)
     return engine.run(
         problem,
         clip,
@@ -198,7 +122,7 @@ def train(
     return run_optimiser(
         problem,
         optimiser,
-        _mean,
+        mean,
         steps=steps,
         every=every,
         key=key,
@@ -224,5 +148,17 @@ def _lengths(
     return steps, every, batch_size
 
 
-def _mean(gradients):
-    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), gradients)
+def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:
+    """The scope, its noise drawn from the run's key."""
+    if not isinstance(scope, PerTree | PerExample):
+        raise ValueError(f"`scope` must be PerTree() or PerExample(). Got {scope!r}.")
+    if not isinstance(scope, PerExample) or scope.noise_std is None:
+        return scope
+    if scope.key is not None:
+        raise ValueError(
+            "`scope` must have no `key` of its own here: its noise is drawn from the "
+            "run's `key`, so that runs with several keys have noise of their own. "
+            "Leave it out."
+        )
+    # Samples fold in their index; the last index there is, is nobody's.
+    return PerExample(scope.reduce, scope.noise_std, jr.fold_in(key, 2**32 - 1))

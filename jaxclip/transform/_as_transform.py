@@ -55,6 +55,7 @@ def as_transform(
     ) -> tuple[optax.Updates, ClipState]:
         del params
         scaled = scope.scale(lambda norm: clip.factor(norm, state.step), updates)
+        scaled = scope.perturb(scaled, state.step)
         return scaled, ClipState(jnp.asarray(optax.safe_increment(state.step)))
 
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
