@@ -5,6 +5,11 @@ Named alternatives, all in float32 and jitted: the plain step of clipped SGD in 
 all; the same with an optax optimiser; and jaxclip's own `Direct()` engine. Times are
 the best of several runs after compilation. `--quick` checks that everything runs and
 agrees, on sizes too small to time.
+
+The machine's own limit, in the same run: a block of T samples and H settings needs two
+products of 2 T d H operations, one of 2 T^2 d for all settings, and T d random numbers
+for all settings, so that per step, dimension and setting the limit is
+4 / F + 2 T / (H F) + r / H with F the rate of products and r the time of a number.
 """
 
 import argparse
@@ -12,6 +17,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,6 +28,7 @@ import optax
 from jaxtyping import Array
 
 import jaxclip as jc
+from jaxclip.problem._random import normal
 
 
 def plain(dim: int, steps: int) -> Callable[[Array, Array, Array], Array]:
@@ -101,14 +108,37 @@ def settings(dim: int, count: int) -> tuple[Array, Array]:
     return grid[0].ravel(), grid[1].ravel()
 
 
-def compare(dim: int, count: int, quick: bool) -> None:
+@dataclass(frozen=True)
+class Machine:
+    """What the machine can do: float32 products, GFLOP/s, and ns for a normal number
+    by the fastest generator known here."""
+
+    products: float
+    number: float
+
+    @classmethod
+    def measured(cls, quick: bool) -> "Machine":
+        size, numbers = (128, 2**12) if quick else (2048, 2**22)
+        matrix = jnp.ones((size, size))
+        seconds, _ = timed(lambda m: m @ m, matrix)
+        rate = 2 * size**3 / seconds / 1e9
+        seconds, _ = timed(lambda key: normal(key, numbers), jr.key(0))
+        return cls(rate, seconds / numbers * 1e9)
+
+    def limit(self, block: int, count: int) -> float:
+        """Nanoseconds per step, dimension and setting."""
+        return (4 + 2 * block / count) / self.products + self.number / count
+
+
+def compare(dim: int, count: int, machine: Machine, quick: bool) -> None:
     """One block of the table: every way at one dimension and number of settings."""
     lrs, thresholds = settings(dim, count)
     key, keys = jr.key(0), jr.split(jr.key(0), count)
     # Enough steps for a tenth of a second or so of each; the unit is one step.
     long, short = (64, 16) if quick else (2048, 256 if count > 1 else 2048)
     shared, each = (0, 0, None), (0, 0, 0)
-    blocked = jc.Blocked(64 if count <= 16 else 128)
+    block = 64 if count <= 16 or dim <= 100 else 128
+    blocked = jc.Blocked(block)
     ways = (
         ("jaxclip Blocked, one key", ours(dim, long, blocked), long, shared),
         ("jaxclip Direct, one key", ours(dim, short, jc.Direct()), short, shared),
@@ -126,7 +156,9 @@ def compare(dim: int, count: int, quick: bool) -> None:
         cost = seconds / steps / unit
         first = cost if first is None else first
         print(f"{dim:>7,} {count:>9} {name:<26} {cost:>12.3f} {cost / first:>9.1f}x")
-    print()
+    limit = machine.limit(block, count)
+    print(f"{dim:>7,} {count:>9} {'the machine: limit':<26} {limit:>12.3f} "
+          f"{limit / (first or limit):>9.0%} reached\n")  # fmt: skip
 
 
 def lumped(quick: bool) -> None:
@@ -182,29 +214,25 @@ def check_agreement() -> None:
         np.testing.assert_allclose(runs[0], other, rtol=1e-4)
 
 
-def matrix_rate(size: int) -> float:
-    """The machine's rate of float32 matrix products, in GFLOP/s."""
-    matrix = jnp.ones((size, size))
-    seconds, _ = timed(lambda m: m @ m, matrix)
-    return 2 * size**3 / seconds / 1e9
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
     quick = parser.parse_args().quick
-    device = jax.devices()[0]
+    device, machine = jax.devices()[0], Machine.measured(quick)
     print(
         f"jax {jax.__version__}, {device.device_kind} x {len(jax.devices())}, "
         f"{os.cpu_count()} cores, {platform.machine()}; "
-        f"{matrix_rate(128 if quick else 2048):.0f} GFLOP/s in float32 products\n"
+        f"{machine.products:.0f} GFLOP/s in float32 products, "
+        f"{machine.number:.2f} ns a normal number\n"
     )
     check_agreement()
     print("nanoseconds per step, dimension and setting; ratio to the first line")
     print(f"{'dim':>7} {'settings':>9} {'way':<26} {'ns':>12} {'ratio':>10}")
-    sizes = [(20, 4)] if quick else [(100, 256), (1000, 1), (1000, 16), (1000, 256)]
+    sizes = [(20, 4)]
+    if not quick:
+        sizes = [(100, 256), (1000, 1), (1000, 16), (1000, 256), (10_000, 256)]
     for dim, count in sizes:
-        compare(dim, count, quick)
+        compare(dim, count, machine, quick)
     lumped(quick)
 
 

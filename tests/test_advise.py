@@ -256,7 +256,7 @@ def test_the_search_judges_on_keys_it_has_not_seen():
     assert np.isinf(found.risk[out]).all()
     # Where a run has grown, it has made rounding errors grow with it.
     calm = risk.max(axis=0) < 10
-    assert calm.mean() > 0.8
+    assert calm.mean() > 0.5
     np.testing.assert_allclose(found.risk[calm], risk.mean(axis=0)[calm], rtol=1e-6)
 
     seen, unseen = risk[0::2], risk[1::2]

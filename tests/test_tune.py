@@ -235,7 +235,7 @@ def test_a_tuned_schedule_of_thresholds_reaches_max_ccc():
             m = jc.moments(jc.HardClip(threshold), noise, excess, norm, step)
             return descent, descent**2 * m.second / m.mu**2
 
-        return ode.integrate(problem, coefficients, ends).risk[-1]
+        return ode.integrate(problem.modes, coefficients, ends).risk[-1]
 
     knots = np.concatenate([[0], np.geomspace(4, steps, 7)])
     init = jc.PiecewiseLinear(knots, np.full(8, 20.0))
