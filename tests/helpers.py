@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -200,3 +201,21 @@ def one_sided_difference(
     """The derivative towards the sign of `step`, to second order."""
     near, far = function(at + step) - function(at), function(at + 2 * step)
     return (4 * near - (far - function(at))) / (2 * step)
+
+
+class OneNoise(jc.AbstractNoise):
+    """One noise of a list: all of them on the same features, under a `vmap`."""
+
+    index: Array
+    choices: tuple[jc.AbstractNoise, ...]
+
+    def sample(self, key, shape=()):
+        draws = [lambda key, n=noise: n.sample(key, shape) for noise in self.choices]
+        return jax.lax.switch(self.index, draws, key)
+
+    @property
+    def variance(self):
+        raise NotImplementedError
+
+    def residual(self, signal_variance):
+        raise NotImplementedError

@@ -11,7 +11,13 @@ from jaxtyping import Array
 from scipy.stats import chi2, ks_2samp, kstest
 
 import jaxclip as jc
-from helpers import NOISES, assert_within, finite_difference, mean_and_error
+from helpers import (
+    NOISES,
+    OneNoise,
+    assert_within,
+    finite_difference,
+    mean_and_error,
+)
 from jaxclip.simulate import _lumped
 from jaxclip.simulate._chi_squared import chi_squared
 
@@ -25,24 +31,6 @@ RUNS, STEPS, EVERY = 2000, 40, 10
 MULTIPLICITY = np.array([1, 2, 117])
 SPECTRUM = jc.Spectrum([2.0, 1.0, 0.1], MULTIPLICITY)
 ERROR0 = jnp.array([1.0, 0.7, 2.0])
-
-
-class OneNoise(jc.AbstractNoise):
-    """One of several noises: all through one compilation, under a `vmap`."""
-
-    index: Array
-    choices: tuple[jc.AbstractNoise, ...]
-
-    def sample(self, key, shape=()):
-        draws = [lambda key, n=noise: n.sample(key, shape) for noise in self.choices]
-        return jax.lax.switch(self.index, draws, key)
-
-    @property
-    def variance(self):
-        raise NotImplementedError
-
-    def residual(self, signal_variance):
-        raise NotImplementedError
 
 
 class OneLoss(jc.AbstractNoisyLinear):

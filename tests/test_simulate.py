@@ -14,7 +14,14 @@ import pytest
 from jaxtyping import Array
 
 import jaxclip as jc
-from helpers import CLIPS, NOISES, assert_within, finite_difference, mean_and_error
+from helpers import (
+    CLIPS,
+    NOISES,
+    OneNoise,
+    assert_within,
+    finite_difference,
+    mean_and_error,
+)
 
 float32 = pytest.mark.float32
 
@@ -382,24 +389,6 @@ def test_mean_of_unclipped_runs_is_exact_at_finite_size():
         v = v + lr**2 * lam * dims * (2 * excess + variance) / 2
     # The recursion without its smallest term is off by twice the bound, or more.
     assert_within(*mean_and_error(risk[:, 1:]), expected[6::6], power=0.03)
-
-
-class OneNoise(jc.AbstractNoise):
-    """One noise of a list: all of them on the same features, under a `vmap`."""
-
-    index: Array
-    choices: tuple[jc.AbstractNoise, ...]
-
-    def sample(self, key, shape=()):
-        draws = [lambda key, n=noise: n.sample(key, shape) for noise in self.choices]
-        return jax.lax.switch(self.index, draws, key)
-
-    @property
-    def variance(self):
-        raise NotImplementedError
-
-    def residual(self, signal_variance):
-        raise NotImplementedError
 
 
 # Two spectra of the same structure, so that one compilation serves both.
