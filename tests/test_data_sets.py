@@ -68,7 +68,8 @@ def test_the_verdict_is_borne_out(load):
         for curve in (advice.clipped_runs, advice.unclipped_runs)
     )
     again, again_error = mean_and_error((unclipped - clipped) / unclipped.mean())
-    assert_within(again, np.hypot(again_error, error), gain, power=0.5)
+    # On the heaviest tails, a kurtosis of 43, 32 runs tell no less than .6.
+    assert_within(again, np.hypot(again_error, error), gain, power=0.65)
 
     numbers = advice.to_dict()
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
