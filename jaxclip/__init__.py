@@ -1,6 +1,5 @@
 """A differentiable simulator of stochastic gradient descent with clipping."""
 
-from ._advise import Advice as Advice, advise as advise
 from ._criteria import (
     BestClip as BestClip,
     best_clip as best_clip,
@@ -17,6 +16,7 @@ from ._score import (
 )
 from ._stability import stable_lr as stable_lr
 from ._tune import tune as tune
+from .advise import Advice as Advice, advise as advise
 from .clip import (
     AbstractClip as AbstractClip,
     DeltaClip as DeltaClip,

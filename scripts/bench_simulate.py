@@ -137,8 +137,7 @@ def compare(dim: int, count: int, machine: Machine, quick: bool) -> None:
     # Enough steps for a tenth of a second or so of each; the unit is one step.
     long, short = (64, 16) if quick else (2048, 256 if count > 1 else 2048)
     shared, each = (0, 0, None), (0, 0, 0)
-    block = 64 if count <= 16 or dim <= 100 else 128
-    blocked = jc.Blocked(block)
+    blocked = jc.Blocked(settings=count)
     ways = (
         ("jaxclip Blocked, one key", ours(dim, long, blocked), long, shared),
         ("jaxclip Direct, one key", ours(dim, short, jc.Direct()), short, shared),
@@ -156,7 +155,7 @@ def compare(dim: int, count: int, machine: Machine, quick: bool) -> None:
         cost = seconds / steps / unit
         first = cost if first is None else first
         print(f"{dim:>7,} {count:>9} {name:<26} {cost:>12.3f} {cost / first:>9.1f}x")
-    limit = machine.limit(block, count)
+    limit = machine.limit(blocked.block(dim), count)
     print(f"{dim:>7,} {count:>9} {'the machine: limit':<26} {limit:>12.3f} "
           f"{limit / (first or limit):>9.0%} reached\n")  # fmt: skip
 

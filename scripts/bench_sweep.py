@@ -42,7 +42,7 @@ def case(quick: bool) -> tuple[Callable[..., Any], dict[str, Any]]:
     problem = jc.LeastSquares(spectrum, jc.Gaussian(1.0), jnp.ones(1))
 
     def final(lr, threshold, key):
-        clip, engine = jc.HardClip(threshold), jc.Blocked(128)
+        clip, engine = jc.HardClip(threshold), jc.Blocked(settings=side**2)
         settings = {"steps": steps, "every": steps, "key": key, "engine": engine}
         return jc.simulate(problem, clip, lr, **settings).risk[-1]
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Key
 
 # JAX_ENABLE_X64=0 asks for the float32 run: `JAX_ENABLE_X64=0 pytest -m float32`.
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") != "0")
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

@@ -18,10 +18,9 @@ import scipy.stats
 
 import jaxclip as jc
 from helpers import assert_within, mean_and_error
-from jaxclip._plot import advice_figure
-from jaxclip._residuals import ResidualLaw
-from jaxclip._rows import RowsSearch, final_risk, run, search, settles_at
-from jaxclip._verdict import MATERIAL, Verdict, judge
+from jaxclip.advise._residuals import ResidualLaw
+from jaxclip.advise._rows import RowsSearch, final_risk, run, search, settles_at
+from jaxclip.advise._verdict import MATERIAL, Verdict, judge
 
 KEY = jr.key(31)
 
@@ -564,7 +563,7 @@ def test_runs_that_diverged_are_told_as_such(advice, count):
     assert row["mean"] is None
     assert (row["low"] is None) == (count == 11)
     assert "infinite" in str(other)
-    advice_figure(other).canvas.draw()
+    other.figure().canvas.draw()
 
 
 def test_no_threshold_is_told_as_such(advice):
@@ -580,7 +579,7 @@ def test_no_threshold_is_told_as_such(advice):
     text = str(other)
     assert "max CCC at the start  1: no threshold beats none\n" in text
     assert "as a schedule         no threshold\n" in text
-    axes = advice_figure(other).axes
+    axes = other.figure().axes
     assert [t.get_text() for ax in axes for t in ax.texts] == ["no threshold"]
 
 
@@ -589,7 +588,7 @@ def test_no_threshold_is_told_as_such(advice):
 
 @pytest.fixture(scope="module")
 def figure(advice) -> Iterator[Any]:
-    yield advice_figure(advice, "pairs, y")
+    yield advice.figure("pairs, y")
 
 
 def test_the_figure_has_four_labelled_panels(figure, tmp_path):
@@ -622,7 +621,7 @@ def test_the_heading_is_the_verdict(advice, figure):
     found = dataclasses.replace(advice.search, difference=-0.25)
     verdict = dataclasses.replace(advice.verdict, decision="do not clip")
     other = dataclasses.replace(advice, search=found, verdict=verdict)
-    heading = advice_figure(other).get_suptitle()
+    heading = other.figure().get_suptitle()
     assert heading.startswith("Do not clip (risk 25% higher with clipping")
 
 

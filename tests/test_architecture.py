@@ -25,14 +25,12 @@ _BASE = {"_types", "_checks"}
 _MODEL = {*_BASE, "_schedule", "clip", "problem", "_curve"}
 _CRITERIA = {*_MODEL, "limit", "_feedback"}
 _PREDICTION = {*_CRITERIA, "_criteria", "_score", "_stability", "_tune"}
-_ADVICE = {*_PREDICTION, "transform", "simulate", "_residuals", "_predict", "_rows"}
 IMPORTS = {
     "_types": set(),
     "_checks": set(),
     "_curve": set(),
     "_tune": set(),
     "sweep": {"_checks", "_types"},
-    "_table": set(),
     "_schedule": _BASE,
     "clip": {*_BASE, "_schedule"},
     "transform": {*_BASE, "_schedule", "clip"},
@@ -43,17 +41,8 @@ IMPORTS = {
     "_criteria": _CRITERIA,
     "_score": _CRITERIA,
     "_stability": {*_BASE, "problem"},
-    "_residuals": _CRITERIA,
-    "_predict": _PREDICTION,
-    "_rows": {*_MODEL, "transform", "simulate"},
-    "_verdict": {"_rows"},
-    "_report": {"_rows", "_verdict"},
-    "_advise": {*_ADVICE, "_verdict", "_report"},
-    "_plot": {*_MODEL, "limit"},
-    "_heat_map": set(),
-    "_sweep_settings": {"problem"},
-    "_sweep_cli": {*_MODEL, "simulate", "sweep", "_heat_map", "_sweep_settings"},
-    "_cli": {"_advise", "_plot", "_table", "_sweep_cli", "_sweep_settings"},
+    "advise": {*_PREDICTION, "transform", "simulate"},
+    "cli": {*_MODEL, "simulate", "sweep", "advise"},
 }
 
 # What a user of the core needs, without any extra.

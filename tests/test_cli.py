@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxclip import _cli
+from jaxclip.cli import _main
 
 ROWS = 400
 
@@ -54,7 +54,7 @@ def no_advice(monkeypatch) -> None:
     def advise(X, y, **settings):
         raise Asked(X, y, settings)
 
-    monkeypatch.setattr(_cli, "advise", advise)
+    monkeypatch.setattr(_main, "advise", advise)
 
 
 # From a file to files
@@ -63,7 +63,7 @@ def no_advice(monkeypatch) -> None:
 def test_a_raw_file_becomes_a_verdict_and_two_files(raw, tmp_path, capsys):
     out = tmp_path / "new" / "homes.v1"
     words = ["advise", str(raw), "--target", "price", "--out", str(out)]
-    _cli.main([*words, "--steps", "400", "--runs", "4", "--seed", "3"])
+    _main.main([*words, "--steps", "400", "--runs", "4", "--seed", "3"])
     printed = capsys.readouterr()
     numbers = json.loads((tmp_path / "new" / "homes.v1.json").read_text())
 
@@ -105,7 +105,7 @@ def test_the_words_become_the_settings(raw, tmp_path):
     words = ["advise", str(raw), "--target", "price", "--features", "30"]
     words += ["--steps", "700", "--runs", "5", "--seed", "9"]
     with pytest.raises(Asked) as asked:
-        _cli.main([*words, "--out", str(tmp_path / "a")])
+        _main.main([*words, "--out", str(tmp_path / "a")])
     settings = asked.value.settings
     assert {k: settings[k] for k in ("features", "steps", "runs")} == {
         "features": 30,
@@ -120,7 +120,7 @@ def test_the_words_become_the_settings(raw, tmp_path):
 def test_what_the_words_are_by_default(raw, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Asked) as asked:
-        _cli.main(["advise", str(raw), "--target", "price"])
+        _main.main(["advise", str(raw), "--target", "price"])
     settings = asked.value.settings
     assert (settings["features"], settings["steps"], settings["runs"]) == (
         None,
@@ -135,7 +135,7 @@ def test_what_the_words_are_by_default(raw, tmp_path, monkeypatch):
 def test_a_real_table_without_a_file(tmp_path, capsys, target):
     words = ["--target", target] if target != "worst area" else []
     with pytest.raises(Asked) as asked:
-        _cli.main(["advise", *words, "--out", str(tmp_path / "a")])
+        _main.main(["advise", *words, "--out", str(tmp_path / "a")])
     # Ten mean measurements, of which one may be the target itself.
     columns = 10 - (target == "mean texture")
     assert asked.value.X.shape == (569, columns)
@@ -146,7 +146,7 @@ def test_a_real_table_without_a_file(tmp_path, capsys, target):
 
 
 def test_progress_is_written_beside_the_report(capsys):
-    assert list(_cli._progress(range(3), "search")) == [0, 1, 2]
+    assert list(_main._progress(range(3), "search")) == [0, 1, 2]
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "search: 100%" in printed.err
@@ -158,7 +158,7 @@ def test_progress_is_written_beside_the_report(capsys):
 @pytest.mark.parametrize("words", [["--help"], ["advise", "--help"]])
 def test_help(words, capsys):
     with pytest.raises(SystemExit) as end:
-        _cli.main(words)
+        _main.main(words)
     assert end.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "usage: jaxclip" in printed
@@ -202,7 +202,7 @@ def test_an_error_is_one_line(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(SystemExit) as end:
-        _cli.main(["advise", *words.split()])
+        _main.main(["advise", *words.split()])
     text = end.value.code
     # What Python prints of a `SystemExit` is its text, and the status is 1.
     assert isinstance(text, str)
@@ -214,13 +214,13 @@ def test_an_error_is_one_line(tmp_path, monkeypatch, words, message):
 
 def test_a_wrong_target_of_the_real_table():
     with pytest.raises(SystemExit, match=r"^jaxclip: There is no column 'worst aria'"):
-        _cli.main(["advise", "--target", "worst aria"])
+        _main.main(["advise", "--target", "worst aria"])
 
 
 @pytest.mark.parametrize("words", ["advise --steps many", "advise --speed 3", "advice"])
 def test_words_that_are_none(words, capsys):
     with pytest.raises(SystemExit) as end:
-        _cli.main(words.split())
+        _main.main(words.split())
     assert end.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
 
@@ -230,4 +230,4 @@ def test_a_missing_extra_is_named(raw, monkeypatch, name):
     # An import of what is None in here fails as if it were not installed.
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SystemExit, match=r"pip install 'jaxclip\[cli\]'.*" + name):
-        _cli.main(["advise", str(raw)])
+        _main.main(["advise", str(raw)])

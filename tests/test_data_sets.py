@@ -10,8 +10,8 @@ import pytest
 
 import jaxclip as jc
 from helpers import assert_within, mean_and_error
-from jaxclip._rows import final_risk
-from jaxclip._verdict import MATERIAL
+from jaxclip.advise._rows import final_risk
+from jaxclip.advise._verdict import MATERIAL
 
 pytestmark = pytest.mark.slow
 

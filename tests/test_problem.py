@@ -1,5 +1,7 @@
 """Spectra, and the two problems on which everything else runs."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -11,6 +13,7 @@ from sklearn.linear_model import LinearRegression
 
 import jaxclip as jc
 from helpers import assert_within, mean_and_error
+from jaxclip.problem import _spectrum
 from jaxclip.problem._random import bits, normal
 
 float32 = pytest.mark.float32
@@ -95,6 +98,39 @@ def test_from_covariance():
     np.testing.assert_array_equal(spectrum.multiplicity, np.ones(4))
 
 
+@pytest.mark.parametrize("shape", [(50, 7), (7, 50), (9, 9)])
+@pytest.mark.parametrize("block", [1, 30, 2**22])
+def test_a_spectrum_from_data(monkeypatch, shape, block):
+    """However the table is cut, and whichever side of it is the longer one."""
+    monkeypatch.setattr(_spectrum, "_BLOCK", block)
+    X = np.random.default_rng(0).standard_normal(shape) + 0.5
+    spectrum = jc.Spectrum.from_data(X)
+    expected = np.linalg.svd(X, compute_uv=False) ** 2 / len(X)
+    np.testing.assert_allclose(spectrum.eigenvalues, expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(200_000, 20), (20, 200_000)])
+def test_a_spectrum_from_a_file_takes_little_memory(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr(_spectrum, "_BLOCK", 2**14)
+    X = np.memmap(tmp_path / "X", np.float64, "w+", shape=shape)
+    X[:] = np.random.default_rng(0).standard_normal(shape)
+    tracemalloc.start()
+    spectrum = jc.Spectrum.from_data(X)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert spectrum.dim == 20
+    # The block, twice while it is converted, and what is small; the table is 32 MB.
+    assert peak < 2 * 8 * 2**14 + 100_000
+
+
+def test_a_spectrum_from_a_wide_table_of_low_rank():
+    u, v = np.random.default_rng(0).standard_normal((2, 60))
+    spectrum = jc.Spectrum.from_data(np.outer(u[:8], v))
+    np.testing.assert_allclose(
+        spectrum.eigenvalues, [u[:8] @ u[:8] * (v @ v) / 8], rtol=1e-12
+    )
+
+
 def test_from_covariance_leaves_out_what_is_rounding():
     rows = np.random.default_rng(2).normal(size=(3, 10))
     spectrum = jc.Spectrum.from_covariance(rows.T @ rows)
@@ -128,6 +164,10 @@ def test_from_covariance_leaves_out_what_is_rounding():
         (lambda: jc.Spectrum.power_law(3, np.nan), "`eigenvalues` must be positive"),
         (lambda: jc.Spectrum.marchenko_pastur(3, 0.0), r"`ratio` must be in \(0, 1\)"),
         (lambda: jc.Spectrum.marchenko_pastur(3, 1.0), r"`ratio` must be in \(0, 1\)"),
+        (lambda: jc.Spectrum.from_data(np.ones(3)), r"a row for each sample.* \(3,"),
+        (lambda: jc.Spectrum.from_data(np.ones((0, 3))), "a row for each sample"),
+        (lambda: jc.Spectrum.from_data([[1, np.nan]]), "`X` must be finite"),
+        (lambda: jc.Spectrum.from_data(np.zeros((3, 2))), "a column that is not zero"),
         (lambda: jc.Spectrum.from_covariance(np.ones((2, 3))), "a square matrix"),
         (lambda: jc.Spectrum.from_covariance(np.ones(4)), "a square matrix"),
         (lambda: jc.Spectrum.from_covariance([[1, 2], [3, 4]]), "finite and symmetric"),

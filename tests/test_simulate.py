@@ -22,6 +22,7 @@ from helpers import (
     finite_difference,
     mean_and_error,
 )
+from jaxclip.simulate import _engines
 
 float32 = pytest.mark.float32
 
@@ -568,6 +569,24 @@ def test_an_unknown_scope_is_refused():
 def test_block_size(size):
     with pytest.raises(ValueError, match="`size` must be"):
         jc.Blocked(size)
+    with pytest.raises(ValueError, match="`settings` must be"):
+        jc.Blocked(settings=size)
+
+
+def test_the_block_size_that_is_stated_is_the_one_taken(monkeypatch):
+    sizes = []
+
+    def run_blocked(*arguments):
+        sizes.append(arguments[-1])
+        return jc.Curve(jnp.arange(1), jnp.zeros(1))
+
+    monkeypatch.setattr(_engines, "run_blocked", run_blocked)
+    wide = jc.LeastSquares(jc.Spectrum.isotropic(101), jc.Gaussian(1.0), jnp.ones(1))
+    for engine in (jc.Blocked(), jc.Blocked(settings=256), jc.Blocked(7, settings=256)):
+        for problem in (PROBLEM, wide):
+            jc.simulate(problem, jc.Identity(), 0.1, steps=1, key=KEY, engine=engine)
+            assert sizes[-1] == engine.block(problem.spectrum.dim)
+    assert sizes == [64, 64, 64, 128, 7, 7]
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -63,7 +63,7 @@ def assert_table(values: Any, expected: Any) -> None:
 
 @pytest.mark.float32
 @pytest.mark.parametrize("batch_size", [1, 7, 30, None])
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [1, 8])
 def test_a_table_is_a_loop_over_points(expected, devices, batch_size):
     run = jc.sweep(
         draw,
@@ -78,8 +78,8 @@ def test_a_table_is_a_loop_over_points(expected, devices, batch_size):
 def test_more_devices_than_entries():
     run = jc.sweep(lambda x, y: x * y, {"x": SHIFTS, "y": SHIFTS}, progress=False)
     np.testing.assert_array_equal(run.values, np.outer(SHIFTS, SHIFTS))
-    # Four devices, and three that have work.
-    assert len(jax.devices()) == 4
+    # Eight devices, and three that have work.
+    assert len(jax.devices()) == 8
 
 
 def test_a_point_of_sgd_run_alone():
@@ -181,9 +181,25 @@ def test_the_labels():
     attrs = table.attrs
     assert attrs["jax"] == jax.__version__
     assert attrs["function"] == "draw"
-    assert (attrs["device"], attrs["devices"], attrs["processes"]) == ("cpu", 4, 1)
+    assert (attrs["device"], attrs["devices"], attrs["processes"]) == ("cpu", 8, 1)
     assert attrs["date"].startswith("20")
     assert attrs["seconds"] > 0
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_units(tmp_path, stored):
+    units = {"lr": "per step", "value": "label squared"}
+    table = jc.sweep(
+        lambda lr, rule: lr * rule.threshold(0),
+        {"lr": SCALES, "rule": RULES},
+        units=units,
+        store=tmp_path if stored else None,
+        progress=False,
+    ).to_xarray()
+    found = {name: table[name].attrs.get("units") for name in ("lr", "rule", "value")}
+    assert found == {**units, "rule": None}
+    # Without taking the place of what is said of an axis already.
+    assert table["rule"].attrs["long_name"] == "index of rule"
 
 
 def test_a_result_named_as_an_axis():
@@ -262,7 +278,9 @@ def test_the_memory_of_the_host_is_known():
 
 
 def _square(**progress: Any) -> None:
-    jc.sweep(lambda x: x**2, {"x": jnp.arange(9.0)}, batch_size=1, **progress)
+    # Three chunks: one point at once on each device.
+    axes, devices = {"x": jnp.arange(9.0)}, jax.devices()[:4]
+    jc.sweep(lambda x: x**2, axes, devices=devices, batch_size=1, **progress)
 
 
 def test_progress_is_on_stderr(capsys):
@@ -322,6 +340,12 @@ MISUSES: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     ),
     "no points": (lambda x: x, ONE, {"batch_size": 0}, "`batch_size` must be at least"),
     "half a point": (lambda x: x, ONE, {"batch_size": 0.5}, "`batch_size` must be a P"),
+    "a unit of nothing": (
+        lambda x: x,
+        ONE,
+        {"units": {"y": "m"}},
+        "`units` must name axes or results, of x, value. Got y",
+    ),
     "no devices": (lambda x: x, ONE, {"devices": []}, "`devices` must be one or more"),
     "a device twice": (
         lambda x: x,

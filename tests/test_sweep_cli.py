@@ -14,10 +14,10 @@ from matplotlib.colors import to_rgba
 from numpy.testing import assert_allclose
 
 import jaxclip as jc
-from jaxclip import _cli
-from jaxclip._heat_map import DIVERGED, heat_map
-from jaxclip._sweep_cli import Summary
-from jaxclip._sweep_settings import Settings, problem_of
+from jaxclip.cli import _main
+from jaxclip.cli._heat_map import DIVERGED, heat_map
+from jaxclip.cli._settings import Settings, problem_of
+from jaxclip.cli._sweep import Summary
 from jaxclip.sweep._chunks import Program
 
 SMALL = [
@@ -65,9 +65,9 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Program, "run", recorded)
         with pytest.raises(KeyboardInterrupt):
-            _cli.main(words)
+            _main.main(words)
         assert not out.with_name("grid.json").exists()
-        _cli.main(words)
+        _main.main(words)
     jax.config.update("jax_enable_x64", before)
     return out, chunks
 
@@ -162,9 +162,9 @@ def _settings(monkeypatch, words: list[str]) -> Settings:
         asked.append(settings)
         raise ValueError("asked")
 
-    monkeypatch.setattr(_cli, "run_sweep", run)
+    monkeypatch.setattr(_main, "run_sweep", run)
     with pytest.raises(SystemExit, match="asked"):
-        _cli.main(words)
+        _main.main(words)
     return asked[0]
 
 
@@ -244,7 +244,7 @@ def test_an_error_is_one_line(tmp_path, monkeypatch, words, message):
     (tmp_path / "full" / "thesis.tex").touch()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit) as end:
-        _cli.main(["sweep", *SMALL, *words.split()])
+        _main.main(["sweep", *SMALL, *words.split()])
     assert str(end.value.code).startswith("jaxclip: ")
     assert message in str(end.value.code)
     assert sorted(tmp_path.rglob("*")) == before
@@ -254,7 +254,7 @@ def test_an_error_is_one_line(tmp_path, monkeypatch, words, message):
 def test_a_file_with_a_wrong_line(tmp_path, capsys, line):
     (tmp_path / "a.toml").write_text(line)
     with pytest.raises(SystemExit) as end:
-        _cli.main(["sweep", "--config", str(tmp_path / "a.toml")])
+        _main.main(["sweep", "--config", str(tmp_path / "a.toml")])
     assert end.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
 

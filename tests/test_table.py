@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxclip._table import clean, read_table
+from jaxclip.cli._table import clean, read_table
 
 # A real table that nobody prepared, beside the repository or absent.
 HOUSING = Path(__file__).parents[2] / "shared" / "data" / "california_housing.csv"

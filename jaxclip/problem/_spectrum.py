@@ -10,6 +10,9 @@ from jaxtyping import Array, Float, Int
 from .._checks import as_float, check, count, is_traced
 from .._types import RealScalarLike
 
+# Numbers of a table that are read at once.
+_BLOCK = 2**22
+
 
 class Spectrum(eqx.Module):
     r"""The eigenvalues of a covariance $K$ of features, with their multiplicities.
@@ -136,6 +139,42 @@ class Spectrum(eqx.Module):
                 f"eigenvalues run from {eigenvalues[-1]:.3g} to {eigenvalues[0]:.3g}."
             )
         return cls(eigenvalues[eigenvalues > noise])
+
+    @classmethod
+    def from_data(cls, X: Any) -> "Spectrum":
+        r"""The eigenvalues of $K = X^T X / n$, the second moments of rows.
+
+        A tall table is read some rows at a time and a wide one some columns at a time,
+        so that `X` may be a `numpy.memmap` that does not fit into memory. What is held
+        at once is four square matrices with $\min(n, d)$ rows and 32 MB of the table,
+        in float64. A wide table has at most $n$ eigenvalues that are not zero; zeros
+        are left out.
+
+        **Arguments:**
+
+        - `X`: shape `(n, d)`, the features, as they are: centre and scale them first.
+        """
+        X = X if hasattr(X, "shape") else np.asarray(X)
+        if len(X.shape) != 2 or 0 in X.shape:
+            raise ValueError(
+                f"`X` must be a matrix with a row for each sample. Got shape {X.shape}."
+            )
+        short, long = sorted(X.shape)
+        tall = X.shape[0] == long
+        gram, block = np.zeros((short, short)), max(1, _BLOCK // short)
+        for start in range(0, long, block):
+            part = slice(start, start + block)
+            part = np.asarray(X[part].T if tall else X[:, part], float)
+            if not np.all(np.isfinite(part)):
+                raise ValueError(
+                    "`X` must be finite: some of its numbers are NaN or infinite. Fill "
+                    "them in or leave their rows out."
+                )
+            gram += part @ part.T
+        if not gram.any():
+            raise ValueError("`X` must have a column that is not zero.")
+        # The product in the other order, X X' / n, has the same eigenvalues but zeros.
+        return cls.from_covariance(gram / X.shape[0])
 
     @property
     def trace(self) -> Float[Array, ""]:

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._curve import Curve
-from .._types import Key, Schedule
+from .._types import Schedule
 from ..clip import AbstractClip
 from ..problem import AbstractLinear
 from ..transform import AbstractScope, PerExample, PerTree
-from ._loop import Observe, record
+from ._loop import Run, record
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _TILE = 16
@@ -26,18 +26,13 @@ def run_blocked(
     problem: AbstractLinear,
     clip: AbstractClip,
     lr: Schedule,
-    *,
     scope: AbstractScope,
+    run: Run,
     size: int,
-    steps: int,
-    every: int,
-    key: Key,
-    batch_size: int,
-    observe: Observe | None,
 ) -> Curve:
     """Clipped SGD in blocks of about `size` samples."""
-    stream = problem.stream(key)
-    blocks, tiles, tile = _plan(every, max(1, size // batch_size), batch_size)
+    stream, batch_size = problem.stream(run.key), run.batch_size
+    blocks, tiles, tile = _plan(run.every, max(1, size // batch_size), batch_size)
     length = tiles * tile
 
     # Without the checkpoint a reverse pass would keep the features of every block.
@@ -71,19 +66,11 @@ def run_blocked(
 
     def advance(params, first):
         def body(params, i):
-            return block(params, first + i * length, first + every), None
+            return block(params, first + i * length, first + run.every), None
 
         return jax.lax.scan(body, params, jnp.arange(blocks))[0]
 
-    return record(
-        problem,
-        advance,
-        problem.init(),
-        params_of=lambda params: params,
-        steps=steps,
-        every=every,
-        observe=observe,
-    )
+    return record(problem, run, advance, problem.init(), params_of=lambda x: x)
 
 
 def _solve_block(product, gram, y, step, rates, coefficients, shape):

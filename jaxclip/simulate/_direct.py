@@ -8,21 +8,16 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .._curve import Curve
-from .._types import Key, Params
+from .._types import Params
 from ..problem import AbstractProblem
-from ._loop import Observe, record
+from ._loop import Run, record
 
 
 def run_optimiser(
     problem: AbstractProblem,
     optimiser: optax.GradientTransformation,
     reduce: Callable[[PyTree[Array]], Params],
-    *,
-    steps: int,
-    every: int,
-    key: Key,
-    batch_size: int,
-    observe: Observe | None,
+    run: Run,
 ) -> Curve:
     """An optimiser on a problem's gradients.
 
@@ -31,11 +26,11 @@ def run_optimiser(
     - `reduce`: what the optimiser is given of the gradients of one batch, which carry
         a leading axis of examples.
     """
-    stream = problem.stream(key)
+    stream = problem.stream(run.key)
 
     def step(state, k):
         params, optimiser_state = state
-        index = k * batch_size + jnp.arange(batch_size)
+        index = k * run.batch_size + jnp.arange(run.batch_size)
         examples = jax.vmap(problem.example, (None, 0))(stream, index)
         gradients = jax.vmap(problem.gradient, (None, 0))(params, examples)
         updates, optimiser_state = optimiser.update(
@@ -44,15 +39,13 @@ def run_optimiser(
         return (optax.apply_updates(params, updates), optimiser_state), None
 
     def advance(state, first):
-        return jax.lax.scan(step, state, first + jnp.arange(every))[0]
+        return jax.lax.scan(step, state, first + jnp.arange(run.every))[0]
 
     params = problem.init()
     return record(
         problem,
+        run,
         advance,
         (params, optimiser.init(params)),
         params_of=lambda state: state[0],
-        steps=steps,
-        every=every,
-        observe=observe,
     )

@@ -1,7 +1,6 @@
 """The ways to compute a run, and which one is taken."""
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,13 +10,13 @@ from jaxtyping import Array, PyTree
 
 from .._checks import count
 from .._curve import Curve
-from .._types import Key, Schedule
+from .._types import Schedule
 from ..clip import AbstractClip
 from ..problem import AbstractGaussianLinear, AbstractLinear, AbstractProblem
 from ..transform import AbstractScope, PerExample, as_transform
 from ._blocked import run_blocked
 from ._direct import run_optimiser
-from ._loop import Observe
+from ._loop import Run
 from ._lumped import run_lumped
 
 # Above it a block of 64 samples takes gigabytes, and a step tens of milliseconds.
@@ -32,20 +31,20 @@ class AbstractEngine(eqx.Module):
     """
 
     @abc.abstractmethod
-    def run(
+    def compute(
         self,
         problem: AbstractProblem,
         clip: AbstractClip,
         lr: Schedule,
-        *,
         scope: AbstractScope,
-        steps: int,
-        every: int,
-        key: Key,
-        batch_size: int,
-        observe: Observe | None,
+        run: Run,
     ) -> Curve:
-        """The run; the arguments are those of [`jaxclip.simulate`][], checked."""
+        """The run; the arguments are those of [`jaxclip.simulate`][], checked.
+
+        **Arguments:**
+
+        - `run`: has the fields `steps`, `every`, `key`, `batch_size` and `observe`.
+        """
 
 
 class Direct(AbstractEngine):
@@ -55,21 +54,20 @@ class Direct(AbstractEngine):
     `chain(as_transform(clip, scope), scale_by_learning_rate(lr))`.
     """
 
-    def run(
+    def compute(
         self,
         problem: AbstractProblem,
         clip: AbstractClip,
         lr: Schedule,
-        *,
         scope: AbstractScope,
-        **settings: Any,
+        run: Run,
     ) -> Curve:
         optimiser = optax.chain(
             as_transform(clip, scope), optax.scale_by_learning_rate(lr)
         )
         # A scope over examples reduces the batch itself, after clipping.
         reduce = (lambda g: g) if isinstance(scope, PerExample) else mean
-        return run_optimiser(problem, optimiser, reduce, **settings)
+        return run_optimiser(problem, optimiser, reduce, run)
 
 
 class Blocked(AbstractEngine):
@@ -82,30 +80,43 @@ class Blocked(AbstractEngine):
 
     **Arguments:**
 
-    - `size`: samples in a block; blocks are cut at every recorded step. 64 suits few
-        settings at once, 128 hundreds of them.
+    - `size`: samples in a block; blocks are cut at every recorded step. By default
+        128 where at least 64 settings share them in more than 100 dimensions, and 64
+        otherwise: a longer block makes larger products, but its Gram matrix costs
+        `size / settings` of them.
+    - `settings`: how many settings a `vmap` around the run holds, which the run itself
+        cannot see. It changes the default of `size` and nothing else.
     """
 
-    size: int = eqx.field(static=True, default=64)
+    size: int | None = eqx.field(static=True, default=None)
+    settings: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
-        count("size", self.size)
+        count("settings", self.settings)
+        if self.size is not None:
+            count("size", self.size)
 
-    def run(
+    def block(self, dim: int) -> int:
+        """The samples in a block of a problem in `dim` dimensions."""
+        if self.size is not None:
+            return self.size
+        return 128 if self.settings >= 64 and dim > 100 else 64
+
+    def compute(
         self,
         problem: AbstractProblem,
         clip: AbstractClip,
         lr: Schedule,
-        *,
         scope: AbstractScope,
-        **settings: Any,
+        run: Run,
     ) -> Curve:
         if not isinstance(problem, AbstractLinear):
             raise ValueError(
                 "`Blocked()` needs a linear model, whose gradients are multiples of "
                 f"the features. Got a {type(problem).__name__}; use `Direct()`."
             )
-        return run_blocked(problem, clip, lr, scope=scope, size=self.size, **settings)
+        size = self.block(problem.init().size)
+        return run_blocked(problem, clip, lr, scope, run, size)
 
 
 class Lumped(AbstractEngine):
@@ -126,27 +137,25 @@ class Lumped(AbstractEngine):
     the norms of what is orthogonal to it.
     """
 
-    def run(
+    def compute(
         self,
         problem: AbstractProblem,
         clip: AbstractClip,
         lr: Schedule,
-        *,
         scope: AbstractScope,
-        observe: Observe | None,
-        **settings: Any,
+        run: Run,
     ) -> Curve:
         if not isinstance(problem, AbstractGaussianLinear):
             raise ValueError(
                 "`Lumped()` needs Gaussian features, such as those of `LeastSquares`. "
                 f"Got a {type(problem).__name__}; use `Blocked()` or `Direct()`."
             )
-        if observe is not None:
+        if run.observe is not None:
             raise ValueError(
                 "`observe` is a function of all parameters, and `Lumped()` has only "
                 "their norm in each eigenspace. Leave it out, or use `Blocked()`."
             )
-        return run_lumped(problem, clip, lr, scope=scope, **settings)
+        return run_lumped(problem, clip, lr, scope, run)
 
 
 def default_engine(problem: AbstractProblem) -> AbstractEngine:

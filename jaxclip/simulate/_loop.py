@@ -1,52 +1,71 @@
-"""The loop over records that every engine shares."""
+"""What every engine shares: how long a run is, and the loop over its records."""
 
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from .._curve import Curve, finite_or_infinite
-from .._types import Params
+from .._types import Key, Params
 from ..problem import AbstractProblem
 
 Observe = Callable[[Params], PyTree[Array]]
 
 
+class Run(eqx.Module):
+    """How long a run is, on which data, and what is recorded of it.
+
+    **Arguments:**
+
+    - `steps`: how many steps; a multiple of `every`.
+    - `every`: steps between two records.
+    - `key`: determines the data, their order and the noise.
+    - `batch_size`: samples a step.
+    - `observe`: a function of the parameters, recorded beside the risk, or None.
+    """
+
+    steps: int = eqx.field(static=True)
+    every: int = eqx.field(static=True)
+    key: Key
+    batch_size: int = eqx.field(static=True)
+    observe: Observe | None = eqx.field(static=True)
+
+
 def record(
     problem: AbstractProblem,
+    run: Run,
     advance: Callable[[Any, Int[Array, ""]], Any],
     state: Any,
     *,
     params_of: Callable[[Any], Params],
-    steps: int,
-    every: int,
-    observe: Observe | None,
 ) -> Curve:
-    """Advances a state by `every` steps at a time and records what it sees between.
+    """Advances a state by `run.every` steps at a time and records what it sees between.
 
     **Arguments:**
 
-    - `advance`: the state after `every` steps that start at the step given.
+    - `advance`: the state after `run.every` steps that start at the step given.
     - `state`: the state at step 0.
     - `params_of`: the parameters in a state.
     """
 
     def look(state):
         params = params_of(state)
-        seen = None if observe is None else observe(params)
+        seen = None if run.observe is None else run.observe(params)
         return finite_or_infinite(problem.risk(params)), seen
 
     def body(state, first):
         state = advance(state, first)
         return state, look(state)
 
-    starts = jnp.arange(0, steps, every)
+    starts = jnp.arange(0, run.steps, run.every)
     last, seen = jax.lax.scan(body, state, starts)
     risk, observed = jax.tree.map(
         lambda first, rest: jnp.concatenate([jnp.asarray(first)[None], rest]),
         look(state),
         seen,
     )
-    return Curve(jnp.arange(0, steps + 1, every), risk, params_of(last), observed)
+    step = jnp.arange(0, run.steps + 1, run.every)
+    return Curve(step, risk, params_of(last), observed)

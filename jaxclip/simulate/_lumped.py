@@ -38,7 +38,7 @@ from ..problem import AbstractGaussianLinear
 from ..transform import AbstractScope, PerExample
 from ._blocked import clipped
 from ._chi_squared import chi_squared
-from ._loop import record
+from ._loop import Run, record
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -85,20 +85,16 @@ def run_lumped(
     problem: AbstractGaussianLinear,
     clip: AbstractClip,
     lr: Schedule,
-    *,
     scope: AbstractScope,
-    steps: int,
-    every: int,
-    key: Key,
-    batch_size: int,
+    run: Run,
 ) -> Curve:
     """Clipped SGD on the axes that matter of each eigenspace."""
-    axes = _Axes.of(problem)
-    data_key, rest_key = jr.split(key)
+    axes, batch_size = _Axes.of(problem), run.batch_size
+    data_key, rest_key = jr.split(run.key)
     stream = axes.problem.stream(data_key)
     # Steps drawn at once: many spare time, and too many do not fit into the cache.
     size = _AT_ONCE // (axes.hidden.size * batch_size * (batch_size + 1))
-    size = max(1, min(size, 64, every))
+    size = max(1, min(size, 64, run.every))
 
     def step(state, xs):
         params, lost = state
@@ -124,19 +120,17 @@ def run_lumped(
 
     def advance(state, first):
         def body(state, i):
-            return chunk(state, first + i * size, first + every), None
+            return chunk(state, first + i * size, first + run.every), None
 
-        return jax.lax.scan(body, state, jnp.arange(-(-every // size)))[0]
+        return jax.lax.scan(body, state, jnp.arange(-(-run.every // size)))[0]
 
     params = axes.problem.init()
     return record(
         axes.problem,
+        run,
         advance,
         (params, jnp.zeros_like(params)),
         params_of=lambda state: state[0],
-        steps=steps,
-        every=every,
-        observe=None,
     )
 
 

@@ -13,7 +13,7 @@ from ..problem import AbstractProblem
 from ..transform import AbstractScope, PerExample, PerTree
 from ._direct import run_optimiser
 from ._engines import AbstractEngine, default_engine, mean
-from ._loop import Observe
+from ._loop import Observe, Run
 
 
 def simulate(
@@ -77,21 +77,11 @@ def simulate(
             f"for none. Got {clip!r}."
         )
     scope = _with_noise(scope, key)
-    steps, every, batch_size = _lengths(problem, steps, every, batch_size)
-    lr = check_rate(lr, jnp.arange(0, steps, every))
+    run = _run(problem, steps, every, key, batch_size, observe)
+    lr = check_rate(lr, jnp.arange(0, run.steps, run.every))
     if engine is None:
         engine = default_engine(problem)
-    return engine.run(
-        problem,
-        clip,
-        lr,
-        scope=scope,
-        steps=steps,
-        every=every,
-        key=key,
-        batch_size=batch_size,
-        observe=observe,
-    )
+    return engine.compute(problem, clip, lr, scope, run)
 
 
 def train(
@@ -118,22 +108,19 @@ def train(
 
     A [`jaxclip.Curve`][] that starts at step 0.
     """
-    steps, every, batch_size = _lengths(problem, steps, every, batch_size)
-    return run_optimiser(
-        problem,
-        optimiser,
-        mean,
-        steps=steps,
-        every=every,
-        key=key,
-        batch_size=batch_size,
-        observe=observe,
-    )
+    run = _run(problem, steps, every, key, batch_size, observe)
+    return run_optimiser(problem, optimiser, mean, run)
 
 
-def _lengths(
-    problem: AbstractProblem, steps: int, every: int, batch_size: int
-) -> tuple[int, int, int]:
+def _run(
+    problem: AbstractProblem,
+    steps: int,
+    every: int,
+    key: Key,
+    batch_size: int,
+    observe: Observe | None,
+) -> Run:
+    """The length and the records that are asked for, checked."""
     if not isinstance(problem, AbstractProblem):
         raise ValueError(f"`problem` must be a jaxclip problem. Got {problem!r}.")
     steps, every = count("steps", steps), count("every", every)
@@ -145,7 +132,7 @@ def _lengths(
             f"steps={steps} and every={every}; take steps={nearest}, for example."
         )
     problem.check_length(steps * batch_size)
-    return steps, every, batch_size
+    return Run(steps, every, key, batch_size, observe)
 
 
 def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:

@@ -1,6 +1,6 @@
 """The function of a sweep at one point: what it is given, and what it may return."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,25 +28,42 @@ def at_point(
 
 
 def trace(
-    point: Callable[..., PyTree[Any]], axes: tuple[Axis, ...], nested: tuple[Axis, ...]
+    point: Callable[..., PyTree[Any]],
+    axes: tuple[Axis, ...],
+    nested: tuple[Axis, ...],
+    units: Mapping[str, str],
 ) -> tuple[Table, Any]:
     """The table that `point` fills, and its closed jaxpr.
 
     **Arguments:**
 
     - `axes`, `nested`: the same axes in the user's order and in that of nesting.
+    - `units`: of axes and of leaves, by name.
+
+    **Raises:**
+
+    A `ValueError` where `fn` returns what no table can hold, or a unit is that of none
+    of its columns.
     """
     first = [axis.take(0) for axis in nested]
     jaxpr, shapes = jax.make_jaxpr(point, return_shape=True)(*first)
     found, tree = jax.tree_util.tree_flatten_with_path(shapes)
     taken = {name for axis in axes for name in axis.coordinates()}
+    names = _names([path for path, _ in found], taken)
+    unknown = set(units) - taken - set(names)
+    if unknown:
+        raise ValueError(
+            f"`units` must name axes or results, of {', '.join([*taken, *names])}. "
+            f"Got {', '.join(sorted(unknown))}."
+        )
     table = Table(
         axes=axes,
         nested=nested,
-        names=_names([path for path, _ in found], taken),
+        names=names,
         shapes=tuple(leaf.shape for _, leaf in found),
         dtypes=tuple(np.dtype(leaf.dtype) for _, leaf in found),
         tree=tree,
+        units=units,
     )
     return table, jaxpr
 

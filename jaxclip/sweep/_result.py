@@ -1,6 +1,7 @@
 """The result of a sweep: a table with named axes, in memory or on disk."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ class Table:
     - `names`: of the leaves of what `fn` returns.
     - `shapes`, `dtypes`: of each leaf at one point.
     - `tree`: the structure of what `fn` returns.
+    - `units`: of axes and of leaves, by name, where the user gave them.
     """
 
     axes: tuple[Axis, ...]
@@ -26,6 +28,7 @@ class Table:
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[np.dtype, ...]
     tree: Any
+    units: Mapping[str, str]
 
     def dims(self, i: int) -> tuple[str, ...]:
         """The names of the dimensions of leaf `i`."""
@@ -38,7 +41,14 @@ class Table:
         found: dict[str, Coordinate] = {}
         for axis in self.axes:
             found |= axis.coordinates()
-        return found
+        return {
+            name: (dims, values, about | self.about(name))
+            for name, (dims, values, about) in found.items()
+        }
+
+    def about(self, name: str) -> dict[str, str]:
+        """What is known of an axis or a leaf: its unit, under xarray's name for it."""
+        return {"units": self.units[name]} if name in self.units else {}
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -87,7 +97,7 @@ class Sweep:
             return table.assign_attrs(self.attrs)
         names = self.table.names
         data = {
-            name: (self.table.dims(i), leaf)
+            name: (self.table.dims(i), leaf, self.table.about(name))
             for i, (name, leaf) in enumerate(zip(names, self.leaves, strict=True))
         }
         return xr.Dataset(data, self.table.coordinates(), self.attrs)

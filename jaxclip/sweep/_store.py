@@ -218,6 +218,7 @@ def _make_arrays(group: Any, table: Table, layout: Layout) -> None:
             chunks=block + tuple(max(1, n) for n in shape),
             dtype=table.dtypes[i],
             dimension_names=table.dims(i),
+            attributes=dict(table.about(name)),
             # A checksum in each file, so that a damaged one is never read.
             compressors=(ZstdCodec(level=1), Crc32cCodec()),
         )

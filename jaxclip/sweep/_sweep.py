@@ -24,6 +24,7 @@ def sweep(
     devices: Sequence[Device] | None = None,
     batch_size: int | None = None,
     store: str | Path | None = None,
+    units: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> Sweep:
     r"""Runs a function at every point of a grid.
@@ -51,6 +52,9 @@ def sweep(
         held in memory. The same sweep, run again with this folder, goes on where it was
         killed, cut into the chunks that it had then, whatever the devices and the
         `batch_size` are now; the table is `table.zarr` in it.
+    - `units`: name to unit, of axes and of what `fn` returns (`"value"` where it
+        returns one array): the `units` of the table's columns, which xarray writes on
+        the axes of plots.
     - `progress`: show how far it is and the time left on stderr, where tqdm is there.
 
     Under `jax.distributed`, call it in every process: each computes a share of the
@@ -74,7 +78,7 @@ def sweep(
     # Stable, so that keys come first and all else stays in the user's order.
     nested = tuple(sorted(named.values(), key=lambda axis: not axis.is_key))
     point = at_point(fn, nested)
-    table, jaxpr = trace(point, tuple(named.values()), nested)
+    table, jaxpr = trace(point, tuple(named.values()), nested, units or {})
     work = Work(point, table, places, batch_size, progress)
     attrs = _provenance(fn, places)
     if store is None:

@@ -9,19 +9,20 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from ._checks import count
-from ._curve import Curve
+from .._checks import count
+from .._curve import Curve
+from .._schedule import Constant
+from .._stability import stable_lr
+from .._types import Key
+from ..clip import HardClip
+from ..limit import RiskODE, solve
+from ..problem import Empirical, LeastSquares, Regression, random_features
+from ._figure import advice_figure
 from ._predict import Prediction, Setting, predict
 from ._report import report, to_dict
 from ._residuals import ResidualLaw
 from ._rows import Progress, RowsSearch, final_risk, run, search, settles_at
-from ._schedule import Constant
-from ._stability import stable_lr
-from ._types import Key
 from ._verdict import Verdict, judge
-from .clip import HardClip
-from .limit import RiskODE, solve
-from .problem import Empirical, LeastSquares, Regression, random_features
 
 # Components of the residuals' law in the search for the best settings: enough for a
 # percent, which is what a learning rate is worth knowing to.
@@ -69,6 +70,17 @@ class Advice:
     def to_dict(self) -> dict[str, Any]:
         """The numbers, as a dictionary that JSON can hold."""
         return to_dict(self)
+
+    def figure(self, title: str = "") -> Any:
+        """A matplotlib figure of four panels: risk against the step, the criterion
+        against the threshold, the law of the residuals, and the schedule. Needs the
+        extra `cli`.
+
+        **Arguments:**
+
+        - `title`: the name of the data set.
+        """
+        return advice_figure(self, title)
 
 
 def advise(

@@ -9,18 +9,18 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float
 
-from ._criteria import BestClip, best_clip
-from ._curve import Curve
-from ._feedback import Tabulated, follow, tabulate
-from ._schedule import Constant, PiecewiseLinear
-from ._score import fisher_information
-from ._stability import stable_lr
-from ._tune import tune
-from ._types import RealScalar, Schedule
-from .clip import AbstractClip, HardClip, Identity
-from .limit import RiskODE, moments, solve
-from .limit._risk_ode import few_modes
-from .problem import AbstractNoise, LeastSquares, Modes
+from .._criteria import BestClip, best_clip
+from .._curve import Curve
+from .._feedback import Tabulated, follow, tabulate
+from .._schedule import Constant, PiecewiseLinear
+from .._score import fisher_information
+from .._stability import stable_lr
+from .._tune import tune
+from .._types import RealScalar, Schedule
+from ..clip import AbstractClip, HardClip, Identity
+from ..limit import RiskODE, moments, solve
+from ..limit._risk_ode import few_modes
+from ..problem import AbstractNoise, LeastSquares, Modes
 
 # Values of the risk at which the best rules are tabulated.
 _POINTS = 32

@@ -13,10 +13,9 @@ import jax
 import jax.random as jr
 import numpy as np
 
-from ._advise import advise
-from ._plot import advice_figure
-from ._sweep_cli import Summary, run as run_sweep
-from ._sweep_settings import Settings, words_of
+from ..advise import advise
+from ._settings import Settings, words_of
+from ._sweep import Summary, run as run_sweep
 from ._table import Table, clean, read_table
 
 _EXTRA = "The command line needs an extra: `pip install 'jaxclip[cli]'`."
@@ -190,9 +189,7 @@ def _write(
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
         **advice.to_dict(),
     }
-    _write_files(
-        files, content, lambda: advice_figure(advice, f"{name}, {table.target}")
-    )
+    _write_files(files, content, lambda: advice.figure(f"{name}, {table.target}"))
 
 
 def _write_files(

@@ -11,11 +11,11 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._curve import Curve
-from ._types import Key, Schedule
-from .clip import AbstractClip, HardClip
-from .problem import Regression
-from .simulate import Blocked, simulate
+from .._curve import Curve
+from .._types import Key, Schedule
+from ..clip import AbstractClip, HardClip
+from ..problem import Regression
+from ..simulate import Blocked, simulate
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
@@ -132,7 +132,7 @@ def _runs(problem, clip, lr, keys, steps: int, every: int) -> Curve:
 @eqx.filter_jit
 def _final_risks(problem, lrs, thresholds, key, steps: int, every: int) -> Array:
     """The final risk for each learning rate (rows) and threshold (columns)."""
-    engine = Blocked(128)
+    engine = Blocked(settings=lrs.size * thresholds.size)
 
     def one(lr, threshold):
         clip = HardClip(threshold)

@@ -9,7 +9,7 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from .problem import (
+from ..problem import (
     AbstractNoise,
     Cauchy,
     Contaminated,

@@ -8,13 +8,19 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from ._checks import count
+from .._checks import count
+from ..clip import HardClip
+from ..problem import LeastSquares
+from ..simulate import simulate
+from ..sweep import Sweep, sweep
 from ._heat_map import heat_map
-from ._sweep_settings import Settings, problem_of
-from .clip import HardClip
-from .problem import LeastSquares
-from .simulate import simulate
-from .sweep import Sweep, sweep
+from ._settings import Settings, problem_of
+
+UNITS = {
+    "lr": "per step",
+    "threshold": "norm of the gradient",
+    "value": "label squared",
+}
 
 
 def run(settings: Settings, store: Path) -> tuple[Sweep, LeastSquares]:
@@ -38,7 +44,9 @@ def run(settings: Settings, store: Path) -> tuple[Sweep, LeastSquares]:
         "threshold": jnp.asarray(thresholds) * problem.spectrum.feature_norm,
         "key": jr.split(jr.key(settings.seed), seeds),
     }
-    found = sweep(final_risk, axes, batch_size=settings.batch_size, store=store)
+    found = sweep(
+        final_risk, axes, batch_size=settings.batch_size, store=store, units=UNITS
+    )
     return found, problem
 
 
@@ -100,11 +108,7 @@ class Summary:
         """The numbers, as a dictionary that JSON can hold."""
         return {
             "settings": dataclasses.asdict(self.settings),
-            "units": {
-                "lr": "per step",
-                "threshold": "norm of the gradient",
-                "risk": "label squared",
-            },
+            "units": UNITS,
             "trace": self.trace,
             "feature_norm": self.feature_norm,
             "diverged_above": self.limit,

@@ -6,26 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .clip import HardClip
-from .limit import moments
+from ..clip import HardClip
+from ..limit import moments
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 CLIPPED, UNCLIPPED, CEILING, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 
 
 def advice_figure(advice: Any, title: str = "") -> Any:
-    """Four panels: risk against the step, the criterion against the threshold, the law
-    of the residuals, and the schedule.
-
-    **Arguments:**
-
-    - `advice`: what `jaxclip.advise` returned.
-    - `title`: the name of the data set.
-
-    **Returns:**
-
-    A matplotlib figure.
-    """
+    """What [`jaxclip.Advice`][]'s `figure` returns."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

@@ -1,0 +1,3 @@
+"""The verdict on a data set, with its numbers and its figure."""
+
+from ._advise import Advice as Advice, advise as advise
