@@ -215,10 +215,12 @@ def eight_knots(value):
 def test_schedules_of_eight_knots():
     init = {"lr": eight_knots(0.15 / DIM), "c": eight_knots(1.3 * DIM**0.5)}
     _, history = jc.tune(log_risk(STUDENT), init, steps=150)
-    # Eight knots cannot reach the greedy rate's 0.0425215. Four digits of theirs: the
-    # logarithm is flat at its minimum, where the search stops at its own tolerance.
+    # Eight knots cannot reach the greedy rate's 0.0425215. The best of these, evenly
+    # spaced, is 0.0425223, however tight the search; better placed ones are said to
+    # reach 0.0425216, which are the same four digits.
     reached = np.exp(np.min(history))
     assert reached > 0.0425214
+    np.testing.assert_allclose(reached, 0.0425223, rtol=5e-6)
     np.testing.assert_allclose(reached, 0.0425216, rtol=5e-5)
 
 
