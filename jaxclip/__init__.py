@@ -25,6 +25,7 @@ from .clip import (
     Normalize as Normalize,
     RootSoftClip as RootSoftClip,
     SoftClip as SoftClip,
+    SpiderClip as SpiderClip,
 )
 from .limit import (
     AbstractLimit as AbstractLimit,
@@ -48,6 +49,7 @@ from .problem import (
     Contaminated as Contaminated,
     Empirical as Empirical,
     Exponential as Exponential,
+    FiniteSum as FiniteSum,
     Gaussian as Gaussian,
     Huber as Huber,
     HuberLoss as HuberLoss,
@@ -57,6 +59,7 @@ from .problem import (
     LogisticLoss as LogisticLoss,
     Modes as Modes,
     NormalMixture as NormalMixture,
+    Online as Online,
     Pinball as Pinball,
     PinballLoss as PinballLoss,
     Rademacher as Rademacher,
@@ -74,16 +77,24 @@ from .simulate import (
     Blocked as Blocked,
     Direct as Direct,
     Lumped as Lumped,
+    Spider as Spider,
+    SpiderRun as SpiderRun,
     default_engine as default_engine,
+    run_spider as run_spider,
     simulate as simulate,
     train as train,
 )
 from .sweep import Sweep as Sweep, sweep as sweep
 from .transform import (
     AbstractScope as AbstractScope,
+    AbstractSpiderVariant as AbstractSpiderVariant,
+    AuthorsSpider as AuthorsSpider,
     ClipState as ClipState,
     PerExample as PerExample,
+    PeriodicSpider as PeriodicSpider,
     PerTree as PerTree,
+    SpiderState as SpiderState,
     as_transform as as_transform,
     safe_norm as safe_norm,
+    spider as spider,
 )

@@ -1,6 +1,7 @@
 """What SGD runs on."""
 
 from ._base import AbstractLinear as AbstractLinear, AbstractProblem as AbstractProblem
+from ._finite_sum import FiniteSum as FiniteSum, Online as Online
 from ._gaussian import (
     AbstractGaussianLinear as AbstractGaussianLinear,
     AbstractNoisyLinear as AbstractNoisyLinear,

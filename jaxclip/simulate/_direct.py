@@ -54,5 +54,5 @@ def run_optimiser(
         params_of=lambda state: state[0],
         steps=steps,
         every=every,
-        observe=observe,
+        observe=None if observe is None else lambda state: observe(state[0]),
     )

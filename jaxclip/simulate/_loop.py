@@ -7,11 +7,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+from .._checks import count
 from .._curve import Curve, finite_or_infinite
 from .._types import Params
 from ..problem import AbstractProblem
 
 Observe = Callable[[Params], PyTree[Array]]
+
+
+def check_lengths(problem: AbstractProblem, steps: int, every: int) -> tuple[int, int]:
+    """The lengths of a run as Python integers, after refusing those that do not fit."""
+    if not isinstance(problem, AbstractProblem):
+        raise ValueError(f"`problem` must be a jaxclip problem. Got {problem!r}.")
+    steps, every = count("steps", steps), count("every", every)
+    if steps % every:
+        nearest = max(steps // every, 1) * every
+        raise ValueError(
+            "`every` must divide `steps`, so that the last step is recorded. Got "
+            f"steps={steps} and every={every}; take steps={nearest}, for example."
+        )
+    return steps, every
 
 
 def record(
@@ -22,7 +37,7 @@ def record(
     params_of: Callable[[Any], Params],
     steps: int,
     every: int,
-    observe: Observe | None,
+    observe: Callable[[Any], PyTree[Array]] | None,
 ) -> Curve:
     """Advances a state by `every` steps at a time and records what it sees between.
 
@@ -31,12 +46,12 @@ def record(
     - `advance`: the state after `every` steps that start at the step given.
     - `state`: the state at step 0.
     - `params_of`: the parameters in a state.
+    - `observe`: a function of the state.
     """
 
     def look(state):
-        params = params_of(state)
-        seen = None if observe is None else observe(params)
-        return finite_or_infinite(problem.risk(params)), seen
+        seen = None if observe is None else observe(state)
+        return finite_or_infinite(problem.risk(params_of(state))), seen
 
     def body(state, first):
         state = advance(state, first)
