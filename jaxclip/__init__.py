@@ -16,6 +16,13 @@ from ._score import (
     score_clip as score_clip,
 )
 from ._stability import stable_lr as stable_lr
+from ._tangent import (
+    PLViolations as PLViolations,
+    hard_clip_floor as hard_clip_floor,
+    largest_curvature as largest_curvature,
+    pl_violations as pl_violations,
+    tangent_kernel as tangent_kernel,
+)
 from ._tune import tune as tune
 from .clip import (
     AbstractClip as AbstractClip,
@@ -70,6 +77,7 @@ from .problem import (
     SquaredLoss as SquaredLoss,
     StudentT as StudentT,
     Uniform as Uniform,
+    WideNetwork as WideNetwork,
     random_features as random_features,
 )
 from .simulate import (

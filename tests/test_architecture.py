@@ -43,6 +43,7 @@ IMPORTS = {
     "_criteria": _CRITERIA,
     "_score": _CRITERIA,
     "_stability": {*_BASE, "problem"},
+    "_tangent": {*_BASE, "clip"},
     "_residuals": _CRITERIA,
     "_predict": _PREDICTION,
     "_rows": {*_MODEL, "transform", "simulate"},

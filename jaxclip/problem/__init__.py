@@ -24,6 +24,7 @@ from ._loss import (
     SquaredLoss as SquaredLoss,
 )
 from ._modes import Modes as Modes
+from ._network import WideNetwork as WideNetwork
 from ._noise import (
     AbstractNoise as AbstractNoise,
     Contaminated as Contaminated,
