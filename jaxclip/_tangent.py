@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from ._checks import count
 from ._types import Key, Params, RealScalarLike
@@ -16,7 +16,7 @@ from .clip import AbstractClip
 
 
 def tangent_kernel(
-    model: Callable[[Any, Any], Float[Array, ""]], params: Params, xs: PyTree[Array]
+    model: Callable[[Any, Any], Float[Array, ""]], params: Params, xs: PyTree[ArrayLike]
 ) -> Float[Array, "n n"]:
     r"""The tangent kernel of a model at its parameters.
 

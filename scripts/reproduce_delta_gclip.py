@@ -8,6 +8,7 @@ narrower networks, fewer steps and fewer seeds.
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -48,9 +49,14 @@ def whitened_digits() -> tuple[Any, Any]:
     return rows, np.where(digits.target[:48] % 2, 1.0, -1.0)
 
 
-class Wide:
+class Wide(eqx.Module):
     """The wide network's problem, its learning rate, and the threshold on it. Numbers
     may be traced, so that several seeds share one compilation."""
+
+    problem: jc.FiniteSum
+    lr: Any
+    threshold: Any
+    X: Any
 
     def __init__(self, width: int, key: Any):
         self.X, y = whitened_digits()
@@ -64,7 +70,8 @@ class Wide:
         self.problem = jc.FiniteSum(loss, network, (self.X[None], y[None]))
         curvature = jc.largest_curvature(self.problem.mean_loss, network, key=direction)
         self.lr = 1 / (1.1 * curvature)
-        self.threshold = 1e-3 * DELTA * self.norm(network)
+        slope = self.problem.full_gradient(network)
+        self.threshold = 1e-3 * DELTA * jc.safe_norm(slope)
 
     def norm(self, network: Any) -> Any:
         """The gradient's norm."""
@@ -87,12 +94,12 @@ def wide_network(report: Report) -> list[Claim]:
     wide = Wide(width, jr.key(report.seed))
     clips = jc.DeltaClip(wide.threshold, DELTA), jc.DeltaClip(wide.threshold, 0.0)
 
-    @jax.jit
-    def descend(clip):
+    @eqx.filter_jit
+    def descend(wide, clip):
         each = wide.run(clip, steps, 1, wide.norm)
         return each, wide.run(clip, steps, steps // 20, wide.spectrum).observed
 
-    (ours, on_ours), (theirs, on_theirs) = (descend(clip) for clip in clips)
+    (ours, on_ours), (theirs, on_theirs) = (descend(wide, clip) for clip in clips)
     mu, hard = on_ours[:, 0].min(), jc.HardClip(wide.threshold)
     share = np.asarray(ours.risk / ours.risk[0])
     below = np.flatnonzero(share < 1e-10)
