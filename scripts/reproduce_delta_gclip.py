@@ -68,7 +68,9 @@ class Wide(eqx.Module):
         network = jc.WideNetwork([32, width, width, 1], key=first)
         # The whole set is one example: every step is one of gradient descent.
         self.problem = jc.FiniteSum(loss, network, (self.X[None], y[None]))
-        curvature = jc.largest_curvature(self.problem.mean_loss, network, key=direction)
+        curvature = jc.largest_curvature(
+            self.problem.mean_loss, network, key=direction, iterations=50
+        )
         self.lr = 1 / (1.1 * curvature)
         slope = self.problem.full_gradient(network)
         self.threshold = 1e-3 * DELTA * jc.safe_norm(slope)
@@ -165,12 +167,12 @@ def draw_wide(
 def drift(report: Report) -> list[Claim]:
     """The tangent kernel moves the less the wider the network is."""
     widths = [64, 128, 256] if report.quick else [64, 128, 256, 512, 1024]
-    keys = jr.split(jr.key(report.seed), 4 if report.quick else 6)
+    keys = jr.split(jr.key(report.seed), 4 if report.quick else 3)
 
     def moves(key, width):
         wide = Wide(width, key)
         clip = jc.DeltaClip(wide.threshold, DELTA)
-        smallest = wide.run(clip, 200, 40, wide.spectrum).observed[:, 0]
+        smallest = wide.run(clip, 150, 50, wide.spectrum).observed[:, 0]
         return jnp.max(jnp.abs(smallest / smallest[0] - 1))
 
     # One seed after the other: the kernels of all at once would fill the memory.
