@@ -62,9 +62,13 @@ class SpiderClip(AbstractClip):
 
     def _root(self, step: Step) -> Float[Array, "..."]:
         r"""The threshold $\sqrt{c_1}$ of the square."""
-        l0, l1, eps = (jnp.asarray(f(step)) for f in (self.l0, self.l1, self.eps))
+        l0, l1 = jnp.asarray(self.l0(step)), jnp.asarray(self.l1(step))
         bent = l1 > 0
-        c1 = 2 * eps * l0 / jnp.where(bent, l1, 1.0)
-        # Operands are made safe before the root, whose derivative at 0 is infinite.
-        root = jnp.where(c1 > 0, jnp.sqrt(jnp.where(c1 > 0, c1, 1.0)), 0.0)
+        # Two roots, since the product could overflow.
+        root = _sqrt(self._linear(step)) * _sqrt(l0 / jnp.where(bent, l1, 1.0))
         return jnp.where(bent, root, jnp.inf)
+
+
+def _sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The root, with derivative 0 at 0 in place of infinity."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
