@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from .._checks import count
+from .._checks import count, positive
 from .._curve import Curve
 from .._schedule import as_schedule
 from .._types import Key, Params, Schedule
@@ -90,6 +90,8 @@ class Spider(eqx.Module):
         - `std`: $\sigma$, the root of the mean squared distance of a sample gradient
             from the gradient, in its unit.
         """
+        positive("std", std)
+        positive("eps", eps)
         small = ceil(2 * std / eps)
         return cls._guaranteed(l0, l1, eps, small, ceil(std**2 / eps**2))
 
@@ -107,12 +109,13 @@ class Spider(eqx.Module):
         - `l0`, `l1`, `eps`: as in `Spider.online`.
         - `size`: $n$, the number of terms of the sum.
         """
-        return cls._guaranteed(l0, l1, eps, ceil(2 * sqrt(size)), None)
+        return cls._guaranteed(l0, l1, eps, ceil(2 * sqrt(count("size", size))), None)
 
     @classmethod
     def _guaranteed(
         cls, l0: float, l1: float, eps: float, small: int, large: int | None
     ) -> "Spider":
+        positive("l0", l0)
         clip, variant = SpiderClip(l0, l1, eps), PeriodicSpider(max(1, small // 8))
         return cls(clip, 0.5 / l0, variant, anchor_size=large, batch_size=small)
 
