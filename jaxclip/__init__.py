@@ -15,6 +15,13 @@ from ._score import (
     score_clip as score_clip,
 )
 from ._stability import stable_lr as stable_lr
+from ._tangent import (
+    PLViolations as PLViolations,
+    hard_clip_floor as hard_clip_floor,
+    largest_curvature as largest_curvature,
+    pl_violations as pl_violations,
+    tangent_kernel as tangent_kernel,
+)
 from ._tune import tune as tune
 from .advise import Advice as Advice, advise as advise
 from .clip import (
@@ -25,6 +32,7 @@ from .clip import (
     Normalize as Normalize,
     RootSoftClip as RootSoftClip,
     SoftClip as SoftClip,
+    SpiderClip as SpiderClip,
 )
 from .limit import (
     AbstractLimit as AbstractLimit,
@@ -48,6 +56,7 @@ from .problem import (
     Contaminated as Contaminated,
     Empirical as Empirical,
     Exponential as Exponential,
+    FiniteSum as FiniteSum,
     Gaussian as Gaussian,
     Huber as Huber,
     HuberLoss as HuberLoss,
@@ -57,6 +66,7 @@ from .problem import (
     LogisticLoss as LogisticLoss,
     Modes as Modes,
     NormalMixture as NormalMixture,
+    Online as Online,
     Pinball as Pinball,
     PinballLoss as PinballLoss,
     Rademacher as Rademacher,
@@ -67,6 +77,7 @@ from .problem import (
     SquaredLoss as SquaredLoss,
     StudentT as StudentT,
     Uniform as Uniform,
+    WideNetwork as WideNetwork,
     random_features as random_features,
 )
 from .simulate import (
@@ -74,16 +85,24 @@ from .simulate import (
     Blocked as Blocked,
     Direct as Direct,
     Lumped as Lumped,
+    Spider as Spider,
+    SpiderRun as SpiderRun,
     default_engine as default_engine,
+    run_spider as run_spider,
     simulate as simulate,
     train as train,
 )
 from .sweep import Sweep as Sweep, sweep as sweep
 from .transform import (
     AbstractScope as AbstractScope,
+    AbstractSpiderVariant as AbstractSpiderVariant,
+    AuthorsSpider as AuthorsSpider,
     ClipState as ClipState,
     PerExample as PerExample,
+    PeriodicSpider as PeriodicSpider,
     PerTree as PerTree,
+    SpiderState as SpiderState,
     as_transform as as_transform,
     safe_norm as safe_norm,
+    spider as spider,
 )

@@ -41,6 +41,7 @@ IMPORTS = {
     "_criteria": _CRITERIA,
     "_score": _CRITERIA,
     "_stability": {*_BASE, "problem"},
+    "_tangent": {*_BASE, "clip"},
     "advise": {*_PREDICTION, "transform", "simulate"},
     "cli": {*_MODEL, "simulate", "sweep", "advise"},
 }

@@ -9,3 +9,4 @@ from ._rules import (
     RootSoftClip as RootSoftClip,
     SoftClip as SoftClip,
 )
+from ._spider import SpiderClip as SpiderClip

@@ -1,6 +1,7 @@
 """What SGD runs on."""
 
 from ._base import AbstractLinear as AbstractLinear, AbstractProblem as AbstractProblem
+from ._finite_sum import FiniteSum as FiniteSum, Online as Online
 from ._gaussian import (
     AbstractGaussianLinear as AbstractGaussianLinear,
     AbstractNoisyLinear as AbstractNoisyLinear,
@@ -23,6 +24,7 @@ from ._loss import (
     SquaredLoss as SquaredLoss,
 )
 from ._modes import Modes as Modes
+from ._network import WideNetwork as WideNetwork
 from ._noise import (
     AbstractNoise as AbstractNoise,
     Contaminated as Contaminated,

@@ -8,3 +8,8 @@ from ._engines import (
     default_engine as default_engine,
 )
 from ._simulate import simulate as simulate, train as train
+from ._spider import (
+    Spider as Spider,
+    SpiderRun as SpiderRun,
+    run_spider as run_spider,
+)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+from .._checks import count
 from .._curve import Curve, finite_or_infinite
 from .._types import Key, Params
 from ..problem import AbstractProblem
@@ -34,6 +35,20 @@ class Run(eqx.Module):
     observe: Observe | None = eqx.field(static=True)
 
 
+def check_lengths(problem: AbstractProblem, steps: int, every: int) -> tuple[int, int]:
+    """The lengths of a run as Python integers, after refusing those that do not fit."""
+    if not isinstance(problem, AbstractProblem):
+        raise ValueError(f"`problem` must be a jaxclip problem. Got {problem!r}.")
+    steps, every = count("steps", steps), count("every", every)
+    if steps % every:
+        nearest = max(steps // every, 1) * every
+        raise ValueError(
+            "`every` must divide `steps`, so that the last step is recorded. Got "
+            f"steps={steps} and every={every}; take steps={nearest}, for example."
+        )
+    return steps, every
+
+
 def record(
     problem: AbstractProblem,
     run: Run,
@@ -41,6 +56,7 @@ def record(
     state: Any,
     *,
     params_of: Callable[[Any], Params],
+    observed_of: Callable[[Any], Any] | None = None,
 ) -> Curve:
     """Advances a state by `run.every` steps at a time and records what it sees between.
 
@@ -49,11 +65,13 @@ def record(
     - `advance`: the state after `run.every` steps that start at the step given.
     - `state`: the state at step 0.
     - `params_of`: the parameters in a state.
+    - `observed_of`: what `run.observe` is given of a state; its parameters by default.
     """
 
     def look(state):
         params = params_of(state)
-        seen = None if run.observe is None else run.observe(params)
+        what = params if observed_of is None else observed_of(state)
+        seen = None if run.observe is None else run.observe(what)
         return finite_or_infinite(problem.risk(params)), seen
 
     def body(state, first):

@@ -13,7 +13,7 @@ from ..problem import AbstractProblem
 from ..transform import AbstractScope, PerExample, PerTree
 from ._direct import run_optimiser
 from ._engines import AbstractEngine, default_engine, mean
-from ._loop import Observe, Run
+from ._loop import Observe, Run, check_lengths
 
 
 def simulate(
@@ -121,16 +121,8 @@ def _run(
     observe: Observe | None,
 ) -> Run:
     """The length and the records that are asked for, checked."""
-    if not isinstance(problem, AbstractProblem):
-        raise ValueError(f"`problem` must be a jaxclip problem. Got {problem!r}.")
-    steps, every = count("steps", steps), count("every", every)
+    steps, every = check_lengths(problem, steps, every)
     batch_size = count("batch_size", batch_size)
-    if steps % every:
-        nearest = max(steps // every, 1) * every
-        raise ValueError(
-            "`every` must divide `steps`, so that the last step is recorded. Got "
-            f"steps={steps} and every={every}; take steps={nearest}, for example."
-        )
     problem.check_length(steps * batch_size)
     return Run(steps, every, key, batch_size, observe)
 

@@ -7,3 +7,10 @@ from ._scope import (
     PerExample as PerExample,
     PerTree as PerTree,
 )
+from ._spider import (
+    AbstractSpiderVariant as AbstractSpiderVariant,
+    AuthorsSpider as AuthorsSpider,
+    PeriodicSpider as PeriodicSpider,
+    SpiderState as SpiderState,
+    spider as spider,
+)

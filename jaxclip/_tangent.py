@@ -1,0 +1,194 @@
+"""Gradient descent on wide networks: its tangent kernel, and what that guarantees."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from ._checks import count
+from ._types import Key, Params, RealScalarLike
+from .clip import AbstractClip
+
+
+def tangent_kernel(
+    model: Callable[[Any, Any], Float[Array, ""]], params: Params, xs: PyTree[ArrayLike]
+) -> Float[Array, "n n"]:
+    r"""The tangent kernel of a model at its parameters.
+
+    $$K_{ij} = \langle \nabla_w F(w, x_i), \nabla_w F(w, x_j) \rangle.$$
+
+    For the loss $L = \|F - y\|^2/2$ with residuals $r$ the gradient has
+    $\|\nabla L\|^2 = r^T K r$, so that $L$ satisfies the Polyak-Lojasiewicz inequality
+    with its smallest eigenvalue, `jnp.linalg.eigvalsh(K)[0]` (Liu, Zhu and Belkin 2020,
+    arXiv:2003.00307).
+
+    **Arguments:**
+
+    - `model`: $F$, a function of the parameters and one input that returns a number.
+    - `params`: $w$, a pytree of arrays.
+    - `xs`: the inputs, a pytree of arrays with a leading axis of length `n`.
+
+    **Returns:**
+
+    Shape `(n, n)`, in the squared unit of $F$ over that of the parameters. The memory
+    is that of `n` sets of parameters.
+    """
+    rows = jax.vmap(jax.grad(model), (None, 0))(params, xs)
+
+    def gram(leaf):
+        flat = leaf.reshape(len(leaf), -1)
+        # By default an accelerator would round to ten bits, far above the eigenvalues.
+        return jnp.dot(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+
+    first, *rest = [gram(leaf) for leaf in jax.tree.leaves(rows)]
+    return sum(rest, first)
+
+
+def largest_curvature(
+    loss: Callable[[Any], Float[Array, ""]],
+    params: Params,
+    *,
+    key: Key,
+    iterations: int = 100,
+) -> Float[Array, ""]:
+    """The eigenvalue of a loss's Hessian that is largest in modulus, at one point.
+
+    By power iteration with Hessian-vector products, whose error falls with the ratio of
+    the second eigenvalue to it. One over it is the learning rate of gradient descent.
+
+    **Arguments:**
+
+    - `loss`: a function of the parameters that returns a number.
+    - `params`: where, a pytree of arrays.
+    - `key`: draws the first direction.
+    - `iterations`: how many products.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    keys = jr.split(key, len(leaves))
+    start = [jr.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+
+    def body(v, _):
+        size = optax.tree.norm(v)
+        v = jax.tree.map(lambda x: x / size, v)
+        product = jax.jvp(jax.grad(loss), (params,), (v,))[1]
+        return product, jnp.asarray(optax.tree.vdot(v, product))
+
+    first = jax.tree.unflatten(structure, start)
+    length = count("iterations", iterations)
+    return jax.lax.scan(body, first, length=length)[1][-1]
+
+
+class PLViolations(eqx.Module):
+    """How often a path of gradient descent broke what theory says of it; see
+    [`jaxclip.pl_violations`][].
+
+    **Fields**, each a number of steps:
+
+    - `inequality`: the Polyak-Lojasiewicz inequality.
+    - `descent`: the decrease of the loss in one step.
+    - `rate`: the geometric rate.
+    - `path`: the bound on the length of the path so far.
+    """
+
+    inequality: Int[Array, ""]
+    descent: Int[Array, ""]
+    rate: Int[Array, ""]
+    path: Int[Array, ""]
+
+
+def pl_violations(
+    loss: Float[Array, " s"],
+    gradient_norm: Float[Array, " s"],
+    clip: AbstractClip,
+    lr: RealScalarLike,
+    *,
+    mu: RealScalarLike,
+    floor: RealScalarLike,
+) -> PLViolations:
+    r"""Holds a path of clipped gradient descent against the theory of PL losses.
+
+    Where $\|\nabla L\|^2 \ge 2 \mu L$, the curvature is at most $1/\gamma$ and the
+    clip's factor at least $\delta$, with steps $h_t = \gamma f(\|\nabla L_t\|)$,
+
+    $$L_{t+1} \le L_t - h_t \|\nabla L_t\|^2 / 2, \qquad
+    L_t \le (1 - \gamma\delta\mu)^t L_0, \qquad
+    \sum_t h_t \|\nabla L_t\| \le 2 \sqrt{2 L_0 / \mu}.$$
+
+    [`jaxclip.DeltaClip`][] has such a $\delta$ everywhere (arXiv:2404.08624). A hard
+    clip has one on a given path, its threshold over the largest norm there.
+
+    **Arguments:**
+
+    - `loss`: shape `(s,)`, $L_t$ at every step of a run, from step 0. Steps from where
+        it has fallen to $L_0$ times the precision of its type are left out.
+    - `gradient_norm`: shape `(s,)`, $\|\nabla L_t\|$.
+    - `clip`: the rule.
+    - `lr`: the learning rate $\gamma$, per step.
+    - `mu`: $\mu$, such as the smallest eigenvalue of [`jaxclip.tangent_kernel`][]
+        along the path.
+    - `floor`: $\delta$, the clip's smallest factor.
+
+    **Returns:**
+
+    A [`jaxclip.PLViolations`][].
+
+    **Raises:**
+
+    A `ValueError` where the two arrays are not vectors of one length, at least 2.
+    """
+    if loss.ndim != 1 or loss.shape != gradient_norm.shape or len(loss) < 2:
+        raise ValueError(
+            "`loss` and `gradient_norm` must be vectors of one length, at least 2. Got "
+            f"shapes {loss.shape} and {gradient_norm.shape}."
+        )
+    step = jnp.arange(len(loss))
+    norm, eps = gradient_norm[:-1], jnp.finfo(loss.dtype).eps
+    h = lr * jax.vmap(clip.factor)(norm, step[:-1])
+    # What a sum of squares is rounded by, on the side of no violation.
+    slack = 1 + 100 * eps
+    bound = (1 - lr * floor * mu) ** step.astype(loss.dtype) * loss[0]
+    length = jnp.cumsum(h * norm)
+    above = loss > eps * loss[0]
+
+    def counted(broken):
+        return jnp.sum(broken & above[: len(broken)])
+
+    return PLViolations(
+        inequality=counted(gradient_norm**2 * slack < 2 * mu * loss),
+        descent=counted(loss[1:] > (loss[:-1] - h * norm**2 / 2) * slack),
+        rate=counted(loss > bound * slack),
+        path=counted(length > 2 * jnp.sqrt(2 * loss[0] / mu) * slack),
+    )
+
+
+def hard_clip_floor(
+    loss0: RealScalarLike,
+    threshold: RealScalarLike,
+    lr: RealScalarLike,
+    steps: Float[Array, " s"],
+    *,
+    largest: RealScalarLike,
+) -> Float[Array, " s"]:
+    r"""The loss that gradient descent with a hard clip cannot fall below so early.
+
+    $$L_T \ge \big((\sqrt{2 L_0} - \sqrt{\lambda}\, \gamma c T)_+\big)^2 / 2$$
+
+    for the loss $\|F - y\|^2/2$: a step is at most $\gamma c$ long, and the residual
+    moves by at most $\sqrt{\lambda}$ times as much. While it clips, $\sqrt{L}$ falls at
+    most linearly; after that the rate is geometric as ever.
+
+    **Arguments:**
+
+    - `loss0`: $L_0$.
+    - `threshold`: $c$, in the unit of the gradient's norm.
+    - `lr`: $\gamma$, per step.
+    - `steps`: shape `(s,)`, the values of $T$.
+    - `largest`: $\lambda$, the largest eigenvalue of the tangent kernel on the path.
+    """
+    root = jnp.sqrt(2 * loss0) - jnp.sqrt(largest) * lr * threshold * steps
+    return jnp.maximum(root, 0.0) ** 2 / 2

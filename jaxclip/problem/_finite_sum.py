@@ -1,0 +1,192 @@
+"""Any loss of any parameters: a mean over a data set, or over fresh draws."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Num, PyTree
+
+from .._checks import as_float
+from .._types import Example, Key, Params, RealScalar, RealScalarLike
+from ._base import AbstractProblem
+
+Loss = Callable[[Any, Any], Float[Array, ""]]
+
+
+class FiniteSum(AbstractProblem):
+    r"""The mean of a loss over a data set.
+
+    $$F(x) = \frac{1}{n} \sum_{i=1}^{n} \ell(x, \xi_i),$$
+
+    of which a step sees samples drawn with replacement. Everything that runs on a
+    problem runs on it, with any pytree of parameters; [`jaxclip.Spider`][] uses the
+    gradient of the whole sum too.
+
+    **Arguments:**
+
+    - `loss`: $\ell$, a function of the parameters and of one example that returns a
+        number. It is held as structure: numbers to be swept or differentiated belong
+        in `params0` or in `data`.
+    - `params0`: the parameters at step 0, a pytree of arrays of floats.
+    - `data`: the examples, a pytree of arrays with a leading axis of length `n`.
+    - `minimum`: what the risk is measured from: the smallest value of $F$ if it is
+        known, zero by default.
+
+    **Raises:**
+
+    A `ValueError` where `params0` holds what is no array of floats, the leading axes of
+    `data` differ, or the loss of the first example is not one number.
+    """
+
+    loss: Loss = eqx.field(static=True)
+    params0: Params
+    data: PyTree[Num[Array, "n ..."]]
+    minimum: Float[Array, ""]
+
+    def __init__(
+        self, loss: Loss, params0: Any, data: Any, *, minimum: RealScalarLike = 0.0
+    ):
+        self.loss = loss
+        self.params0 = _parameters(params0)
+        self.data = jax.tree.map(jnp.asarray, data)
+        self.minimum = as_float("minimum", minimum)
+        _check_rows(self.data)
+        _check_loss(loss, self.params0, jax.tree.map(lambda x: x[0], self.data))
+
+    @property
+    def size(self) -> int:
+        """The number $n$ of examples."""
+        return jax.tree.leaves(self.data)[0].shape[0]
+
+    def init(self) -> Params:
+        return self.params0
+
+    def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
+        row = jr.randint(jr.fold_in(stream, index), (), 0, self.size)
+        return jax.tree.map(lambda x: x[row], self.data)
+
+    def gradient(self, params: Params, example: Example) -> Params:
+        return jax.grad(self.loss)(params, example)
+
+    def mean_loss(self, params: Params) -> Float[Array, ""]:
+        """$F$, the mean of the loss over all examples."""
+        return jnp.mean(jax.vmap(self.loss, (None, 0))(params, self.data))
+
+    def full_gradient(self, params: Params) -> Params:
+        """The gradient of $F$, which costs `size` sample gradients."""
+        return jax.grad(self.mean_loss)(params)
+
+    def whole(self) -> "FiniteSum":
+        """The same function as a sum of one term, whose example is the whole data set.
+
+        SGD on it is gradient descent: each step sees the gradient of $F$.
+        """
+        data = jax.tree.map(lambda x: x[None], self.data)
+        return FiniteSum(_MeanLoss(self.loss), self.params0, data, minimum=self.minimum)
+
+    def risk(self, params: Params) -> RealScalar:
+        return self.mean_loss(params) - self.minimum
+
+
+class Online(AbstractProblem):
+    r"""The expectation of a loss over examples that are drawn afresh.
+
+    $$f(x) = E_\xi\, \ell(x, \xi).$$
+
+    **Arguments:**
+
+    - `loss`: $\ell$, a function of the parameters and of one example that returns a
+        number.
+    - `params0`: the parameters at step 0, a pytree of arrays of floats.
+    - `draw`: a function of a key that returns one example.
+    - `excess`: a function of the parameters, what a curve records as the risk: $f$ less
+        its minimum where that is known, or the mean loss on examples held out.
+
+    The functions are held as structure, as in [`jaxclip.FiniteSum`][].
+
+    **Raises:**
+
+    A `ValueError` where `params0` holds what is no array of floats, or the loss of an
+    example is not one number.
+    """
+
+    loss: Loss = eqx.field(static=True)
+    params0: Params
+    draw: Callable[[Key], Example] = eqx.field(static=True)
+    excess: Callable[[Params], Float[Array, ""]] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        loss: Loss,
+        params0: Any,
+        draw: Callable[[Key], Example],
+        excess: Callable[[Params], Float[Array, ""]],
+    ):
+        self.loss = loss
+        self.params0 = _parameters(params0)
+        self.draw = draw
+        self.excess = excess
+        _check_loss(loss, self.params0, jax.eval_shape(draw, jr.key(0)))
+
+    def init(self) -> Params:
+        return self.params0
+
+    def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
+        return self.draw(jr.fold_in(stream, index))
+
+    def gradient(self, params: Params, example: Example) -> Params:
+        return jax.grad(self.loss)(params, example)
+
+    def risk(self, params: Params) -> RealScalar:
+        return self.excess(params)
+
+
+class _MeanLoss(eqx.Module):
+    """The mean of a loss over the rows of one large example."""
+
+    # A module and no closure: two of the same loss are equal, and compile once.
+    loss: Loss = eqx.field(static=True)
+
+    def __call__(self, params: Params, rows: Example) -> Float[Array, ""]:
+        return jnp.mean(jax.vmap(self.loss, (None, 0))(params, rows))
+
+
+def _parameters(params: Any) -> Params:
+    def convert(leaf):
+        floats = eqx.is_array_like(leaf) and jnp.issubdtype(
+            jnp.result_type(leaf), jnp.floating
+        )
+        if not floats:
+            raise ValueError(
+                f"`params0` must be a pytree of arrays of floats. Got the leaf {leaf!r}"
+                "; split a model by `equinox.partition(model, equinox.is_inexact_array)"
+                "` and put it together in the loss."
+            )
+        return jnp.asarray(leaf)
+
+    params = jax.tree.map(convert, params)
+    if not jax.tree.leaves(params):
+        raise ValueError("`params0` must hold an array of floats. Got none.")
+    return params
+
+
+def _check_rows(data: PyTree[Array]) -> None:
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
+    if len(lengths) != 1 or lengths & {(), (0,)}:
+        raise ValueError(
+            "`data` must hold arrays that share a leading axis of examples, at least "
+            f"one long. Got leading axes {sorted(lengths)}."
+        )
+
+
+def _check_loss(loss: Loss, params: Params, example: Any) -> None:
+    value = jax.eval_shape(loss, params, example)
+    if not isinstance(value, jax.ShapeDtypeStruct) or value.shape != ():
+        raise ValueError(
+            "`loss(params, example)` must return one number for one example. "
+            f"Got {value}; sum over whatever it returns."
+        )
