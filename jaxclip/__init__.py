@@ -8,6 +8,8 @@ from ._criteria import (
     max_ccc as max_ccc,
 )
 from ._curve import Curve as Curve
+from ._diagnose import diagnose as diagnose
+from ._diagnosis import Diagnosis as Diagnosis, Estimate as Estimate
 from ._schedule import Constant as Constant, PiecewiseLinear as PiecewiseLinear
 from ._score import (
     ScoreClip as ScoreClip,
@@ -17,6 +19,7 @@ from ._score import (
 )
 from ._stability import stable_lr as stable_lr
 from ._tune import tune as tune
+from ._unroll import unroll as unroll
 from .clip import (
     AbstractClip as AbstractClip,
     DeltaClip as DeltaClip,

@@ -43,6 +43,10 @@ IMPORTS = {
     "_criteria": _CRITERIA,
     "_score": _CRITERIA,
     "_stability": {*_BASE, "problem"},
+    "_diagnosis": set(),
+    "_jackknife": {"_diagnosis"},
+    "_diagnose": {*_BASE, "_diagnosis", "_jackknife", "clip", "transform"},
+    "_unroll": _BASE,
     "_residuals": _CRITERIA,
     "_predict": _PREDICTION,
     "_rows": {*_MODEL, "transform", "simulate"},
@@ -258,7 +262,11 @@ def test_no_arguments_in_bulk(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["simulate", "train", "solve", "moments", "tune", "sweep"]
+    "name",
+    [
+        *("simulate", "train", "solve", "moments", "tune", "sweep"),
+        *("diagnose", "unroll"),
+    ],
 )
 def test_how_to_do_it_is_keyword_only(name):
     """What to do is positional, with `step` the one default among it."""
