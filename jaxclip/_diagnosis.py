@@ -66,8 +66,8 @@ class Diagnosis(eqx.Module):
 
     @property
     def _best(self) -> Any:
-        # Where the signal is lost in the noise a criterion may be NaN: never the best.
-        return jnp.argmax(jnp.where(jnp.isnan(self.ccc.value), 0.0, self.ccc.value))
+        # With a negative mu the clipped step climbs, which the square in it hides.
+        return jnp.argmax(jnp.where(self.mu.value > 0, self.ccc.value, 0.0))
 
     @property
     def _resolved(self) -> Bool[Array, ""]:

@@ -126,6 +126,7 @@ def test_segments_bound_the_memory():
     assert memory(None) < 0.3 * memory(256)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mixing")
 def test_a_threshold_is_tuned():
     def objective(clip):
