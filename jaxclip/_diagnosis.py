@@ -125,9 +125,10 @@ class Diagnosis(eqx.Module):
 
         The axes.
         """
-        if ax is None:
-            import matplotlib.pyplot as plt
+        import matplotlib.pyplot as plt
+        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+        if ax is None:
             _, ax = plt.subplots()
         (line,) = ax.plot(self.thresholds, self.ccc.value, label=label)
         band = (np.asarray(end) for end in self._band)
@@ -138,4 +139,8 @@ class Diagnosis(eqx.Module):
             xlabel="threshold on the norm of an example's gradient",
             ylabel="clipping-comparison criterion",
         )
+        # Within a decade or two matplotlib's own labels lie on top of each other.
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
         return ax
