@@ -4,9 +4,18 @@ scikit-learn's digits, the labels to train on corrupted at 0, 20 and 40 percent,
 network, plain SGD with per-example clipping. The criterion compares thresholds at the
 best learning rate of each, so training does too: the rate is chosen on validation rows
 with clean labels, and the losses are those of test rows that nothing else has seen. All
-derived or measured here; the paper has no network. Writes the data and the figures into
-`results/diagnose/`, and exits with an error where a claim fails. `--quick` takes one
-corruption and fewer seeds.
+derived or measured here; the paper has no network.
+
+What is found: whether clipping helps is foretold, for clean and for corrupted test
+labels, and most of the gain comes with the threshold that is advised. With corrupted
+labels it is not among the best third, though. The criterion is flat at small
+thresholds, and cannot tell which of them is best now; over a whole training the smaller
+ones win, since clipping also moves the point where training comes to rest away from the
+corrupted labels (the loss on those rises), which a criterion for the next step does not
+see.
+
+Writes the data and the figures into `results/diagnose/`, and exits with an error where
+a claim fails. `--quick` takes one corruption and fewer seeds.
 """
 
 from typing import Any, NamedTuple
@@ -230,36 +239,30 @@ def judge(
         print(f"         {name}, {word}: threshold {THRESHOLDS[at]:.3g}, loss "
               f"{mean[at]:.4f}, place {1 + np.sum(mean < mean[at])} of 12")  # fmt: skip
     print(f"         {name}, no clip: loss {none.mean():.4f}")
-    gain = none.mean() - mean
-    print("DEBUG", np.log(ccc[first]/ccc[best])/error[best], in_errors(clean[first]-clean[best]), gain[again]/gain[best], in_errors(none-clean[again]), own[first], own[again], ccc[first],error[first], [round(in_errors(clean[first]-c),1) for c in clean if c is not clean[first]])
-    claims = [
-        at_least(
-            f"{name}: the criterion says that clipping helps, in errors",
-            np.log(ccc[first]) / error[first],
-            2,
-        ),
-        at_least(
-            "... and it does: gain in the test loss, in errors",
-            in_errors(none - clean[first]),
-            2,
-        ),
-        at_least("... share of the possible gain", gain[first] / gain[best], 0.5),
-        at_most("... place of the advised", 1 + np.sum(mean < mean[first]), 4),
-    ]
+    gain = (none.mean() - mean) / (none.mean() - mean[best])
+    place, won = 1 + np.sum(mean < mean[first]), in_errors(none - clean[first])
+    says = f"{name}: the criterion says that clipping helps, in errors"
+    claims = [at_least(says, np.log(ccc[first]) / error[first], 2)]
     if name == "0%":
-        return claims
+        # Between .3 and 10 all thresholds end within each other's errors.
+        return [
+            *claims,
+            at_least("... and it does no harm: gain in the loss, in errors", won, -2),
+            at_most("... place of the advised threshold among 12", place, 4),
+        ]
+    undecided = np.log(ccc[first] / ccc[best]) / error[best]
+    missed = in_errors(clean[first] - clean[best])
+    kept = in_errors(corrupted[-1] - corrupted[least])
     return [
         *claims,
-        at_most(
-            "... for labels as corrupt as its own, after clipping: criterion",
-            own[first],
-            1,
-        ),
-        at_most(
-            "... and in training the best gain, in errors",
-            in_errors(corrupted[-1] - corrupted[least]),
-            2,
-        ),
+        at_least("... and it does: gain in the test loss, in errors", won, 2),
+        at_least("... share of the possible gain that it brings", gain[first], 0.7),
+        at_least("... and that asking again brings", gain[again], 0.7),
+        Claim("... NOT in the best third: place among 12", place, 5, 8),
+        at_most("... whose criterion is the same, in errors", undecided, 1),
+        at_least("... but whose whole training is better, in errors", missed, 2),
+        at_most("... for its own labels, after clipping: criterion", own[first], 1),
+        at_most("... and there no threshold gains, in errors", kept, 2),
     ]
 
 
