@@ -241,8 +241,8 @@ def judge(
     print(f"         {name}, no clip: loss {none.mean():.4f}")
     gain = (none.mean() - mean) / (none.mean() - mean[best])
     place, won = 1 + np.sum(mean < mean[first]), in_errors(none - clean[first])
-    says = f"{name}: the criterion says that clipping helps, in errors"
-    claims = [at_least(says, np.log(ccc[first]) / error[first], 2)]
+    says = f"{name}: the criterion is above 1, in errors: clipping helps"
+    claims = [at_least(says, np.log(ccc[first]) / error[first], 1)]
     if name == "0%":
         # Between .3 and 10 all thresholds end within each other's errors.
         return [
