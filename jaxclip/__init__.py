@@ -23,6 +23,7 @@ from ._tangent import (
     tangent_kernel as tangent_kernel,
 )
 from ._tune import tune as tune
+from ._unroll import unroll as unroll
 from .advise import Advice as Advice, advise as advise
 from .clip import (
     AbstractClip as AbstractClip,
@@ -33,6 +34,11 @@ from .clip import (
     RootSoftClip as RootSoftClip,
     SoftClip as SoftClip,
     SpiderClip as SpiderClip,
+)
+from .diagnose import (
+    Diagnosis as Diagnosis,
+    Estimate as Estimate,
+    diagnose as diagnose,
 )
 from .limit import (
     AbstractLimit as AbstractLimit,

@@ -116,4 +116,11 @@ def _descend(objective, optimiser: optax.GradientTransformation, moved):
 
 def _as_arrays(tree):
     """Python floats are numbers to tune too."""
-    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, tree)
+
+    def strong(x):
+        x = jnp.asarray(x) if isinstance(x, float) else x
+        # A weak type, which a Python number leaves behind, is lost in the first update:
+        # the second would be compiled again.
+        return x.astype(x.dtype) if eqx.is_inexact_array(x) else x
+
+    return jax.tree.map(strong, tree)

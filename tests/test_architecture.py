@@ -42,6 +42,8 @@ IMPORTS = {
     "_score": _CRITERIA,
     "_stability": {*_BASE, "problem"},
     "_tangent": {*_BASE, "clip"},
+    "_unroll": _BASE,
+    "diagnose": {*_BASE, "clip", "transform"},
     "advise": {*_PREDICTION, "transform", "simulate"},
     "cli": {*_MODEL, "simulate", "sweep", "advise"},
 }
@@ -248,7 +250,11 @@ def test_no_arguments_in_bulk(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["simulate", "train", "solve", "moments", "tune", "sweep"]
+    "name",
+    [
+        *("simulate", "train", "solve", "moments", "tune", "sweep"),
+        *("diagnose", "unroll"),
+    ],
 )
 def test_how_to_do_it_is_keyword_only(name):
     """What to do is positional, with `step` the one default among it."""

@@ -92,6 +92,23 @@ def test_an_optax_optimiser_takes_every_step():
         np.testing.assert_allclose(best, 2.5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("optimiser", [None, optax.sgd(0.1)])
+def test_a_python_number_is_compiled_once(optimiser):
+    def traces(init):
+        count = 0
+
+        def loss(x):
+            nonlocal count
+            count += 1
+            return jnp.sum((x - 2.5) ** 2)
+
+        jc.tune(loss, init, steps=4, optimiser=optimiser)
+        return count
+
+    strong = jnp.zeros((), jnp.result_type(float))
+    assert traces(jnp.asarray(0.0)) == traces(0.0) == traces(strong)
+
+
 def test_another_minimiser_of_optimistix():
     solver = optx.NonlinearCG(rtol=1e-8, atol=1e-10)
     best, _ = jc.tune(lambda x: jnp.cosh(x - 1.0), 3.0, optimiser=solver)
