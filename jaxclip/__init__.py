@@ -18,13 +18,24 @@ from ._score import (
 from ._stability import stable_lr as stable_lr
 from ._tune import tune as tune
 from .clip import (
+    PSAC as PSAC,
     AbstractClip as AbstractClip,
+    AbstractPolicy as AbstractPolicy,
+    AdaGC as AdaGC,
+    Adaptive as Adaptive,
+    AutoS as AutoS,
     DeltaClip as DeltaClip,
     HardClip as HardClip,
     Identity as Identity,
     Normalize as Normalize,
+    Percentile as Percentile,
+    QuantileDescent as QuantileDescent,
+    RandomThreshold as RandomThreshold,
     RootSoftClip as RootSoftClip,
+    SecondMoment as SecondMoment,
+    SkipClip as SkipClip,
     SoftClip as SoftClip,
+    ZScore as ZScore,
 )
 from .limit import (
     AbstractLimit as AbstractLimit,
@@ -80,10 +91,23 @@ from .simulate import (
 )
 from .sweep import Sweep as Sweep, sweep as sweep
 from .transform import (
+    AbstractPerLeaf as AbstractPerLeaf,
     AbstractScope as AbstractScope,
     ClipState as ClipState,
+    ClipTransformation as ClipTransformation,
+    GuardState as GuardState,
+    MonitorState as MonitorState,
+    PerCoordinate as PerCoordinate,
     PerExample as PerExample,
+    PerLeaf as PerLeaf,
+    PerLeafRMS as PerLeafRMS,
+    PerLeafShare as PerLeafShare,
     PerTree as PerTree,
+    PerUnit as PerUnit,
     as_transform as as_transform,
+    clipped_grad as clipped_grad,
+    monitor as monitor,
     safe_norm as safe_norm,
+    skip_nonfinite as skip_nonfinite,
+    zero_nonfinite as zero_nonfinite,
 )

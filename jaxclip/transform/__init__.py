@@ -1,9 +1,26 @@
 """Clipping rules as optax transforms."""
 
-from ._as_transform import ClipState as ClipState, as_transform as as_transform
+from ._as_transform import (
+    ClipState as ClipState,
+    ClipTransformation as ClipTransformation,
+    as_transform as as_transform,
+)
+from ._clipped_grad import clipped_grad as clipped_grad
+from ._guard import (
+    GuardState as GuardState,
+    skip_nonfinite as skip_nonfinite,
+    zero_nonfinite as zero_nonfinite,
+)
+from ._monitor import MonitorState as MonitorState, monitor as monitor
 from ._norm import safe_norm as safe_norm
 from ._scope import (
+    AbstractPerLeaf as AbstractPerLeaf,
     AbstractScope as AbstractScope,
-    PerExample as PerExample,
+    PerCoordinate as PerCoordinate,
+    PerLeaf as PerLeaf,
+    PerLeafRMS as PerLeafRMS,
+    PerLeafShare as PerLeafShare,
     PerTree as PerTree,
 )
+from ._scope_example import PerExample as PerExample
+from ._scope_unit import PerUnit as PerUnit
