@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._checks import nonnegative
 from .._types import Key, Step
-from ._scope import AbstractScope, PerTree
+from ._scope import AbstractScope, PerTree, times
 
 
 class PerExample(AbstractScope):
@@ -79,10 +79,14 @@ class PerExample(AbstractScope):
     def multiply(
         self, updates: PyTree[Array], factors: PyTree[Float[Array, "..."]]
     ) -> PyTree[Array]:
-        if not jax.tree.leaves(updates):
+        leaves = jax.tree.leaves(updates)
+        if not leaves:
             return updates
-        scaled = jax.vmap(self.within.multiply)(updates, factors)
-        return jax.tree.map(lambda leaf: self.reduce(leaf, axis=0), scaled)
+        # The reduction is linear: a sum, with each example's share in its factor.
+        examples = max(jnp.shape(leaves[0])[0], 1)
+        share = self.reduce(jnp.ones(examples), axis=0) / examples
+        shares = jax.tree.map(lambda factor: times(factor, share), factors)
+        return self.within.total(updates, shares)
 
     def parts(self, params: PyTree[Array]) -> PyTree[Any]:
         return self.within.parts(params)
