@@ -39,7 +39,8 @@ def safe_modulus(leaf: Array) -> Float[Array, "..."]:
     """The modulus of each number, in float32 or better, with derivative 0 at 0."""
     leaf = jnp.asarray(leaf)
     if not jnp.iscomplexobj(leaf):
-        return jnp.abs(_reals(leaf))
+        with jax.numpy_dtype_promotion("standard"):
+            return jnp.abs(_reals(leaf))
     norm = safe_norm
     for _ in range(leaf.ndim):
         norm = jax.vmap(norm)
