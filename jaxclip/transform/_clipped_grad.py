@@ -75,12 +75,7 @@ def clipped_grad(
         def add(total, piece):
             return jax.tree.map(_add, total, reduced(params, piece, step)), None
 
-        # In float32 or better: a sum of many pieces in half precision stops growing.
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)),
-            params,
-        )
-        total, _ = jax.lax.scan(add, zeros, pieces)
+        total, _ = jax.lax.scan(add, jax.tree.map(_wide_zeros, params), pieces)
         # The mean of the pieces' means, or the sum of their sums.
         share = scope.reduce(jnp.ones(number), axis=0) / number
         mean = jax.tree.map(
@@ -89,6 +84,12 @@ def clipped_grad(
         return scope.perturb(mean, step)
 
     return gradient
+
+
+def _wide_zeros(leaf: Array) -> Array:
+    # In float32 or better: a sum of many pieces in half precision stops growing.
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def _add(total: Array, leaf: Array) -> Array:

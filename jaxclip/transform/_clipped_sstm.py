@@ -11,6 +11,7 @@ from .._checks import positive
 from .._types import RealScalarLike
 from ..clip import AbstractClip
 from ._as_transform import ClipState, as_transform
+from ._scope import times
 from ._tree import mean_of, plus
 
 
@@ -71,7 +72,7 @@ def clipped_sstm(
             )
         k = state.clip.step.astype(rate.dtype)
         alpha, following = (k + 2) * rate / 2, (k + 3) * rate / 2
-        scaled = jax.tree.map(lambda g: (alpha * g).astype(g.dtype), updates)
+        scaled = jax.tree.map(lambda g: times(g, alpha), updates)
         step, clip_state = transform.update(scaled, state.clip)
         far = plus(state.far, step, -1.0)
         total = state.total + alpha

@@ -97,7 +97,9 @@ def monitor(transform: ClipTransformation) -> optax.GradientTransformationExtraA
     ) -> tuple[optax.Updates, MonitorState]:
         del others
         updates, inner, parts = transform.examine(updates, state.inner, params, clip)
-        return updates, _record(state, inner, parts)
+        # Statistics of leaves of several precisions.
+        with jax.numpy_dtype_promotion("standard"):
+            return updates, _record(state, inner, parts)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
 
@@ -125,8 +127,7 @@ def _record(state: MonitorState, inner: ClipState, parts: Parts) -> MonitorState
 def _flat(tree: PyTree[Array]) -> Array:
     """All numbers of a tree in one vector."""
     leaves = [leaf.ravel() for leaf in jax.tree.leaves(tree)]
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.concatenate(leaves) if leaves else jnp.zeros(0, jnp.int32)
+    return jnp.concatenate(leaves) if leaves else jnp.zeros(0, jnp.int32)
 
 
 def _mean(numbers: Array, before: Float[Array, ""]) -> Float[Array, ""]:

@@ -97,7 +97,8 @@ def _batched(axes: int) -> Callable[[_Leaves], Float[Array, "..."]]:
             ]
             return _batched(axes + 1)(leaves), True
 
-    return norms
+    # Or else an update that is not jitted would compile the condition each time.
+    return jax.jit(norms, inline=True)
 
 
 def _packed(leaves: _Leaves, axes: int, dtype) -> _Leaves:
