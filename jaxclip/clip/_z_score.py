@@ -17,7 +17,7 @@ class ZScoreState(NamedTuple):
 
     mean: Float[Array, ""]
     variance: Float[Array, ""]
-    count: Float[Array, ""]
+    seen: Float[Array, ""]
 
 
 class ZScore(AbstractPolicy):
@@ -62,7 +62,7 @@ class ZScore(AbstractPolicy):
         self, norms: Float[Array, " n"], state: ZScoreState, step: Step
     ) -> tuple[Float[Array, " n"], ZScoreState]:
         del step
-        warm = state.count >= self.warmup * norms.size
+        warm = state.seen >= self.warmup * norms.size
         # sqrt has an infinite derivative at 0: select the operand, then the result.
         spread = state.variance > 0
         std = jnp.where(spread, jnp.sqrt(jnp.where(spread, state.variance, 1.0)), 0.0)
@@ -80,12 +80,12 @@ class ZScore(AbstractPolicy):
         mean = self.decay * state.mean + (1 - self.decay) * jnp.mean(values)
         square = jnp.mean((values - mean) ** 2)
         variance = self.decay * state.variance + (1 - self.decay) * square
-        return ZScoreState(mean, variance, state.count)
+        return ZScoreState(mean, variance, state.seen)
 
 
 def _collect(norms: Float[Array, " n"], state: ZScoreState) -> ZScoreState:
     """The mean and variance of all norms so far, these included."""
-    total = state.count + norms.size
+    total = state.seen + norms.size
     weight = norms.size / total
     away = jnp.mean(norms) - state.mean
     inside = (1 - weight) * state.variance + weight * jnp.var(norms)

@@ -1,6 +1,6 @@
 """Aggregation of workers' gradients that a few wild ones cannot carry away."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,10 @@ from ._tree import plus
 
 
 class CenteredClipState(NamedTuple):
-    """The last aggregate, and the state of the clip."""
+    """The last aggregate, and the state of the clip, a [`jaxclip.ClipState`][]."""
 
     center: optax.Updates
-    inner: ClipState
+    inner: Any
 
 
 def centered_clip(

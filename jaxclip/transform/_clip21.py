@@ -1,6 +1,6 @@
 """Clip21: several workers, each of which clips the change of its gradient."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import optax
 
 from .._checks import count
 from ..clip import AbstractClip
-from ._as_transform import ClipState, as_transform
+from ._as_transform import as_transform
 from ._scope import AbstractScope, PerTree
 from ._tree import plus
 
@@ -18,7 +18,7 @@ class Clip21State(NamedTuple):
     of the clip, which they share."""
 
     sent: optax.Updates
-    inner: ClipState
+    inner: Any
 
 
 def clip21(

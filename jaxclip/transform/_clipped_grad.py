@@ -69,7 +69,8 @@ def clipped_grad(
     def gradient(params: Params, batch: PyTree[Array], *, step: Step = 0) -> Params:
         if microbatch is None:
             return scope.perturb(reduced(params, batch, step), step)
-        pieces = jax.tree.map(lambda leaf: _split(leaf, microbatch), batch)
+        size = microbatch
+        pieces = jax.tree.map(lambda leaf: _split(leaf, size), batch)
         number = jnp.shape(jax.tree.leaves(pieces)[0])[0]
 
         def add(total, piece):

@@ -1,6 +1,6 @@
 """Clipped-SSTM: accelerated SGD with clipping, for heavy-tailed noise."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .._checks import positive
 from .._types import RealScalarLike
 from ..clip import AbstractClip
-from ._as_transform import ClipState, as_transform
+from ._as_transform import as_transform
 from ._scope import times
 from ._tree import mean_of, plus
 
@@ -21,13 +21,13 @@ class ClippedSSTMState(NamedTuple):
     - `average`: $y_k$, what to evaluate and to keep: the method's result.
     - `far`: $z_k$, which the clipped gradients move.
     - `total`: $A_k$.
-    - `clip`: the state of the clip.
+    - `clip`: the state of the clip, a [`jaxclip.ClipState`][].
     """
 
     average: optax.Params
     far: optax.Params
     total: Float[Array, ""]
-    clip: ClipState
+    clip: Any
 
 
 def clipped_sstm(

@@ -5,10 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, PyTree
 
 from .._checks import fraction
 from .._types import RealScalarLike
-from ._as_transform import ClipState, as_transform
+from ._as_transform import as_transform
 from ._parts import Rules
 from ._scope import AbstractScope, PerTree
 from ._tree import mean_of
@@ -18,7 +19,7 @@ class MixedMomentumState(NamedTuple):
     """The momentum, and the states of the two clips."""
 
     momentum: optax.Updates
-    clips: tuple[ClipState, ClipState]
+    clips: tuple[PyTree[Array], ...]
 
 
 def mixed_momentum(

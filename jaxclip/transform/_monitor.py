@@ -18,7 +18,7 @@ _LARGEST = jnp.iinfo(jnp.int32).max
 class MonitorState(NamedTuple):
     """What [`jaxclip.monitor`][] has seen; a pytree of arrays of fixed types.
 
-    - `inner`: the state of the transform that is watched.
+    - `inner`: the state of the transform that is watched, a [`jaxclip.ClipState`][].
     - `norm`: the norm before clipping at the last update, one number for each leaf of
         what the scope takes norms of: one for `PerTree`, a tree of them for `PerLeaf`.
         Where a leaf has many parts (units, coordinates, examples), their mean.
@@ -33,7 +33,7 @@ class MonitorState(NamedTuple):
         nothing else but `norm` and `factor`.
     """
 
-    inner: ClipState
+    inner: Any
     norm: PyTree[Float[Array, ""]]
     factor: PyTree[Float[Array, ""]]
     clipped: Float[Array, ""]

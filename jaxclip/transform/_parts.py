@@ -133,8 +133,11 @@ def _adapt(
     shared = norm.shape[0] if examples else 1
     rows = jnp.moveaxis(norm.reshape(shared, -1), 0, 1)
     factor, regime, state = jax.vmap(of_one_threshold)(rows, state)
-    back = [jnp.moveaxis(x, 0, 1).reshape(norm.shape) for x in (factor, regime)]
-    return *back, state
+
+    def back(numbers):
+        return jnp.moveaxis(numbers, 0, 1).reshape(norm.shape)
+
+    return back(factor), back(regime), state
 
 
 def _matched(clip: Rules, parts: PyTree[Any]) -> list[AbstractClip | Adaptive]:
