@@ -97,7 +97,7 @@ def test_the_corners(name, dtype):
         # A derivative that cancels leaves the rounding of the factor, at most 1; and
         # all of it where its other half, c / n^2, is too small for the precision.
         n = max(np.linalg.norm(g), 1e-150)
-        lost = c * unit / n**2 < float(jnp.finfo(dtype).tiny)
+        lost = c * unit / n**2 < float(jnp.finfo(gradients.dtype).tiny)
         atol = min(1.0, c * unit / n) * (1.01 if lost else 2 * eps)
         np.testing.assert_allclose(mine[1], jacobian, rtol=eps, atol=atol)
         np.testing.assert_allclose(mine[2], slope, rtol=eps, atol=eps)

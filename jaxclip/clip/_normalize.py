@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from .._schedule import as_schedule
 from .._types import RealScalarLike, Schedule, Step
-from ._base import AbstractClip, at
+from ._base import AbstractClip, at, ratio
 
 
 class Normalize(AbstractClip):
@@ -94,10 +94,11 @@ class PSAC(AbstractClip):
         self, norm: Float[Array, "..."] | RealScalarLike, step: Step
     ) -> Float[Array, "..."]:
         norm, r = at(self.stability, norm, step)
-        sum_ = norm + r
-        regular = sum_ > 0
-        weight = jnp.where(regular, r, 1.0) / jnp.where(regular, sum_, 1.0)
-        return jnp.where(regular, 1 / (jnp.where(regular, norm, 0.0) + weight), 0.0)
+        # At 0 / 0, without a constant, a zero gradient has no direction.
+        regular = norm + r > 0
+        n, r = jnp.where(regular, norm, 1.0), jnp.where(regular, r, 0.0)
+        factor = ratio(jnp.ones_like(n), n + ratio(r, n + r))
+        return jnp.where(regular, factor, 0.0)
 
     def kinks(self, step: Step) -> tuple[()]:
         del step
