@@ -48,6 +48,15 @@ def positive(name: str, value: Any) -> Array:
     )
 
 
+def fraction(name: str, value: Any) -> Array:
+    """`value` as an array of floats, all of them from 0 to 1."""
+    return check(
+        as_float(name, value),
+        lambda x: ~((x >= 0) & (x <= 1)),
+        f"`{name}` must lie between 0 and 1.",
+    )
+
+
 def is_traced(value: Any) -> bool:
     """Whether `value` stands for numbers that are not known yet."""
     return isinstance(value, jax.core.Tracer)

@@ -91,11 +91,65 @@ def test_golden_vectors_of_examples(reduce):
     for clip, total in [
         (jc.HardClip(1.0), (1.2, 2.1)),
         (jc.Normalize(0.01), (1.198203, 2.577996)),
+        (jc.AutoS(), (1.198203, 2.577996)),
     ]:
         transform = jc.as_transform(clip, jc.PerExample(reduce))
         clipped, _ = transform.update(rows, transform.init(jnp.zeros(2)))
         expected = np.array(total) / (1 if reduce is jnp.sum else 3)
         np.testing.assert_allclose(clipped, expected, rtol=0, atol=1e-6)
+
+
+# Each with its formula, as it is printed, and a parameter inside the grid of norms.
+WITHOUT_THRESHOLD = {
+    "auto_s": (jc.AutoS, lambda n, r: 1 / (n + r)),
+    "psac": (jc.PSAC, lambda n, r: 1 / (n + r / (n + r))),
+    "skip": (jc.SkipClip, lambda n, c: np.where(n <= c, 1.0, 0.0)),
+}
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("name", WITHOUT_THRESHOLD)
+def test_rules_of_one_parameter(name):
+    rule, literal = WITHOUT_THRESHOLD[name]
+    eps = jnp.finfo(jnp.result_type(float)).eps
+    norms = np.array([0.0, 1e-3, 0.05, 0.7, 0.70001, 3.0, 1e4])
+    for parameter in (0.01, 0.7):
+        factor = rule(parameter).factor(jnp.asarray(norms), 0)
+        np.testing.assert_allclose(factor, literal(norms, parameter), rtol=8 * eps)
+    assert rule(optax.constant_schedule(0.5)).factor(0.2, 3) == pytest.approx(
+        literal(0.2, 0.5), rel=1e-6
+    )
+    # At the corners neither value nor derivative is NaN.
+    both = jax.vmap(
+        jax.value_and_grad(lambda n, r: rule(r).factor(n, 0), (0, 1)), (0, None)
+    )
+    for parameter in (0.0, 0.1):
+        # Without a constant the slope of `PSAC` is 1 / n^3, too large at a small norm.
+        small = 1e-30 if parameter else 1e-9
+        norms = jnp.array([0.0, small, 1.0, 1e30])
+        value, slopes = both(norms, jnp.asarray(parameter))
+        assert jnp.all(jnp.isfinite(value))
+        for slope in slopes:
+            assert not jnp.any(jnp.isnan(slope))
+    with pytest.raises(ValueError, match=r"`(stability|threshold)`.*non-negative"):
+        rule(-1.0)
+
+
+def test_derivatives_of_rules_of_one_parameter():
+    norms = jnp.array([0.0, 0.05, 0.7, 3.0])
+    for rule in (jc.AutoS, jc.PSAC):
+        slope = jax.jacfwd(lambda r, rule=rule: rule(r).factor(norms, 0))(0.2)
+        expected = finite_difference(
+            lambda r, rule=rule: rule(r).factor(norms, 0), 0.2, 1e-4
+        )
+        np.testing.assert_allclose(slope, expected, rtol=1e-6, atol=1e-14)
+        slope = jax.vmap(jax.grad(lambda n, rule=rule: rule(0.2).factor(n, 0)))
+        expected = finite_difference(
+            lambda n, rule=rule: rule(0.2).factor(n, 0), norms[1:], 1e-4
+        )
+        np.testing.assert_allclose(slope(norms[1:]), expected, rtol=1e-5)
+    assert jc.SkipClip(0.7).kinks(0) == (0.7,)
+    assert jc.PSAC().kinks(0) == jc.AutoS().kinks(0) == ()
 
 
 @all_clips

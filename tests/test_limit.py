@@ -467,7 +467,7 @@ def _call(limit: Any = None, **changes: Any):
         ({"lr": np.nan}, "`lr` must be non-negative and not NaN"),
         ({"lr": lambda k: 0.5 - k}, "`lr` must be non-negative and not NaN"),
         ({"lr": np.ones(2)}, r"`lr` must be one number.*Got shape \(2,\)"),
-        ({"clip": 1.0}, "`clip` must be a clipping rule. Got 1.0"),
+        ({"clip": 1.0}, r"`clip` must be a clipping rule.*Got 1\.0"),
         ({"limit": 1.0}, r"`limit` must be one such as `RiskODE\(\)`. Got 1.0"),
         ({"limit": jc.RiskODE}, r"`limit` must be one such as `RiskODE\(\)`"),
         (

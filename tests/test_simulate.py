@@ -555,14 +555,12 @@ def test_blocked_needs_a_linear_model():
         _call(problem=Quartic(), engine=jc.Blocked())()
 
 
-class PerFirst(jc.PerTree.__base__):  # pyright: ignore[reportGeneralTypeIssues,reportUntypedBaseClass]  the abstract class, for a scope that the engine does not know
-    def scale(self, factor, updates):
-        return updates
-
-
-def test_an_unknown_scope_is_refused():
-    with pytest.raises(ValueError, match=r"`scope` must be PerTree\(\)"):
-        _call(scope=PerFirst())()
+@pytest.mark.parametrize(
+    "scope", [jc.PerLeaf(), jc.PerCoordinate(), jc.PerExample(within=jc.PerLeaf())]
+)
+def test_an_unknown_scope_is_refused(scope):
+    with pytest.raises(ValueError, match=r"`scope` must be PerTree\(\).*whole"):
+        _call(scope=scope)()
 
 
 @pytest.mark.parametrize("size", [0, -1, True])

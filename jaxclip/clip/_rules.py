@@ -1,4 +1,4 @@
-"""The clipping rules.
+"""The clipping rules with a threshold.
 
 | rule | factor of a gradient of norm n | source |
 |---|---|---|
@@ -7,7 +7,10 @@
 | `SoftClip` | c / (c + n) | Zhang et al. 2020, arXiv:1905.11881 |
 | `RootSoftClip` | c / sqrt(c^2 + n^2) | |
 | `DeltaClip` | min(1, max(delta, c / n)) | Tucat et al. 2024, arXiv:2404.08624 |
-| `Normalize` | 1 / (n + eps) | Hazan et al. 2015, arXiv:1507.02030 |
+| `SkipClip` | 1 if n <= c, else 0 | |
+
+Those without one are in `_normalize.py`; thresholds that adapt or are drawn at random
+are policies, in `_policies.py`.
 """
 
 from functools import partial
@@ -159,27 +162,27 @@ class DeltaClip(AbstractClip):
         return c, jnp.where(floored, end, jnp.inf)
 
 
-class Normalize(AbstractClip):
-    r"""The gradient's direction: its length becomes $n / (n + \varepsilon)$.
+class SkipClip(AbstractClip):
+    r"""The gradient, or nothing where it is too long.
 
-    $$f(n) = \frac{1}{n + \varepsilon}.$$
+    $$f(n) = \begin{cases} 1 & n \le c \\ 0 & n > c. \end{cases}$$
+
+    A step that a spike would have made is not made at all. In a chain the optimiser
+    that follows is given a zero gradient, so that its momentum goes on.
 
     **Arguments:**
 
-    - `eps`: $\varepsilon > 0$, in the unit of the gradient's norm: a number, an array
-        or a function of the step. At $\varepsilon = 0$ a zero gradient has no
-        direction and is left at zero.
+    - `threshold`: $c \ge 0$, in the unit of the gradient's norm: a number, an array or
+        a function of the step.
     """
 
-    eps: Schedule = eqx.field(converter=partial(as_schedule, name="eps"), default=1e-6)
+    threshold: Schedule = eqx.field(converter=partial(as_schedule, name="threshold"))
 
     def factor(
         self, norm: Float[Array, "..."] | RealScalarLike, step: Step
     ) -> Float[Array, "..."]:
-        norm, eps = at(self.eps, norm, step)
-        total = norm + eps
-        return jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
+        norm, c = at(self.threshold, norm, step)
+        return jnp.where(norm > c, jnp.zeros_like(norm), jnp.ones_like(norm))
 
-    def kinks(self, step: Step) -> tuple[()]:
-        del step
-        return ()
+    def kinks(self, step: Step) -> tuple[Float[Array, "..."]]:
+        return (self.threshold(step),)

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from .._checks import nonnegative, positive
 from .._types import RealScalarLike, Step
-from ..clip import AbstractClip
+from ..clip import AbstractClip, Adaptive
+from ..clip._adaptive import need_rule
 from ..problem import AbstractNoise
 
 
@@ -44,7 +45,7 @@ class Moments(NamedTuple):
 
 
 def moments(
-    clip: AbstractClip,
+    clip: AbstractClip | Adaptive,
     noise: AbstractNoise,
     excess: RealScalarLike,
     feature_norm: RealScalarLike,
@@ -65,7 +66,8 @@ def moments(
 
     **Arguments:**
 
-    - `clip`: the rule; its thresholds are in the unit of the gradient's norm.
+    - `clip`: the rule; its thresholds are in the unit of the gradient's norm. Not an
+        `Adaptive` one, which depends on more than the norm.
     - `noise`: the label noise.
     - `excess`: the excess risk $R$, in the label's squared unit, not negative.
     - `feature_norm`: the square root of the covariance's trace, positive.
@@ -75,6 +77,7 @@ def moments(
 
     A [`jaxclip.Moments`][].
     """
+    clip = need_rule(clip, "moments")
     excess = nonnegative("excess", excess)
     feature_norm = positive("feature_norm", feature_norm)
     return _jitted_moments(clip, noise, excess, feature_norm, jnp.asarray(step))

@@ -14,7 +14,8 @@ from .._checks import as_float, check
 from .._curve import Curve
 from .._schedule import check_rate
 from .._types import Key, RealScalarLike, Schedule
-from ..clip import AbstractClip
+from ..clip import AbstractClip, Adaptive
+from ..clip._adaptive import need_rule
 from ..problem import AbstractProblem, CompressedLeastSquares, LeastSquares
 
 
@@ -39,7 +40,7 @@ class AbstractLimit(eqx.Module):
 def solve(
     limit: AbstractLimit,
     problem: AbstractProblem | CompressedLeastSquares,
-    clip: AbstractClip,
+    clip: AbstractClip | Adaptive,
     lr: RealScalarLike | Schedule,
     *,
     steps: Any,
@@ -56,7 +57,7 @@ def solve(
 
     - `limit`: which one: `RiskODE()`, `HomogenizedSDE()`.
     - `problem`: what SGD runs on; the limits above need a [`jaxclip.LeastSquares`][].
-    - `clip`: the rule.
+    - `clip`: the rule; not an `Adaptive` one, which depends on more than the norm.
     - `lr`: the learning rate, per step: a number or a function of the step, which is
         called with fractions of a step too.
     - `steps`: shape `(s,)`, the steps at which to report, not negative and increasing.
@@ -75,8 +76,7 @@ def solve(
     A `ValueError` where an argument is misused, and an error when the program runs
     where a traced one is, or where the solver fails.
     """
-    if not isinstance(clip, AbstractClip):
-        raise ValueError(f"`clip` must be a clipping rule. Got {clip!r}.")
+    clip = need_rule(clip, "solve")
     if not isinstance(limit, AbstractLimit):
         raise ValueError(f"`limit` must be one such as `RiskODE()`. Got {limit!r}.")
     steps = as_float("steps", steps)

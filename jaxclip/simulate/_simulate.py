@@ -8,7 +8,8 @@ from .._checks import count
 from .._curve import Curve
 from .._schedule import check_rate
 from .._types import Key, RealScalarLike, Schedule
-from ..clip import AbstractClip
+from ..clip import AbstractClip, Adaptive
+from ..clip._adaptive import need_rule
 from ..problem import AbstractProblem
 from ..transform import AbstractScope, PerExample, PerTree
 from ._direct import run_optimiser
@@ -18,7 +19,7 @@ from ._loop import Observe, Run, check_lengths
 
 def simulate(
     problem: AbstractProblem,
-    clip: AbstractClip,
+    clip: AbstractClip | Adaptive,
     lr: RealScalarLike | Schedule,
     *,
     steps: int,
@@ -41,7 +42,7 @@ def simulate(
     **Arguments:**
 
     - `problem`: what SGD runs on.
-    - `clip`: the rule; `Identity()` for none.
+    - `clip`: the rule; `Identity()` for none. For an `Adaptive` one use `train`.
     - `lr`: $\gamma_k$, per step: a number or a function of the step.
     - `steps`: how many steps.
     - `every`: record the risk every so many steps; it must divide `steps`.
@@ -71,11 +72,7 @@ def simulate(
     A `ValueError` where an argument is misused; an error when the program runs where
     a traced learning rate is negative or NaN.
     """
-    if not isinstance(clip, AbstractClip):
-        raise ValueError(
-            "`clip` must be a clipping rule, such as `HardClip(1.0)`, or `Identity()` "
-            f"for none. Got {clip!r}."
-        )
+    clip = need_rule(clip, "simulate")
     scope = _with_noise(scope, key)
     run = _run(problem, steps, every, key, batch_size, observe)
     lr = check_rate(lr, jnp.arange(0, run.steps, run.every))
@@ -129,8 +126,13 @@ def _run(
 
 def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:
     """The scope, its noise drawn from the run's key."""
-    if not isinstance(scope, PerTree | PerExample):
-        raise ValueError(f"`scope` must be PerTree() or PerExample(). Got {scope!r}.")
+    if not isinstance(
+        scope.within if isinstance(scope, PerExample) else scope, PerTree
+    ):
+        raise ValueError(
+            "`scope` must be PerTree() or PerExample() over whole gradients. "
+            f"Got {scope!r}; `train` runs any optax optimiser."
+        )
     if not isinstance(scope, PerExample) or scope.noise_std is None:
         return scope
     if scope.key is not None:

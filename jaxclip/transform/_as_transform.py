@@ -1,24 +1,50 @@
 """A clipping rule as an optax transform."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from ..clip import AbstractClip
+from ._parts import (
+    Parts,
+    PolicyStates,
+    Rules,
+    check_rules,
+    factors,
+    has_state,
+    init_policies,
+)
 from ._scope import AbstractScope, PerTree
 
 
 class ClipState(NamedTuple):
-    """The state of a clipping transform: the number of updates made so far."""
+    """The state of a clipping transform: the number of updates made so far, and what
+    the policies of adaptive thresholds remember."""
 
     step: Int[Array, ""]
+    policies: PolicyStates = ()
 
 
-def as_transform(
-    clip: AbstractClip, scope: AbstractScope = PerTree()
-) -> optax.GradientTransformation:
+class ClipTransformation(optax.GradientTransformationExtraArgs):
+    """An optax transform that can also tell what it saw and did.
+
+    What [`jaxclip.as_transform`][] returns: `init` and `update` are those of any
+    transform, and `examine` is for [`jaxclip.monitor`][].
+    """
+
+    clip: Rules
+    scope: AbstractScope
+    examine: Callable[..., tuple[optax.Updates, ClipState, Parts]]
+
+    def __new__(cls, init: Any, update: Any, clip: Rules, scope: Any, examine: Any):
+        self = super().__new__(cls, init, update)
+        self.clip, self.scope, self.examine = clip, scope, examine
+        return self
+
+
+def as_transform(clip: Rules, scope: AbstractScope = PerTree()) -> ClipTransformation:
     """A clipping rule as an optax transform, to be chained with any optimiser.
 
     ```python
@@ -28,34 +54,71 @@ def as_transform(
     Away from the corners it agrees with `optax.clip_by_global_norm`. At them: a zero
     gradient has derivative one and not NaN, an infinite threshold is the identity, a
     norm whose square overflows is still right, a half-precision leaf has its norm taken
-    in float32, and a gradient with a number that is not finite stays so.
+    in float32, and a gradient with a number that is not finite stays so: wrap it in
+    [`jaxclip.skip_nonfinite`][] or [`jaxclip.zero_nonfinite`][] where that may happen.
+
+    Thresholds that live among a user's own parameters, to be trained with them, are
+    handed to `update` at each step, `update(g, state, params, clip=HardClip(c))`: optax
+    passes the keyword down a chain.
 
     **Arguments:**
 
     - `clip`: the rule; a threshold that is a function is evaluated at the number of
-        updates made before this one.
+        updates made before this one. Or an [`jaxclip.Adaptive`][] one; or a pytree with
+        a rule for each leaf of the gradient, for a scope with a norm for each.
     - `scope`: what a norm is taken over.
 
     **Returns:**
 
-    An `optax.GradientTransformation` whose state is a [`jaxclip.ClipState`][].
+    An `optax.GradientTransformationExtraArgs` whose state is a [`jaxclip.ClipState`][].
+
+    **Raises:**
+
+    A `ValueError` where `clip` is no rule, and at an update where it does not match the
+    gradient.
     """
-    if not isinstance(clip, AbstractClip):
-        raise ValueError(
-            "`clip` must be a clipping rule, such as `jaxclip.HardClip(1.0)`. "
-            f"Got {clip!r}."
-        )
+    check_rules(clip)
 
     def init(params: optax.Params) -> ClipState:
-        del params
-        return ClipState(step=jnp.zeros((), jnp.int32))
+        return ClipState(jnp.zeros((), jnp.int32), init_policies(clip, scope, params))
+
+    def examine(
+        updates: optax.Updates,
+        state: ClipState,
+        params: optax.Params | None = None,
+        rules: Rules | None = None,
+    ) -> tuple[optax.Updates, ClipState, Parts]:
+        norms = scope.norms(updates, params)
+        rules = clip if rules is None else rules
+        parts, policies = factors(
+            rules, norms, state.policies, state.step, scope.examples
+        )
+        scaled = scope.multiply(updates, parts.factors)
+        scaled = scope.perturb(scaled, state.step)
+        step = jnp.asarray(optax.safe_increment(state.step))
+        return scaled, ClipState(step, policies), parts
 
     def update(
-        updates: optax.Updates, state: ClipState, params: optax.Params | None = None
+        updates: optax.Updates,
+        state: ClipState,
+        params: optax.Params | None = None,
+        *,
+        clip: Rules | None = None,
+        **others: Any,
     ) -> tuple[optax.Updates, ClipState]:
-        del params
-        scaled = scope.scale(lambda norm: clip.factor(norm, state.step), updates)
-        scaled = scope.perturb(scaled, state.step)
-        return scaled, ClipState(jnp.asarray(optax.safe_increment(state.step)))
+        del others
+        if clip is not None:
+            _check_override(clip)
+        scaled, state, _ = examine(updates, state, params, clip)
+        return scaled, state
 
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
+    return ClipTransformation(init, update, clip, scope, examine)
+
+
+def _check_override(clip: Any) -> None:
+    check_rules(clip)
+    if has_state(clip):
+        raise ValueError(
+            "`clip` given to `update` must not be adaptive: its state would be lost. "
+            "Hand an `Adaptive` rule to `as_transform`."
+        )

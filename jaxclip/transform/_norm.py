@@ -1,8 +1,19 @@
 """Norms of gradients that neither overflow, underflow nor lose their derivative."""
 
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeAlias
+
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, PyTree
+
+_Leaves: TypeAlias = list[Float[Array, "..."]]
+
+# Numbers in a leaf, up to which it is copied beside others.
+_SMALL = 2**14
 
 
 def safe_norm(tree: PyTree[Array]) -> Float[Array, ""]:
@@ -10,7 +21,8 @@ def safe_norm(tree: PyTree[Array]) -> Float[Array, ""]:
 
     It is taken in float32 or better, is right for numbers whose squares over- or
     underflow, has derivative 0 at 0, and uses the modulus of complex numbers. Numbers
-    that are not finite give a norm that is not finite.
+    that are not finite give a norm that is not finite. Under `jax.vmap` it costs what
+    the plain norm does, too.
 
     **Arguments:**
 
@@ -19,53 +31,120 @@ def safe_norm(tree: PyTree[Array]) -> Float[Array, ""]:
     # Leaves of several precisions are mixed on purpose, which a user who forbids it in
     # the code of their own did not mean.
     with jax.numpy_dtype_promotion("standard"):
-        return _norm([_reals(leaf) for leaf in jax.tree.leaves(tree)])
+        leaves = [_reals(leaf) for leaf in jax.tree.leaves(tree)]
+        return _norm(leaves) if leaves else jnp.zeros(())
 
 
-def _norm(leaves: list[Float[Array, "..."]]) -> Float[Array, ""]:
-    if not leaves:
-        return jnp.zeros(())
-    dtype = jnp.result_type(*leaves)
-    info = jnp.finfo(dtype)
-    plain = _sum_of_squares(leaves, dtype)
-    # Below the bound, squares that were flushed to zero could matter at this precision.
-    exact = (plain > info.tiny / info.eps**2) & (plain < info.max)
-    # The rescaling reads every number once more, so it is taken only where it is needed
-    # (and costs nothing but the comparison elsewhere).
-    return jax.lax.cond(
-        exact,
-        lambda leaves: jnp.sqrt(jnp.where(exact, _sum_of_squares(leaves, dtype), 1.0)),
-        _scaled_norm,
-        leaves,
-    )
+def safe_modulus(leaf: Array) -> Float[Array, "..."]:
+    """The modulus of each number, in float32 or better, with derivative 0 at 0."""
+    leaf = jnp.asarray(leaf)
+    if not jnp.iscomplexobj(leaf):
+        with jax.numpy_dtype_promotion("standard"):
+            return jnp.abs(_reals(leaf))
+    norm = safe_norm
+    for _ in range(leaf.ndim):
+        norm = jax.vmap(norm)
+    return norm(leaf)
 
 
-def _scaled_norm(leaves: list[Float[Array, "..."]]) -> Float[Array, ""]:
-    dtype = jnp.result_type(*leaves)
+@jax.custom_jvp
+def _norm(leaves: _Leaves) -> Float[Array, ""]:
+    return _batched(0)(leaves)
+
+
+@_norm.defjvp
+def _norm_jvp(primals, tangents):
+    (leaves,), (moved,) = primals, tangents
+    with jax.numpy_dtype_promotion("standard"):
+        norm = _norm(leaves)
+        # g / n is a unit vector; at 0 it is taken to be 0.
+        length = jnp.where(norm > 0, norm, 1.0)
+        along = [jnp.sum(g / length * dg) for g, dg in zip(leaves, moved, strict=True)]
+        return norm, sum(along, jnp.zeros((), norm.dtype)).astype(norm.dtype)
+
+
+@cache
+def _batched(axes: int) -> Callable[[_Leaves], Float[Array, "..."]]:
+    """Norms over all but the first few axes of the leaves.
+
+    A `vmap` adds such an axis, where it would turn the condition below into a selection
+    and always compute both norms.
+    """
+
+    @custom_vmap
+    def norms(leaves: _Leaves) -> Float[Array, "..."]:
+        dtype = jnp.result_type(*leaves)
+        info = jnp.finfo(dtype)
+        leaves = _packed(leaves, axes, dtype)
+        plain = _sum_of_squares(leaves, axes, dtype)
+        # Below it, squares that were flushed to zero could matter at this precision.
+        least = float(info.tiny) / float(info.eps) ** 2
+        exact = jnp.all((plain > least) & (plain < info.max))
+        # The rescaling reads every number twice more: only where it is needed.
+        return jax.lax.cond(
+            exact,
+            lambda leaves: jnp.sqrt(plain),
+            lambda leaves: _scaled_norms(leaves, axes, dtype),
+            leaves,
+        )
+
+    @norms.def_vmap
+    def batch(size: int, batched: Any, leaves: _Leaves) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            leaves = [
+                leaf if has_axis else jnp.broadcast_to(leaf, (size, *leaf.shape))
+                for leaf, has_axis in zip(leaves, batched[0], strict=True)
+            ]
+            return _batched(axes + 1)(leaves), True
+
+    # Or else an update that is not jitted would compile the condition each time.
+    return jax.jit(norms, inline=True)
+
+
+def _packed(leaves: _Leaves, axes: int, dtype) -> _Leaves:
+    """The same numbers in fewer leaves: the small ones in one.
+
+    What an operation costs to start is more than what it does to a small leaf; those of
+    the branch that is not taken cost it too.
+    """
+    flat = [
+        leaf.astype(dtype).reshape(*leaf.shape[:axes], math.prod(leaf.shape[axes:]))
+        for leaf in leaves
+    ]
+    small = [leaf for leaf in flat if leaf.size <= _SMALL]
+    large = [leaf for leaf in flat if leaf.size > _SMALL]
+    packed = [jnp.concatenate(small, axis=-1)] if len(small) > 1 else small
+    return packed + large
+
+
+def _scaled_norms(leaves: _Leaves, axes: int, dtype) -> Float[Array, "..."]:
     largest = jnp.zeros((), dtype)
     for leaf in leaves:
-        largest = jnp.maximum(
-            largest, jnp.max(jnp.abs(leaf), initial=0.0).astype(dtype)
-        )
-    largest = jax.lax.stop_gradient(largest)
+        over = tuple(range(axes, leaf.ndim))
+        size = jnp.max(jnp.abs(leaf), axis=over, initial=0.0).astype(dtype)
+        largest = jnp.maximum(largest, size)
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
-    total = _sum_of_squares([leaf / scale for leaf in leaves], dtype)
-    # sqrt has an infinite derivative at 0: select the operand, then the result.
-    return jnp.where(
-        total == 0, 0.0, scale * jnp.sqrt(jnp.where(total == 0, 1.0, total))
-    )
+    unit = [leaf / _with_axes(scale, leaf.ndim) for leaf in leaves]
+    return scale * jnp.sqrt(_sum_of_squares(unit, axes, dtype))
 
 
-def _sum_of_squares(leaves: list[Float[Array, "..."]], dtype) -> Float[Array, ""]:
-    return sum(
-        (jnp.sum(leaf.astype(dtype) ** 2) for leaf in leaves), jnp.zeros((), dtype)
-    )
+def _sum_of_squares(leaves: _Leaves, axes: int, dtype) -> Float[Array, "..."]:
+    sums = [
+        jnp.sum(leaf.astype(dtype) ** 2, axis=tuple(range(axes, leaf.ndim)))
+        for leaf in leaves
+    ]
+    return sum(sums[1:], sums[0])
+
+
+def _with_axes(numbers: Array, ndim: int) -> Array:
+    """The numbers, with axes of length 1 behind those that they have."""
+    return numbers.reshape(numbers.shape + (1,) * (ndim - numbers.ndim))
 
 
 def _reals(leaf: Array) -> Float[Array, "..."]:
     """The real numbers in a leaf, in float32 or better."""
     leaf = jnp.asarray(leaf)
-    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+    if jnp.iscomplexobj(leaf):
         # The two parts, not the modulus, whose derivative at 0 is NaN.
         return jnp.stack([leaf.real, leaf.imag])
     return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._checks import as_float, check, count
 from .._types import Key, Step
 from ..clip import AbstractClip
+from ._norm import safe_norm
 from ._scope import PerTree
 
 
@@ -61,7 +62,8 @@ class PeriodicSpider(AbstractSpiderVariant):
     def clip(
         self, clip: AbstractClip, estimator: PyTree[Array], step: Step
     ) -> tuple[PyTree[Array], PyTree[Array]]:
-        moved = PerTree().scale(lambda norm: clip.factor(norm, step), estimator)
+        factor = clip.factor(safe_norm(estimator), step)
+        moved = PerTree().multiply(estimator, factor)
         return moved, estimator
 
 
@@ -97,7 +99,8 @@ class AuthorsSpider(AbstractSpiderVariant):
     def clip(
         self, clip: AbstractClip, estimator: PyTree[Array], step: Step
     ) -> tuple[PyTree[Array], PyTree[Array]]:
-        moved = PerTree().scale(lambda norm: clip.factor(norm**2, step), estimator)
+        factor = clip.factor(safe_norm(estimator) ** 2, step)
+        moved = PerTree().multiply(estimator, factor)
         return moved, moved
 
 

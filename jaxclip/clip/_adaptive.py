@@ -1,0 +1,121 @@
+"""Thresholds that follow what has been seen, or chance: a rule with a policy."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from .._schedule import Constant
+from .._types import Step
+from ._base import AbstractClip
+from ._rules import HardClip
+
+
+class AbstractPolicy(eqx.Module):
+    """Where the threshold of the next step comes from. A new one is a small class.
+
+    **An author must guarantee** that the two methods work for one threshold, without
+    axes of their own, do not branch in Python on a value, and return a state of the
+    same structure. The library runs them over the parts of a gradient, ignores an
+    update whose norms are not finite, and keeps the types of the state.
+    """
+
+    @abc.abstractmethod
+    def init(self, dtype: Any, index: Int[Array, ""]) -> PyTree[Array]:
+        """The state before the first update.
+
+        **Arguments:**
+
+        - `dtype`: the precision of norms.
+        - `index`: which of the transform's thresholds this is. Only a policy that draws
+            random numbers needs it.
+        """
+
+    @abc.abstractmethod
+    def threshold(
+        self, norms: Float[Array, " n"], state: PyTree[Array], step: Step
+    ) -> tuple[Float[Array, "..."], PyTree[Array]]:
+        """The threshold of this update, and the state after it.
+
+        **Arguments:**
+
+        - `norms`: shape `(n,)`, what the threshold will clip: one norm, or those of the
+            examples of a batch under [`jaxclip.PerExample`][].
+        - `state`: what `init` or the update before returned.
+        - `step`: the number of updates made before.
+
+        **Returns:**
+
+        The threshold, shape `()` or `(n,)`, infinite for none; and the new state.
+        """
+
+
+class Adaptive(eqx.Module):
+    """A rule whose threshold is set by a policy at each update.
+
+    ```python
+    clip = jaxclip.Adaptive(jaxclip.Percentile(10.0))
+    optax.chain(jaxclip.as_transform(clip), optax.adam(1e-3))
+    ```
+
+    Its factor is a function of more than the norm, so it is no
+    [`jaxclip.AbstractClip`][]: the state lives in the transform, and the limits, which
+    have none, refuse it. To run it on a problem use [`jaxclip.train`][].
+
+    **Arguments:**
+
+    - `policy`: where the threshold comes from, such as `Percentile(10.0)`.
+    - `rule`: the rule as a function of its threshold: a class such as `HardClip`, or
+        `lambda c: DeltaClip(c, 0.1)`.
+    """
+
+    policy: AbstractPolicy
+    rule: Callable[[Any], AbstractClip] = eqx.field(static=True, default=HardClip)
+
+    def at(
+        self, norms: Float[Array, " n"], state: PyTree[Array], step: Step
+    ) -> tuple[AbstractClip, PyTree[Array]]:
+        """The rule of this update, and the policy's state after it.
+
+        **Arguments:**
+
+        - `norms`, `state`, `step`: as in [`jaxclip.AbstractPolicy`][].
+        """
+        # A parameter of the policy may be of another precision than the gradient.
+        with jax.numpy_dtype_promotion("standard"):
+            threshold, after = self.policy.threshold(norms, state, step)
+            # One infinite norm would stay in an average for ever.
+            usable = jnp.all(jnp.isfinite(norms))
+            after = jax.tree.map(
+                lambda new, old: jnp.where(usable, new, old).astype(old.dtype),
+                after,
+                state,
+            )
+        # As a schedule: a number would be checked again at every step.
+        return self.rule(Constant(jnp.asarray(threshold, norms.dtype))), after
+
+
+def need_rule(clip: Any, verb: str) -> AbstractClip:
+    """`clip`, if it is a rule; an error that says why an adaptive one is none.
+
+    **Arguments:**
+
+    - `verb`: the function that needs it, as an error calls it.
+    """
+    if isinstance(clip, AbstractClip):
+        return clip
+    if isinstance(clip, Adaptive):
+        raise ValueError(
+            f"`{verb}` needs a rule whose factor depends on the norm and the step "
+            f"alone. Got `Adaptive({type(clip.policy).__name__})`, whose threshold "
+            "depends on earlier gradients or on chance: a state that only an optax "
+            "transform has. Use `train(problem, optax.chain(as_transform(clip), ...))`."
+        )
+    raise ValueError(
+        "`clip` must be a clipping rule, such as `HardClip(1.0)`, or `Identity()` for "
+        f"none. Got {clip!r}."
+    )

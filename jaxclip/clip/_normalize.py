@@ -1,0 +1,105 @@
+"""The clipping rules without a threshold: each gradient comes out about as long.
+
+| rule | factor of a gradient of norm n | source |
+|---|---|---|
+| `Normalize` | 1 / (n + eps) | Hazan et al. 2015, arXiv:1507.02030 |
+| `AutoS` | 1 / (n + r) | Bu et al. 2022, arXiv:2206.07136 |
+| `PSAC` | 1 / (n + r / (n + r)) | Xia et al. 2023, arXiv:2212.00328 |
+"""
+
+from functools import partial
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._schedule import as_schedule
+from .._types import RealScalarLike, Schedule, Step
+from ._base import AbstractClip, at, ratio
+
+
+class Normalize(AbstractClip):
+    r"""The gradient's direction: its length becomes $n / (n + \varepsilon)$.
+
+    $$f(n) = \frac{1}{n + \varepsilon}.$$
+
+    **Arguments:**
+
+    - `eps`: $\varepsilon > 0$, in the unit of the gradient's norm: a number, an array
+        or a function of the step. At $\varepsilon = 0$ a zero gradient has no
+        direction and is left at zero.
+    """
+
+    eps: Schedule = eqx.field(converter=partial(as_schedule, name="eps"), default=1e-6)
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        norm, eps = at(self.eps, norm, step)
+        total = norm + eps
+        return jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
+
+    def kinks(self, step: Step) -> tuple[()]:
+        del step
+        return ()
+
+
+class AutoS(AbstractClip):
+    r"""Automatic clipping, AUTO-S: `Normalize` with a constant that counts.
+
+    $$f(n) = \frac{1}{n + r}.$$
+
+    Made for clipping per example: a short gradient keeps a length below 1, which a
+    plain normalisation takes from it, and there is no threshold to choose.
+
+    **Arguments:**
+
+    - `stability`: $r > 0$, in the unit of the gradient's norm: a number, an array or a
+        function of the step.
+    """
+
+    stability: Schedule = eqx.field(
+        converter=partial(as_schedule, name="stability"), default=0.01
+    )
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        return Normalize(self.stability).factor(norm, step)
+
+    def kinks(self, step: Step) -> tuple[()]:
+        del step
+        return ()
+
+
+class PSAC(AbstractClip):
+    r"""Per-sample adaptive clipping: long gradients get length 1, short ones shrink.
+
+    $$f(n) = \frac{1}{n + r / (n + r)}.$$
+
+    At norm 0 the factor is 1, where that of `AutoS` is $1/r$: gradients close to zero
+    do not count for more than the others.
+
+    **Arguments:**
+
+    - `stability`: $r > 0$, in the unit of the gradient's norm: a number, an array or a
+        function of the step. At $r = 0$ it is a plain normalisation.
+    """
+
+    stability: Schedule = eqx.field(
+        converter=partial(as_schedule, name="stability"), default=0.1
+    )
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        norm, r = at(self.stability, norm, step)
+        # At 0 / 0, without a constant, a zero gradient has no direction.
+        regular = norm + r > 0
+        n, r = jnp.where(regular, norm, 1.0), jnp.where(regular, r, 0.0)
+        factor = ratio(jnp.ones_like(n), n + ratio(r, n + r))
+        return jnp.where(regular, factor, 0.0)
+
+    def kinks(self, step: Step) -> tuple[()]:
+        del step
+        return ()

@@ -1,0 +1,243 @@
+"""The policies: where a threshold that changes by itself comes from.
+
+| policy | threshold | source |
+|---|---|---|
+| `Percentile` | a percentile of the norms so far | AutoClip, arXiv:2007.14469 |
+| `QuantileDescent` | descends to a quantile of the norms | arXiv:1905.03871 |
+| `ZScore` | below any outlier among the norms | ZClip, arXiv:2504.02507 |
+| `AdaGC` | a multiple of the norm's running mean | AdaGC, arXiv:2502.11034 |
+| `SecondMoment` | a multiple of Adam's denominator | SPAM, arXiv:2501.06842 |
+| `RandomThreshold` | there or not by chance, likelier for long gradients | below |
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int
+
+from .._checks import check, count, fraction, nonnegative, positive
+from .._schedule import as_schedule
+from .._types import Key, Schedule, Step
+from ._adaptive import AbstractPolicy
+
+
+class RingBuffer(NamedTuple):
+    """The last numbers seen: `values`, the next place to write, how many are there."""
+
+    values: Float[Array, " window"]
+    place: Int[Array, ""]
+    filled: Int[Array, ""]
+
+
+class Percentile(AbstractPolicy):
+    r"""The percentile of all norms so far, the current one included: AutoClip.
+
+    $$c_t = \operatorname{percentile}_p(n_1, \dots, n_t),$$
+
+    interpolated linearly between norms.
+
+    **Arguments:**
+
+    - `percent`: $p$, from 0 to 100.
+    - `window`: how many of the last norms are remembered: one set of so many numbers
+        for each threshold, sorted at each update.
+    """
+
+    percent: Float[Array, ""] = eqx.field(
+        converter=partial(nonnegative, "percent"), default=10.0
+    )
+    window: int = eqx.field(static=True, default=1000)
+
+    def __check_init__(self):
+        count("window", self.window)
+        check(self.percent, lambda p: p > 100, "`percent` must be at most 100.")
+
+    def init(self, dtype: Any, index: Int[Array, ""]) -> RingBuffer:
+        del index
+        zero = jnp.zeros((), jnp.int32)
+        # Infinity is sorted behind what is there.
+        return RingBuffer(jnp.full(self.window, jnp.inf, dtype), zero, zero)
+
+    def threshold(
+        self, norms: Float[Array, " n"], state: RingBuffer, step: Step
+    ) -> tuple[Float[Array, ""], RingBuffer]:
+        del step
+        norms = norms[-self.window :]
+        places = (state.place + jnp.arange(norms.size)) % self.window
+        values = state.values.at[places].set(norms)
+        filled = jnp.minimum(state.filled + norms.size, self.window)
+        last = jnp.maximum(filled - 1, 0)
+        rank = self.percent / 100 * last
+        below = jnp.clip(jnp.floor(rank).astype(int), 0, last)
+        ordered = jnp.sort(values)
+        low, high = ordered[below], ordered[jnp.minimum(below + 1, last)]
+        place = (state.place + norms.size) % self.window
+        return low + (rank - below) * (high - low), RingBuffer(values, place, filled)
+
+
+class QuantileDescent(AbstractPolicy):
+    r"""Descends, on a logarithmic scale, to a quantile of the norms.
+
+    $$c_{t+1} = c_t \exp\left(-\gamma_c
+    \left(\tfrac1n \#\{i : n_i \le c_t\} - q\right)\right).$$
+
+    For clipping per example, where the fraction is one over the batch.
+
+    **Arguments:**
+
+    - `quantile`: $q$, the fraction of norms that are to stay below, from 0 to 1.
+    - `lr`: $\gamma_c > 0$, per update.
+    - `initial`: $c_0 > 0$, in the unit of the gradient's norm.
+    """
+
+    quantile: Float[Array, ""] = eqx.field(
+        converter=partial(fraction, "quantile"), default=0.5
+    )
+    lr: Float[Array, ""] = eqx.field(converter=partial(positive, "lr"), default=0.2)
+    initial: Float[Array, ""] = eqx.field(
+        converter=partial(positive, "initial"), default=0.1
+    )
+
+    def init(self, dtype: Any, index: Int[Array, ""]) -> Float[Array, ""]:
+        del index
+        return self.initial.astype(dtype)
+
+    def threshold(
+        self, norms: Float[Array, " n"], state: Float[Array, ""], step: Step
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        del step
+        below = jnp.mean(norms <= state, dtype=norms.dtype)
+        return state, state * jnp.exp(-self.lr * (below - self.quantile))
+
+
+class AdaGC(AbstractPolicy):
+    r"""A multiple of the running mean of the clipped norm.
+
+    $$c_t = \lambda \gamma_t, \qquad
+    \gamma_{t+1} = \beta \gamma_t + (1 - \beta) \min(n_t, c_t).$$
+
+    In the first `warmup` updates there is no threshold, and $\gamma$ is the smallest
+    norm so far that is not 0. (The paper counts a norm of 0 too, after which nothing of
+    that part would ever pass.) It clips the global norm meanwhile, so that the whole is
+
+    ```python
+    warmup = HardClip(lambda step: jnp.where(step < 100, 1.0, jnp.inf))
+    policy = Adaptive(AdaGC(warmup=100))
+    optax.chain(as_transform(warmup), as_transform(policy, PerLeaf()))
+    ```
+
+    **Arguments:**
+
+    - `relative`: $\lambda > 0$, dimensionless.
+    - `decay`: $\beta$, from 0 to 1.
+    - `warmup`: how many updates it only watches, at least 1.
+    """
+
+    relative: Float[Array, ""] = eqx.field(
+        converter=partial(positive, "relative"), default=1.05
+    )
+    decay: Float[Array, ""] = eqx.field(
+        converter=partial(fraction, "decay"), default=0.98
+    )
+    warmup: int = eqx.field(static=True, default=100)
+
+    def __check_init__(self):
+        count("warmup", self.warmup)
+
+    def init(self, dtype: Any, index: Int[Array, ""]) -> Float[Array, ""]:
+        del index
+        return jnp.full((), jnp.inf, dtype)
+
+    def threshold(
+        self, norms: Float[Array, " n"], state: Float[Array, ""], step: Step
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        # Still infinite after the warm-up if every norm so far was 0.
+        watching = (jnp.asarray(step) < self.warmup) | jnp.isinf(state)
+        threshold = jnp.where(watching, jnp.inf, self.relative * state)
+        smallest = jnp.min(jnp.where(norms > 0, norms, jnp.inf))
+        mean = jnp.mean(jnp.minimum(norms, threshold))
+        after = self.decay * state + (1 - self.decay) * mean
+        return threshold, jnp.where(watching, jnp.minimum(state, smallest), after)
+
+
+class SecondMoment(AbstractPolicy):
+    r"""A multiple of the root of a running mean square, as Adam's: SPAM's rule.
+
+    $$c_t = \sqrt{\theta v_t}, \qquad
+    v_{t+1} = \beta v_t + (1 - \beta) \min(n_t, c_t)^2.$$
+
+    Over [`jaxclip.PerCoordinate`][] before Adam, $v$ is Adam's own second moment, since
+    both see the clipped gradient. There is no threshold where $v$ is 0: at the start.
+
+    **Arguments:**
+
+    - `theta`: $\theta > 0$, dimensionless.
+    - `decay`: $\beta$, from 0 to 1: Adam's `b2`.
+    """
+
+    theta: Float[Array, ""] = eqx.field(
+        converter=partial(positive, "theta"), default=5000.0
+    )
+    decay: Float[Array, ""] = eqx.field(
+        converter=partial(fraction, "decay"), default=0.999
+    )
+
+    def init(self, dtype: Any, index: Int[Array, ""]) -> Float[Array, ""]:
+        del index
+        return jnp.zeros((), dtype)
+
+    def threshold(
+        self, norms: Float[Array, " n"], state: Float[Array, ""], step: Step
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        del step
+        seen = state > 0
+        root = jnp.sqrt(jnp.where(seen, self.theta * state, 1.0))
+        threshold = jnp.where(seen, root, jnp.inf)
+        square = jnp.mean(jnp.minimum(norms, threshold) ** 2)
+        return threshold, self.decay * state + (1 - self.decay) * square
+
+
+class RandomThreshold(AbstractPolicy):
+    r"""A threshold that is there by chance: random clipping.
+
+    $$c_t = \begin{cases} c & \text{with probability } \beta^{(c / n)^k} \text{ where }
+    n > c \\ \infty & \text{otherwise.} \end{cases}$$
+
+    The longer the gradient, the likelier it is clipped; with $k = 1$ linear and with
+    $k = 2$ quadratic, as in the package TorchClippedOptimizers.
+
+    **Arguments:**
+
+    - `threshold`: $c$, a number, an array or a function of the step.
+    - `beta`: the probability at $n = c$, from 0 to 1.
+    - `power`: $k$, 1 or 2.
+    - `key`: determines the draws, together with the step, the part of the gradient and
+        the example.
+    """
+
+    bound: Schedule
+    beta: Float[Array, ""]
+    key: Key
+    power: int = eqx.field(static=True)
+
+    def __init__(self, threshold: Any, *, key: Key, beta: Any = 0.5, power: int = 1):
+        self.bound = as_schedule(threshold, "threshold")
+        self.beta = fraction("beta", beta)
+        self.key, self.power = key, count("power", power)
+
+    def init(self, dtype: Any, index: Int[Array, ""]) -> Int[Array, ""]:
+        del dtype
+        return index
+
+    def threshold(
+        self, norms: Float[Array, " n"], state: Int[Array, ""], step: Step
+    ) -> tuple[Float[Array, " n"], Int[Array, ""]]:
+        c = jnp.asarray(self.bound(step)).astype(norms.dtype)
+        key = jr.fold_in(jr.fold_in(self.key, state), step)
+        long = norms > c
+        odds = self.beta ** ((c / jnp.where(long, norms, 1.0)) ** self.power)
+        drawn = jr.uniform(key, norms.shape, norms.dtype) < odds
+        return jnp.where(long & drawn, c, jnp.inf), state

@@ -1,0 +1,94 @@
+"""The policy of ZClip: what is an outlier among the norms is clipped."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .._checks import count, fraction, nonnegative, positive
+from .._types import Step
+from ._adaptive import AbstractPolicy
+
+
+class ZScoreState(NamedTuple):
+    """Mean and variance of the norms, and how many norms of the warm-up they hold."""
+
+    mean: Float[Array, ""]
+    variance: Float[Array, ""]
+    seen: Float[Array, ""]
+
+
+class ZScore(AbstractPolicy):
+    r"""Clips what is an outlier among the norms: ZClip.
+
+    With the running mean $\mu$ and standard deviation $\sigma$ of the norms, and
+    $z = (n - \mu) / (\sigma + 10^{-6})$,
+
+    $$c = \begin{cases} \mu + z_*^2 \sigma / z & z > z_* \\ \infty & \text{else,}
+    \end{cases}$$
+
+    at most `max_norm`. Both statistics are exponential averages of the norm, or of $c$
+    where it is an outlier; the first `warmup` updates have `max_norm` alone, and their
+    mean and variance start the averages.
+
+    **Arguments:**
+
+    - `z`: $z_* > 0$.
+    - `decay`: the weight of the past in the averages, from 0 to 1.
+    - `max_norm`: an upper bound of the threshold; infinite for none.
+    - `warmup`: in updates, at least 1.
+    """
+
+    z: Float[Array, ""] = eqx.field(converter=partial(positive, "z"), default=2.5)
+    decay: Float[Array, ""] = eqx.field(
+        converter=partial(fraction, "decay"), default=0.97
+    )
+    max_norm: Float[Array, ""] = eqx.field(
+        converter=partial(nonnegative, "max_norm"), default=1.0
+    )
+    warmup: int = eqx.field(static=True, default=25)
+
+    def __check_init__(self):
+        count("warmup", self.warmup)
+
+    def init(self, dtype: Any, index: Int[Array, ""]) -> ZScoreState:
+        del index
+        zero = jnp.zeros((), dtype)
+        return ZScoreState(zero, zero, zero)
+
+    def threshold(
+        self, norms: Float[Array, " n"], state: ZScoreState, step: Step
+    ) -> tuple[Float[Array, " n"], ZScoreState]:
+        del step
+        warm = state.seen >= self.warmup * norms.size
+        # sqrt has an infinite derivative at 0: select the operand, then the result.
+        spread = state.variance > 0
+        std = jnp.where(spread, jnp.sqrt(jnp.where(spread, state.variance, 1.0)), 0.0)
+        z = (norms - state.mean) / (std + 1e-6)
+        outlier = warm & (z > self.z)
+        c = state.mean + self.z**2 * std / jnp.where(outlier, z, 1.0)
+        averaged = self._average(jnp.where(outlier, c, norms), state)
+        collected = _collect(norms, state)
+        after = ZScoreState(
+            *(jnp.where(warm, *pair) for pair in zip(averaged, collected, strict=True))
+        )
+        return jnp.minimum(jnp.where(outlier, c, jnp.inf), self.max_norm), after
+
+    def _average(self, values: Float[Array, " n"], state: ZScoreState) -> ZScoreState:
+        mean = self.decay * state.mean + (1 - self.decay) * jnp.mean(values)
+        square = jnp.mean((values - mean) ** 2)
+        variance = self.decay * state.variance + (1 - self.decay) * square
+        return ZScoreState(mean, variance, state.seen)
+
+
+def _collect(norms: Float[Array, " n"], state: ZScoreState) -> ZScoreState:
+    """The mean and variance of all norms so far, these included."""
+    total = state.seen + norms.size
+    weight = norms.size / total
+    away = jnp.mean(norms) - state.mean
+    inside = (1 - weight) * state.variance + weight * jnp.var(norms)
+    return ZScoreState(
+        state.mean + weight * away, inside + weight * (1 - weight) * away**2, total
+    )

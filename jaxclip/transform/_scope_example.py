@@ -1,0 +1,116 @@
+"""Clipping example by example, as in differentially private SGD."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PyTree
+
+from .._checks import nonnegative
+from .._types import Key, Step
+from ._scope import AbstractScope, PerTree, times
+
+
+class PerExample(AbstractScope):
+    r"""One norm for each example, then the mean over the examples (or their sum).
+
+    The updates carry a leading axis of examples on every leaf; what comes out has lost
+    it. With `noise_std` and a hard clip this is the step of differentially private SGD
+    (Abadi et al. 2016, arXiv:1607.00133), $\tilde g_k + \sigma \Xi_k$ with the reduced
+    gradient $\tilde g_k$ and a standard normal $\Xi_k$; the privacy it buys is not
+    worked out here. [`jaxclip.clipped_grad`][] takes the gradients, too, a few examples
+    at a time.
+
+    **Arguments:**
+
+    - `reduce`: `jnp.mean` or `jnp.sum`, called with `axis=0`.
+    - `noise_std`: $\sigma$, the standard deviation of the noise that is added to each
+        coordinate of the reduced gradient, in the gradient's unit. None by default,
+        which draws nothing.
+    - `key`: determines the noise, together with the index of the step: for
+        [`jaxclip.as_transform`][], whose state counts the steps. In
+        [`jaxclip.simulate`][] leave it out: the noise comes from the run's own key.
+    - `within`: what norms are taken over within an example: `PerLeaf()`,
+        `PerLeafShare()` ... In `simulate` leave it out.
+
+    **Raises:**
+
+    A `ValueError` where the noise is negative, or where there is a key without noise.
+    """
+
+    examples: ClassVar[bool] = True
+
+    reduce: Callable[..., Any] = eqx.field(static=True, default=jnp.mean)
+    noise_std: Float[Array, ""] | None = eqx.field(
+        converter=lambda std: None if std is None else nonnegative("noise_std", std),
+        default=None,
+    )
+    key: Key | None = None
+    within: AbstractScope = PerTree()
+
+    def __check_init__(self):
+        if self.noise_std is None and self.key is not None:
+            raise ValueError(
+                "`key` draws the noise of `noise_std`, and there is none. Give both."
+            )
+        if self.within.examples:
+            raise ValueError(
+                "`within` must be a scope of one example, such as `PerLeaf()`. Got "
+                f"{self.within!r}."
+            )
+
+    def norms(
+        self, updates: PyTree[Array], params: PyTree[Array] | None
+    ) -> PyTree[Float[Array, "..."]]:
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(updates)}
+        if len(sizes) > 1 or () in sizes:
+            raise ValueError(
+                "`PerExample` needs the same leading axis of examples on every leaf. "
+                f"Got leading axes {sorted(sizes)}."
+            )
+        if not sizes:
+            # Of a tree without leaves there are no examples.
+            return jax.tree.map(lambda _: jnp.zeros(0), self.within.parts(updates))
+        return jax.vmap(self.within.norms, (0, None))(updates, params)
+
+    def multiply(
+        self, updates: PyTree[Array], factors: PyTree[Float[Array, "..."]]
+    ) -> PyTree[Array]:
+        leaves = jax.tree.leaves(updates)
+        if not leaves:
+            return updates
+        # The reduction is linear: a sum, with each example's share in its factor.
+        examples = max(jnp.shape(leaves[0])[0], 1)
+        share = self.reduce(jnp.ones(examples), axis=0) / examples
+        shares = jax.tree.map(lambda factor: times(factor, share), factors)
+        return self.within.total(updates, shares)
+
+    def parts(self, params: PyTree[Array]) -> PyTree[Any]:
+        return self.within.parts(params)
+
+    def perturb(self, updates: PyTree[Array], step: Step) -> PyTree[Array]:
+        if self.noise_std is None:
+            return updates
+        if self.key is None:
+            raise ValueError(
+                "`PerExample(noise_std=...)` needs a `key` that draws its noise. Give "
+                "it one, as in `PerExample(noise_std=0.1, key=jax.random.key(0))`."
+            )
+        leaves, structure = jax.tree.flatten(updates)
+        keys = jr.split(jr.fold_in(self.key, step), len(leaves))
+        noisy = [
+            _add_noise(leaf, self.noise_std, key)
+            for leaf, key in zip(leaves, keys, strict=True)
+        ]
+        return jax.tree.unflatten(structure, noisy)
+
+
+def _add_noise(leaf: Array, std: Float[Array, ""], key: Key) -> Array:
+    # Drawn in float32 or better: half precision has no tails to speak of.
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+        noise = std * jr.normal(key, leaf.shape, dtype)
+        return (leaf + noise).astype(leaf.dtype)
