@@ -215,7 +215,9 @@ def efficiencies(noise, excess):
     return jax.vmap(at)(excess)
 
 
-@pytest.mark.parametrize("name", [*MIXTURES, "exponential", "cauchy"])
+@pytest.mark.parametrize(
+    "name", [*MIXTURES, "cauchy", pytest.param("exponential", marks=pytest.mark.slow)]
+)
 def test_no_rule_is_above_the_ceiling(name):
     efficiency, information = efficiencies(NOISES[name], EXCESS)
     assert np.all(np.isfinite(efficiency))
@@ -234,7 +236,13 @@ def score_moments(noise, excess, norms):
 
 @pytest.mark.parametrize(
     "name",
-    ["rademacher", "sparse_sign", "contaminated", "uniform", "laplace", "student_t"],
+    [
+        *("rademacher", "contaminated", "student_t"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("sparse_sign", "uniform", "laplace")
+        ),
+    ],
 )
 def test_the_score_attains_the_ceiling(name):
     norms = jnp.array([0.0, 1e-300, 1e-9, 1.0, 1e4, 1e9, 1e150])
@@ -370,7 +378,9 @@ def schedules(problem, lr):
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 @pytest.mark.parametrize("excess", [5.0, 1e-4], ids=["falling", "climbing"])
-@pytest.mark.parametrize("name", ["sparse_sign", "contaminated"])
+@pytest.mark.parametrize(
+    "name", ["contaminated", pytest.param("sparse_sign", marks=pytest.mark.slow)]
+)
 def test_max_ccc_is_never_worse_than_unclipped(name, excess, exponent):
     noise = MIXTURES[name]
     problem = make_problem(noise, exponent=exponent, excess=excess)
@@ -460,6 +470,7 @@ def scored(problem, lr, keys):
     return jax.vmap(rate)(SCORED), ode, ceiling, runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [0.0, 0.5])
 def test_sgd_with_the_score_rule_follows_its_limit(exponent):
     problem = make_problem(NOISES["contaminated"], dim=100, exponent=exponent)

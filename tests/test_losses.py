@@ -320,12 +320,12 @@ _MEAN, _NOISY = jc.PerExample(), jc.PerExample(noise_std=0.2)
     ("scope", "batch_size"),
     [
         (jc.PerTree(), 1),
-        (jc.PerTree(), 8),
-        (_MEAN, 8),
-        (_NOISY, 1),
         (_NOISY, 8),
-        # For one sample the scopes are the same clip.
-        pytest.param(_MEAN, 1, marks=pytest.mark.slow),
+        # Each is compiled for every loss and both engines.
+        *(
+            pytest.param(*mode, marks=pytest.mark.slow)
+            for mode in ((jc.PerTree(), 8), (_MEAN, 1), (_MEAN, 8), (_NOISY, 1))
+        ),
     ],
 )
 def test_blocked_is_direct(scope, batch_size):

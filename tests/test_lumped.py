@@ -112,7 +112,7 @@ def direct():
 
 
 # The others go through the same lines, and are compiled again for it.
-_SLOW = ("one sample", "per example", "noise on one sample")
+_SLOW = ("one sample", "batch", "per example", "noise on one sample")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,10 @@ def test_a_run_follows_the_ode():
 
 @pytest.mark.parametrize(
     ("problem", "batch_size", "scope"),
-    [("least squares", 1, "tree"), ("logistic", 3, "noisy")],
+    [
+        ("least squares", 1, "tree"),
+        pytest.param("logistic", 3, "noisy", marks=pytest.mark.slow),
+    ],
 )
 def test_gradient_is_the_finite_difference(problem, batch_size, scope):
     """In rate, threshold, noise and eigenvalues, with blocks of one dimension."""
