@@ -151,7 +151,8 @@ def main() -> None:
           f" {'ratio':>9} {'error':>8} {'Tsit5':>9} {'ratio':>9} {'Euler':>9}"
           f" {'ratio':>9}")  # fmt: skip
     for dim in (2_000,) if quick else (100_000, 1_000_000):
-        for name, lam in spectra(dim).items():
+        # Every spectrum is compiled for itself.
+        for name, lam in list(spectra(dim).items())[: 1 if quick else None]:
             compare(name, lam, dim < 10**6 or name == "i^-1.5", quick)
     gradient(2_000 if quick else 100_000)
 
