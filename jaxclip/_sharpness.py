@@ -64,7 +64,7 @@ def sharpness(
     _, (diagonal, beside) = jax.lax.scan(body, (empty, first), jnp.arange(size))
     # Where a direction was zero, all that can be reached has been seen: the entries
     # after it must not add an eigenvalue 0 that is larger than the right one.
-    reached = jnp.cumprod(jnp.append(1, beside[:-1] > 0)).astype(bool)
+    reached = jnp.append(True, jnp.cumsum(beside[:-1] == 0) == 0)
     diagonal = jnp.where(reached, diagonal, diagonal[0])
     off = jnp.diag(beside[:-1], 1)
     return jnp.linalg.eigvalsh(jnp.diag(diagonal) + off + off.T)[-1]

@@ -43,7 +43,8 @@ class AbstractLandscape(AbstractProblem):
 
     def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
         if self.noise is None:
-            return None
+            # Nothing is drawn; a batch still needs an array to be mapped over.
+            return jnp.asarray(index)
         leaves, structure = jax.tree.flatten(self.start)
         keys = jr.split(jr.fold_in(stream, index), len(leaves))
         draws = [
