@@ -341,6 +341,14 @@ def test_sharpness_is_the_largest_eigenvalue(eigenvalues):
     assert value == pytest.approx(max(eigenvalues), rel=1e-10, abs=1e-12)
 
 
+def test_nothing_is_made_up_where_one_direction_sees_all():
+    """The second direction is zero for some of the keys; its value 0 would be larger."""
+    value = jax.vmap(
+        lambda key: jc.sharpness(lambda x: -2 * jnp.sum(x**2), jnp.ones(3), key=key)
+    )(jr.split(jr.key(0), 30))
+    np.testing.assert_allclose(value, -4.0, rtol=1e-12)
+
+
 def test_few_iterations_find_the_largest_of_many():
     scale = jnp.append(jnp.linspace(0, 1, 4000), 1.5)
     value = jc.sharpness(
