@@ -57,7 +57,8 @@ class AbstractLandscape(AbstractProblem):
         slope = self.slope(params)
         if self.noise is None:
             return slope
-        return jax.tree.map(jnp.add, slope, example)
+        # The parameters may have another precision than the start.
+        return jax.tree.map(lambda g, xi: g + xi.astype(g.dtype), slope, example)
 
 
 class Landscape(AbstractLandscape):
