@@ -82,6 +82,12 @@ def test_wells_keep_the_precision_of_the_start():
     noise = wells.example(jr.key(0), 0)
     assert wells.gradient(wells.init(), noise).dtype == jnp.float32
     assert wells.risk(wells.init()).dtype == wells.minima.dtype == jnp.float32
+    # Single starts in wells of doubles, with noise.
+    wells = jc.TwoWells(jnp.zeros(1), noise=jc.Gaussian(1.0))
+    starts = np.zeros((2, 1), np.float32)
+    setting = {"steps": 900, "noisy": 2, "key": jr.key(0)}
+    ends = jc.basins(wells, jc.Identity(), 0.05, starts, wells.minima, **setting)
+    np.testing.assert_array_equal(ends, 0)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +348,7 @@ def test_sharpness_is_the_largest_eigenvalue(eigenvalues):
 
 
 def test_nothing_is_made_up_where_one_direction_sees_all():
-    """The second direction is zero for some of the keys; its value 0 would be larger."""
+    """The second direction is zero for some keys; its value 0 would be larger."""
     value = jax.vmap(
         lambda key: jc.sharpness(lambda x: -2 * jnp.sum(x**2), jnp.ones(3), key=key)
     )(jr.split(jr.key(0), 30))
