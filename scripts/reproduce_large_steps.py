@@ -27,6 +27,7 @@ from _claims import (
     BLUE,
     GREEN,
     ORANGE,
+    SKY,
     Claim,
     Report,
     at_least,
@@ -162,34 +163,45 @@ def theorem(report: Report) -> list[Claim]:
 
 
 def noise(report: Report) -> list[Claim]:
-    """Noise of any size with a small step, against a large step without noise."""
+    """Noise of any size with a small step, against a large step without noise.
+
+    Gaussian noise of the best size comes above .9, bounded noise does not. With more
+    steps the best size of Gaussian noise is smaller and its share larger: what is found
+    here is found within 20,000 steps, and not for ever.
+    """
     starts, key = midpoints(768 if report.quick else 2048), jr.key(report.seed)
-    sizes = np.array([0, 2, 4, 6, 8, 10, 12, 15, 20, 25, 30, 40, 60, 80, 100.0])
-    sizes = sizes[::2] if report.quick else sizes
+    sizes = np.array([1, 2, 4, 5, 6, 6.5, 7, 8, 10, 12, 15, 20, 25, 30, 40, 60, 100.0])
+    sizes = sizes[::3] if report.quick else sizes
 
-    def to_global(height, std):
-        wells = jc.TwoWells(jnp.zeros(1), height=height, noise=jc.Gaussian(std))
-        ends = jc.basins(wells, jc.Identity(), 0.02, starts, wells.minima,
-                         steps=STEPS, noisy=20_000, key=key)  # fmt: skip
-        return jnp.mean(ends == 0)
+    def over_sizes(law, height):
+        @jax.jit
+        @jax.vmap
+        def to_global(std):
+            wells = jc.TwoWells(jnp.zeros(1), height=height, noise=law(std))
+            ends = jc.basins(wells, jc.Identity(), 0.02, starts, wells.minima,
+                             steps=STEPS, noisy=20_000, key=key)  # fmt: skip
+            return jnp.mean(ends == 0)
 
-    def over_sizes(height):
-        return jax.vmap(lambda std: to_global(height, std))(sizes)
+        return np.asarray(to_global(sizes))
 
-    over_sizes = jax.jit(over_sizes)
-    tie, higher = np.asarray(over_sizes(0.05)), np.asarray(over_sizes(3.0))
+    uniform, gaussian = (over_sizes(law, 0.05) for law in (jc.Uniform, jc.Gaussian))
+    higher = over_sizes(jc.Gaussian, 3.0)
     large = share(descend(NEAR_TIE, 0.15, jnp.inf, starts), 0)
-    report.save("noise", sizes=sizes, near_tie=tie, height_3=higher)
+    report.save("noise", sizes=sizes, uniform=uniform, gaussian=gaussian, higher=higher)
     figure, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    ax.plot(sizes, tie, "o-", color=BLUE, label="rate 0.02, height 0.05")
-    ax.plot(sizes, higher, "s-", color=GREEN, label="rate 0.02, height 3")
-    ax.axhline(large, color=ORANGE, label="rate 0.15, no noise, height 0.05")
-    ax.set(xlabel="standard deviation of the gradient's noise",
-           ylabel="share that ends in the global minimum")  # fmt: skip
+    ax.plot(sizes, uniform, "o-", color=BLUE, label="near tie, uniform noise")
+    ax.plot(sizes, gaussian, "^-", color=SKY, label="near tie, Gaussian noise")
+    ax.plot(sizes, higher, "s-", color=GREEN, label="height 3, Gaussian noise")
+    ax.axhline(large, color=ORANGE, label="near tie, rate 0.15 without noise")
+    ax.set(xscale="symlog", xlabel="standard deviation of the gradient's noise",
+           ylabel="share that ends in the global minimum",
+           title="Rate 0.02")  # fmt: skip
     ax.legend()
     report.finish(figure, "noise")
+    text = "near tie, rate .02: best share global over sizes of "
     return [
-        at_most("near tie, rate .02: best share global over noise", tie.max(), 0.9),
+        at_most(text + "uniform noise", uniform.max(), 0.9),
+        at_most(text + "Gaussian noise", gaussian.max(), 0.95),
         exactly("near tie, rate .15 without noise: share global", large, 1),
         at_least("height 3: moderate noise does work at rate .02", higher.max(), 0.99),
         *bounded_noise(report),
@@ -419,8 +431,9 @@ def network(report: Report) -> list[Claim]:
                 large.observed[-1] * lr / 2, 1),
         at_least("small rate: its sharpness over 2 / large rate",
                  small.observed[-1] * lr / 2, 1.05),
-        at_least("small rate, batches repeated: the same", repeated.observed[-1] * lr / 2, 1.05),
-        at_most("the large rate, from the small rate's solution: sharpness, of that",
+        at_least("small rate, batches repeated: the same",
+                 repeated.observed[-1] * lr / 2, 1.05),
+        at_most("from the small rate's solution at the large one: sharpness, of that",
                 following.observed[-1] / small.observed[-1], 0.9),
         at_least("barrier from the large-rate solution to the small-rate one", away,
                  1e-3),
