@@ -369,7 +369,7 @@ def draw_diagrams(
     left.axvline(WELLS.escape_lr, color="white", ls=":", label=r"$2/m$")
     left.set(yscale="log", ylim=(thresholds[0], thresholds[-1]),
              xlabel="learning rate", ylabel="clip threshold")  # fmt: skip
-    left.legend(facecolor="0.4", labelcolor="white")
+    left.legend(loc="upper right", facecolor="0.4", labelcolor="white")
     mesh = right.pcolormesh(lrs, stds, values[1], vmin=0, vmax=1, rasterized=True)
     right.axvline(WELLS.escape_lr, color="white", ls=":")
     right.set(xlabel="learning rate", ylabel="noise of the gradient, 200 steps")

@@ -102,7 +102,7 @@ def basins(
 
     def one(indexed):
         params, index = indexed
-        if noisy:
+        if noisy and key is not None:
             stream = landscape.stream(jr.fold_in(key, index))
             params, _ = jax.lax.fori_loop(0, noisy, disturbed, (params, stream))
         params = jax.lax.fori_loop(0, steps % _STRETCH, clean, params)
