@@ -14,6 +14,7 @@ from ._score import (
     fisher_information as fisher_information,
     score_clip as score_clip,
 )
+from ._sharpness import loss_barrier as loss_barrier, sharpness as sharpness
 from ._stability import stable_lr as stable_lr
 from ._tangent import (
     PLViolations as PLViolations,
@@ -62,6 +63,7 @@ from .limit import (
 )
 from .problem import (
     AbstractGaussianLinear as AbstractGaussianLinear,
+    AbstractLandscape as AbstractLandscape,
     AbstractLaw as AbstractLaw,
     AbstractLinear as AbstractLinear,
     AbstractLoss as AbstractLoss,
@@ -77,6 +79,7 @@ from .problem import (
     Gaussian as Gaussian,
     Huber as Huber,
     HuberLoss as HuberLoss,
+    Landscape as Landscape,
     Laplace as Laplace,
     LeastSquares as LeastSquares,
     Logistic as Logistic,
@@ -88,11 +91,13 @@ from .problem import (
     PinballLoss as PinballLoss,
     Rademacher as Rademacher,
     Regression as Regression,
+    Repeated as Repeated,
     SmoothLaw as SmoothLaw,
     SparseSign as SparseSign,
     Spectrum as Spectrum,
     SquaredLoss as SquaredLoss,
     StudentT as StudentT,
+    TwoWells as TwoWells,
     Uniform as Uniform,
     WideNetwork as WideNetwork,
     random_features as random_features,
@@ -104,6 +109,7 @@ from .simulate import (
     Lumped as Lumped,
     Spider as Spider,
     SpiderRun as SpiderRun,
+    basins as basins,
     default_engine as default_engine,
     run_spider as run_spider,
     simulate as simulate,

@@ -40,6 +40,7 @@ IMPORTS = {
     "_feedback": {*_MODEL, "limit"},
     "_criteria": _CRITERIA,
     "_score": _CRITERIA,
+    "_sharpness": _BASE,
     "_stability": {*_BASE, "problem"},
     "_tangent": {*_BASE, "clip"},
     "_unroll": _BASE,
@@ -253,7 +254,7 @@ def test_no_arguments_in_bulk(name):
     "name",
     [
         *("simulate", "train", "solve", "moments", "tune", "sweep"),
-        *("diagnose", "unroll"),
+        *("diagnose", "unroll", "basins", "sharpness", "loss_barrier"),
     ],
 )
 def test_how_to_do_it_is_keyword_only(name):

@@ -6,6 +6,7 @@ from ._gaussian import (
     AbstractGaussianLinear as AbstractGaussianLinear,
     AbstractNoisyLinear as AbstractNoisyLinear,
 )
+from ._landscape import AbstractLandscape as AbstractLandscape, Landscape as Landscape
 from ._law import (
     AbstractLaw as AbstractLaw,
     NormalMixture as NormalMixture,
@@ -41,5 +42,7 @@ from ._noise_smooth import (
     Uniform as Uniform,
 )
 from ._regression import Regression as Regression, random_features as random_features
+from ._repeated import Repeated as Repeated
 from ._robust import Huber as Huber, Pinball as Pinball
 from ._spectrum import Spectrum as Spectrum
+from ._two_wells import TwoWells as TwoWells

@@ -51,7 +51,7 @@ class FiniteSum(AbstractProblem):
         self, loss: Loss, params0: Any, data: Any, *, minimum: RealScalarLike = 0.0
     ):
         self.loss = loss
-        self.params0 = _parameters(params0)
+        self.params0 = as_parameters("params0", params0)
         self.data = jax.tree.map(jnp.asarray, data)
         self.minimum = as_float("minimum", minimum)
         _check_rows(self.data)
@@ -127,7 +127,7 @@ class Online(AbstractProblem):
         excess: Callable[[Params], Float[Array, ""]],
     ):
         self.loss = loss
-        self.params0 = _parameters(params0)
+        self.params0 = as_parameters("params0", params0)
         self.draw = draw
         self.excess = excess
         _check_loss(loss, self.params0, jax.eval_shape(draw, jr.key(0)))
@@ -155,14 +155,16 @@ class _MeanLoss(eqx.Module):
         return jnp.mean(jax.vmap(self.loss, (None, 0))(params, rows))
 
 
-def _parameters(params: Any) -> Params:
+def as_parameters(name: str, params: Any) -> Params:
+    """`params` as a pytree of arrays of floats; what is none is refused by name."""
+
     def convert(leaf):
         floats = eqx.is_array_like(leaf) and jnp.issubdtype(
             jnp.result_type(leaf), jnp.floating
         )
         if not floats:
             raise ValueError(
-                f"`params0` must be a pytree of arrays of floats. Got the leaf {leaf!r}"
+                f"`{name}` must be a pytree of arrays of floats. Got the leaf {leaf!r}"
                 "; split a model by `equinox.partition(model, equinox.is_inexact_array)"
                 "` and put it together in the loss."
             )
@@ -170,7 +172,7 @@ def _parameters(params: Any) -> Params:
 
     params = jax.tree.map(convert, params)
     if not jax.tree.leaves(params):
-        raise ValueError("`params0` must hold an array of floats. Got none.")
+        raise ValueError(f"`{name}` must hold an array of floats. Got none.")
     return params
 
 

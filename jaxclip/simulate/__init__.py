@@ -1,5 +1,6 @@
 """SGD itself."""
 
+from ._basins import basins as basins
 from ._engines import (
     AbstractEngine as AbstractEngine,
     Blocked as Blocked,

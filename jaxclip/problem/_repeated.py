@@ -1,0 +1,58 @@
+"""The same batch several times over: the noise of large steps, without their length."""
+
+import equinox as eqx
+from jaxtyping import Array, PyTree
+
+from .._checks import count
+from .._types import Example, Key, Params, RealScalar, RealScalarLike
+from ._base import AbstractProblem
+
+
+class Repeated(AbstractProblem):
+    r"""A problem whose every batch is seen for several steps in a row.
+
+    With `lr / times` in place of `lr`, one step on a batch becomes `times` short ones
+    on the same batch with the same noise. That keeps the noise of large steps and takes
+    away what their length does: on $\lambda (x - \xi)^2 / 2$ the stationary variance is
+
+    $$\frac{\mathrm{Var}\, x}{\mathrm{Var}\, \xi} = \frac{1 - r}{1 + r}, \qquad
+    r = (1 - \gamma \lambda / k)^k,$$
+
+    and it diverges just where $|r| \ge 1$ (derived here). This is the control of the
+    experiments of Mohtashami, Jaggi and Stich 2022, arXiv:2205.15142.
+
+    **Arguments:**
+
+    - `problem`: any problem.
+    - `times`: $k$, the steps on each batch.
+    - `batch_size`: that of the run, so that whole batches are repeated.
+    """
+
+    problem: AbstractProblem
+    times: int = eqx.field(static=True)
+    batch_size: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        count("times", self.times)
+        count("batch_size", self.batch_size)
+
+    def init(self) -> Params:
+        return self.problem.init()
+
+    def stream(self, key: Key) -> PyTree[Array]:
+        return self.problem.stream(key)
+
+    def check_length(self, samples: int) -> None:
+        steps = -(-samples // self.batch_size)
+        self.problem.check_length(-(-steps // self.times) * self.batch_size)
+
+    def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
+        step, place = index // self.batch_size, index % self.batch_size
+        batch = step // self.times
+        return self.problem.example(stream, batch * self.batch_size + place)
+
+    def gradient(self, params: Params, example: Example) -> Params:
+        return self.problem.gradient(params, example)
+
+    def risk(self, params: Params) -> RealScalar:
+        return self.problem.risk(params)
