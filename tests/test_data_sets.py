@@ -23,7 +23,7 @@ def _randhie() -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     data: Any = sm.datasets.randhie.load_pandas()
     X, y = data.exog.to_numpy(float), data.endog.to_numpy(float)
     # On tails as heavy as these, an excess kurtosis of 43, 32 runs have no power.
-    return X, y, {"steps": 4000, "runs": 64}
+    return X, y, {"steps": 4000, "runs": 80}
 
 
 def _diabetes() -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
