@@ -242,7 +242,7 @@ def judge(
     gain = (none.mean() - mean) / (none.mean() - mean[best])
     place, won = 1 + np.sum(mean < mean[first]), in_errors(none - clean[first])
     says = f"{name}: the criterion is above 1, in errors: clipping helps"
-    claims = [at_least(says, np.log(ccc[first]) / error[first], 1)]
+    claims = [at_least(says, np.log(ccc[first]) / error[first], 2)]
     if name == "0%":
         # Between .3 and 10 all thresholds end within each other's errors.
         return [

@@ -395,6 +395,8 @@ def network(report: Report) -> list[Claim]:
     """A small network at a large rate, a small one, and a small one with each batch
     repeated, all for the same number of steps times rate."""
     steps, lr, times, batch = 800 if report.quick else 3200, 12.0, 16, 32
+    # A short run has not come to rest.
+    least = 1.05 if report.quick else 1.2
     start = jc.WideNetwork([64, 32, 32, 10], key=jr.key(report.seed))
     start = jax.tree.map(lambda w: w.astype(jnp.float32), start)
     problem = jc.FiniteSum(squared_loss, start, digits())
@@ -430,9 +432,9 @@ def network(report: Report) -> list[Claim]:
         at_most("large rate: sharpness over 2 / rate at the end",
                 large.observed[-1] * lr / 2, 1),
         at_least("small rate: its sharpness over 2 / large rate",
-                 small.observed[-1] * lr / 2, 1.05),
+                 small.observed[-1] * lr / 2, least),
         at_least("small rate, batches repeated: the same",
-                 repeated.observed[-1] * lr / 2, 1.05),
+                 repeated.observed[-1] * lr / 2, least),
         at_most("from the small rate's solution at the large one: sharpness, of that",
                 following.observed[-1] / small.observed[-1], 0.9),
         at_least("barrier from the large-rate solution to the small-rate one", away,
