@@ -51,7 +51,7 @@ class FiniteSum(AbstractProblem):
         self, loss: Loss, params0: Any, data: Any, *, minimum: RealScalarLike = 0.0
     ):
         self.loss = loss
-        self.params0 = _parameters(params0)
+        self.params0 = as_parameters(params0)
         self.data = jax.tree.map(jnp.asarray, data)
         self.minimum = as_float("minimum", minimum)
         _check_rows(self.data)
@@ -127,7 +127,7 @@ class Online(AbstractProblem):
         excess: Callable[[Params], Float[Array, ""]],
     ):
         self.loss = loss
-        self.params0 = _parameters(params0)
+        self.params0 = as_parameters(params0)
         self.draw = draw
         self.excess = excess
         _check_loss(loss, self.params0, jax.eval_shape(draw, jr.key(0)))
@@ -155,7 +155,9 @@ class _MeanLoss(eqx.Module):
         return jnp.mean(jax.vmap(self.loss, (None, 0))(params, rows))
 
 
-def _parameters(params: Any) -> Params:
+def as_parameters(params: Any) -> Params:
+    """Parameters as a pytree of arrays of floats; anything else is refused."""
+
     def convert(leaf):
         floats = eqx.is_array_like(leaf) and jnp.issubdtype(
             jnp.result_type(leaf), jnp.floating
