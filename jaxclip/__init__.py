@@ -54,11 +54,17 @@ from .diagnose import (
 from .limit import (
     AbstractLimit as AbstractLimit,
     ExponentialModes as ExponentialModes,
+    GradientFlow as GradientFlow,
     HomogenizedSDE as HomogenizedSDE,
     Moments as Moments,
     RiskODE as RiskODE,
+    TimeScale as TimeScale,
+    ZeroLossFlow as ZeroLossFlow,
+    ZeroLossSDE as ZeroLossSDE,
+    limit_map as limit_map,
     moments as moments,
     solve as solve,
+    time_scale as time_scale,
 )
 from .problem import (
     AbstractGaussianLinear as AbstractGaussianLinear,

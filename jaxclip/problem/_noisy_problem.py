@@ -82,8 +82,8 @@ class AbstractNoisyProblem(AbstractProblem):
 
     def diffusion(self, params: Params) -> Float[Array, "d noise"]:
         r"""$G = \partial_w \partial_\eta \hat L(w, 0)$, one column for each entry of
-        the noise: a step's gradient has the covariance $\sigma^2 G G^T$ on the zero-loss
-        set."""
+        the noise: on the zero-loss set a step's gradient has the covariance
+        $\sigma^2 G G^T$."""
 
         def gradient(noise):
             return ravel_pytree(jax.grad(self.loss)(params, noise))[0]
