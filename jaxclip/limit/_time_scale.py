@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -13,11 +14,12 @@ from ._gradient_flow import bring
 from ._solve import AbstractLimit
 from ._zero_loss_flow import ZeroLossFlow
 from ._zero_loss_sde import ZeroLossSDE
-from ._zero_loss_set import need_noisy, zero_loss_set
+from ._zero_loss_set import ZeroLossSet, need_noisy, zero_loss_set
 
 # A regularizer that pushes along the set by less, relative to its own slope and size,
 # does not.
 _NOT_AT_ALL = 1e-8
+_RETRACTIONS = 8
 
 
 class TimeScale(NamedTuple):
@@ -57,20 +59,31 @@ def time_scale(problem: AbstractNoisyProblem) -> TimeScale:
     manifold, w = zero_loss_set(problem)
     w = bring(manifold, w)
 
-    def regularizer(w):
-        return problem.regularizer(manifold.unravel(w))
-
-    # A second point, since the regularizer may be stationary at the first.
-    aside = manifold.project(w, jr.normal(jr.key(0), w.shape, w.dtype))
-    size = jnp.linalg.norm(w) / jnp.linalg.norm(aside)
-    beside = manifold.retract(w + 0.05 * size * aside, 8)
-    pushes, scales = [], []
-    for point in (w, beside):
-        value, slope = jax.value_and_grad(regularizer)(point)
-        pushes.append(jnp.linalg.norm(manifold.project(point, slope)))
-        scales.append(jnp.linalg.norm(slope) + jnp.abs(value) / jnp.linalg.norm(point))
-    push = jnp.maximum(*pushes)
-    if push > _NOT_AT_ALL * jnp.maximum(*scales):
+    push, scale = _push(manifold, w)
+    if push > _NOT_AT_ALL * scale:
         return TimeScale(1, push, ZeroLossFlow())
     slow = ZeroLossFlow() if isinstance(problem, LabelNoise) else ZeroLossSDE()
     return TimeScale(2, push, slow)
+
+
+@eqx.filter_jit
+def _push(
+    manifold: ZeroLossSet, w: Float[Array, " d"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The slope of the regularizer along the set, and what it is small against: the
+    larger ones of two points, since it may be stationary at one."""
+
+    def regularizer(w):
+        return manifold.problem.regularizer(manifold.unravel(w))
+
+    def at(point):
+        value, slope = jax.value_and_grad(regularizer)(point)
+        length = jnp.linalg.norm(slope)
+        scale = length + jnp.abs(value) / jnp.linalg.norm(point)
+        return jnp.linalg.norm(manifold.project(point, slope)), scale
+
+    aside = manifold.project(w, jr.normal(jr.key(0), w.shape, w.dtype))
+    size = jnp.linalg.norm(w) / jnp.linalg.norm(aside)
+    beside = manifold.retract(w + 0.05 * size * aside, _RETRACTIONS)
+    pushes, scales = jax.lax.map(at, jnp.stack([w, beside]))
+    return jnp.max(pushes), jnp.max(scales)
