@@ -34,7 +34,7 @@ IMPORTS = {
     "_schedule": _BASE,
     "clip": {*_BASE, "_schedule"},
     "transform": {*_BASE, "_schedule", "clip"},
-    "problem": _BASE,
+    "problem": {*_BASE, "clip"},
     "simulate": {*_MODEL, "transform"},
     "limit": _MODEL,
     "_feedback": {*_MODEL, "limit"},

@@ -88,7 +88,7 @@ class HomogenizedSDE(AbstractLimit):
                 "`steps` must be concrete for `HomogenizedSDE()`: they decide how many "
                 "intervals there are. Close over them in place of passing them."
             )
-        times, reported = _grid(np.asarray(steps, float), self.dt)
+        times, reported = grid(np.asarray(steps, float), self.dt)
 
         def body(x, xs):
             start, length, index = xs
@@ -146,7 +146,7 @@ def _diffrax(
     return solution.ys
 
 
-def _grid(steps: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
+def grid(steps: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
     """Times that include the steps and are at most `dt` apart, and where the steps are
     among them."""
     edges = np.unique(np.concatenate([[0.0], steps]))

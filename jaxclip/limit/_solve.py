@@ -55,8 +55,10 @@ def solve(
 
     **Arguments:**
 
-    - `limit`: which one: `RiskODE()`, `HomogenizedSDE()`.
-    - `problem`: what SGD runs on; the limits above need a [`jaxclip.LeastSquares`][].
+    - `limit`: which one: `RiskODE()`, `HomogenizedSDE()`, `GradientFlow()`,
+        `ZeroLossFlow()`, `ZeroLossSDE()`.
+    - `problem`: what SGD runs on: a [`jaxclip.LeastSquares`][] for the first two, any
+        problem for the third, a [`jaxclip.AbstractNoisyProblem`][] for the last two.
     - `clip`: the rule; not an `Adaptive` one, which depends on more than the norm.
     - `lr`: the learning rate, per step: a number or a function of the step, which is
         called with fractions of a step too.

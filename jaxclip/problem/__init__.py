@@ -6,6 +6,11 @@ from ._gaussian import (
     AbstractGaussianLinear as AbstractGaussianLinear,
     AbstractNoisyLinear as AbstractNoisyLinear,
 )
+from ._label_noise import (
+    LabelNoise as LabelNoise,
+    Langevin as Langevin,
+    Minibatch as Minibatch,
+)
 from ._landscape import AbstractLandscape as AbstractLandscape, Landscape as Landscape
 from ._law import (
     AbstractLaw as AbstractLaw,
@@ -24,6 +29,7 @@ from ._loss import (
     PinballLoss as PinballLoss,
     SquaredLoss as SquaredLoss,
 )
+from ._mask import Mask as Mask
 from ._modes import Modes as Modes
 from ._network import WideNetwork as WideNetwork
 from ._noise import (
@@ -40,6 +46,16 @@ from ._noise_smooth import (
     Laplace as Laplace,
     StudentT as StudentT,
     Uniform as Uniform,
+)
+from ._noisy_model import (
+    AbstractNoisyModel as AbstractNoisyModel,
+    AntiCorrelated as AntiCorrelated,
+    DropConnect as DropConnect,
+    Dropout as Dropout,
+)
+from ._noisy_problem import (
+    AbstractNoisyProblem as AbstractNoisyProblem,
+    NoisyLoss as NoisyLoss,
 )
 from ._regression import Regression as Regression, random_features as random_features
 from ._repeated import Repeated as Repeated

@@ -1,0 +1,196 @@
+"""Gradient descent with an infinitely small rate, and the point that it ends at."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from .._checks import check, is_traced
+from .._curve import Curve
+from .._types import Key, Params, Schedule
+from ..clip import AbstractClip
+from ..problem import AbstractNoisyProblem, AbstractProblem, CompressedLeastSquares
+from ._solve import AbstractLimit, infinite_after_failure
+from ._zero_loss_set import ZeroLossSet, check_kernel, zero_loss_set
+
+# A start whose residuals are below this is on the set, up to Gauss-Newton steps, which
+# move it by about as much.
+_ON_THE_SET = 1e-8
+_RETRACTIONS = 8
+
+
+class GradientFlow(AbstractLimit):
+    r"""Gradient descent in the limit of a small learning rate.
+
+    $$\frac{dW}{dk} = -\gamma f(\|\nabla L(W)\|)\, \nabla L(W),$$
+
+    with the rule's factor $f$. Its end point from $w$ is the limit map $\Phi(w)$ of
+    arXiv:2404.12293: where noisy gradient descent arrives before it starts to move
+    along the zero-loss set. [`jaxclip.limit_map`][] finds it.
+
+    **Arguments:**
+
+    - `rtol`: the relative tolerance of the adaptive steps.
+    - `max_steps`: how many steps the solver may take.
+    """
+
+    rtol: float = eqx.field(static=True, default=1e-10)
+    max_steps: int = eqx.field(static=True, default=10**5)
+
+    def curve(
+        self,
+        problem: AbstractProblem | CompressedLeastSquares,
+        clip: AbstractClip,
+        lr: Schedule,
+        *,
+        steps: Float[Array, " s"],
+        key: Key | None,
+        adjoint: diffrax.AbstractAdjoint | None,
+        throw: bool,
+    ) -> Curve:
+        del key
+        if not isinstance(problem, AbstractProblem):
+            raise ValueError(
+                "`GradientFlow` needs a problem with parameters. Got a "
+                f"{type(problem).__name__}."
+            )
+
+        def field(k, w, args):
+            del args
+            slope = jax.grad(problem.risk)(w)
+            factor = -lr(k) * clip.factor(optax.tree.norm(slope), k)
+            return jax.tree.map(lambda g: (factor * g).astype(g.dtype), slope)
+
+        return integrate(
+            field, problem.risk, problem.init(), steps, adjoint, throw, self.rtol,
+            self.max_steps,
+        )  # fmt: skip
+
+
+def integrate(
+    field: Any,
+    risk: Callable[[Any], Float[Array, ""]],
+    w0: Any,
+    steps: Float[Array, " s"],
+    adjoint: diffrax.AbstractAdjoint | None,
+    throw: bool,
+    rtol: float,
+    max_steps: int,
+) -> Curve:
+    """The solution of an ODE of the parameters, recorded at some steps."""
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        diffrax.Dopri8(),
+        t0=jnp.zeros_like(steps[0]),
+        t1=jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny),
+        dt0=None,
+        y0=w0,
+        saveat=diffrax.SaveAt(ts=steps),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol / 100),
+        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
+        max_steps=max_steps,
+        throw=throw,
+    )
+    assert solution.ys is not None
+    risks = infinite_after_failure(jax.vmap(risk)(solution.ys))
+    last = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
+    return Curve(steps, risks, last, solution.ys)
+
+
+@eqx.filter_jit
+def _descend(manifold: ZeroLossSet, w: Float[Array, " d"], rtol: float):
+    """The end of the gradient flow, and then Gauss-Newton steps: the flow approaches
+    the set exponentially, and they square the little that is left."""
+
+    def arrived(t, y, args, **kwargs):
+        del t, args, kwargs
+        return jnp.max(jnp.abs(manifold.residuals(y))) < _ON_THE_SET
+
+    def stuck(t, y, args, **kwargs):
+        del t, args, kwargs
+        return jnp.max(jnp.abs(jax.grad(manifold.loss)(y))) < 1e-14
+
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: -jax.grad(manifold.loss)(y)),
+        diffrax.Dopri8(),
+        t0=0.0,
+        t1=jnp.inf,
+        dt0=None,
+        y0=w,
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol / 100),
+        event=diffrax.Event([arrived, stuck]),
+        max_steps=10**5,
+        throw=False,
+    )
+    assert solution.ys is not None
+    return solution.ys[-1]
+
+
+def bring(manifold: ZeroLossSet, w: Float[Array, " d"]) -> Float[Array, " d"]:
+    r"""The limit map $\Phi(w)$; said so where the start is not on the set already.
+
+    **Raises:**
+
+    An error where the gradient flow ends at a loss that is not zero, or where the
+    tangent kernel is singular.
+    """
+    residual = jnp.max(jnp.abs(manifold.residuals(w)))
+    if not is_traced(residual) and residual > _ON_THE_SET:
+        warnings.warn(
+            "The start is not on the zero-loss set: its loss is "
+            f"{float(manifold.loss(w)):.3g}. It is brought there by the gradient flow, "
+            "which takes no steps of the clock.",
+            stacklevel=4,
+        )
+    return end_of_flow(manifold, w)
+
+
+def end_of_flow(
+    manifold: ZeroLossSet, w: Float[Array, " d"], rtol: float = 1e-11
+) -> Float[Array, " d"]:
+    r"""The limit map $\Phi(w)$."""
+    w = _descend(manifold, w, rtol)
+    left = check(
+        jnp.max(jnp.abs(manifold.residuals(w))),
+        lambda r: ~(r < 1e-4),
+        "`problem` must be able to reach zero loss: the gradient flow from `params0` "
+        "ended at residuals that are not zero. Take a larger model or another start.",
+    )
+    w = check_kernel(manifold, jnp.where(left >= 0, w, jnp.nan))
+    return manifold.retract(w, _RETRACTIONS)
+
+
+def limit_map(
+    problem: AbstractNoisyProblem, params: Params, *, matrix_free: bool | None = None
+) -> Params:
+    r"""The end of the gradient flow of the loss without noise, $\Phi(w)$.
+
+    $$\Phi(w) = \lim_{t \to \infty} W(t), \qquad W' = -\nabla L(W), \quad W(0) = w.$$
+
+    On the zero-loss set its derivative is the projection on the tangent space.
+
+    **Arguments:**
+
+    - `problem`: whose loss.
+    - `params`: $w$, of the structure of the problem's own parameters.
+    - `matrix_free`: as in [`jaxclip.ZeroLossFlow`][].
+
+    **Returns:**
+
+    Parameters of zero loss, to rounding.
+
+    **Raises:**
+
+    A `ValueError` where the parameters are not in float64, or there are no more of them
+    than residuals; an error where the flow ends at a loss that is not zero, or where
+    the tangent kernel is singular.
+    """
+    manifold, _ = zero_loss_set(problem, matrix_free)
+    return manifold.unravel(end_of_flow(manifold, ravel_pytree(params)[0]))

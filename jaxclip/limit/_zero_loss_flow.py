@@ -1,0 +1,81 @@
+"""The motion of noisy gradient descent along the zero-loss set, without diffusion."""
+
+import diffrax
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float
+
+from .._curve import Curve
+from .._types import Key, Schedule
+from ..clip import AbstractClip
+from ..problem import AbstractProblem, CompressedLeastSquares
+from ._gradient_flow import bring, integrate
+from ._slow_drift import slow_drift
+from ._solve import AbstractLimit
+from ._zero_loss_set import need_noisy, zero_loss_set
+
+
+class ZeroLossFlow(AbstractLimit):
+    r"""How noise drives gradient descent along the zero-loss set.
+
+    $$\frac{dW}{dk} = -\gamma \sigma^2 P(W) \nabla \mathrm{Reg}(W), \qquad
+    W(0) = \Phi(w_0),$$
+
+    with the projection $P$ on the tangent space and the regularizer of the noise. For
+    label noise, whose regularizer is constant, it is the motion on the slower scale,
+    which is deterministic too: $dW/dk = -\gamma^2 \sigma^2 \tfrac{c}{4} P \nabla
+    \mathrm{tr} H$. Theorems of Section 2 of arXiv:2404.12293; with a `residual_clip`
+    of the problem, derived here. Other noises of the slower scale diffuse:
+    [`jaxclip.ZeroLossSDE`][]. [`jaxclip.time_scale`][] tells which.
+
+    It is the limit of a small $\gamma$, one noise a step (`batch_size=1`), and, but for
+    label noise, a small $\sigma$. The parameters at each step are in `Curve.observed`.
+
+    **Arguments:**
+
+    - `matrix_free`: solve the linear systems of the projection by conjugate gradients
+        on Jacobian-vector products in place of a factorisation. By default where the
+        Jacobian has more than 10^6 entries.
+    - `rtol`: the relative tolerance of the adaptive steps.
+    - `max_steps`: how many steps the solver may take.
+    """
+
+    matrix_free: bool | None = eqx.field(static=True, default=None)
+    rtol: float = eqx.field(static=True, default=1e-11)
+    max_steps: int = eqx.field(static=True, default=10**5)
+
+    def curve(
+        self,
+        problem: AbstractProblem | CompressedLeastSquares,
+        clip: AbstractClip,
+        lr: Schedule,
+        *,
+        steps: Float[Array, " s"],
+        key: Key | None,
+        adjoint: diffrax.AbstractAdjoint | None,
+        throw: bool,
+    ) -> Curve:
+        del key
+        problem = need_noisy("ZeroLossFlow", problem, clip)
+        manifold, w = zero_loss_set(problem, self.matrix_free)
+        power, drift = slow_drift(manifold)
+
+        def field(k, w, args):
+            del args
+            # The pull towards the set is at the pace of the drift: faster would make
+            # the equation stiff, and slower let the errors of long runs grow.
+            rate = lr(k) ** power * problem.variance
+            return rate * manifold.correct(w, drift(w) / problem.variance, 1.0)
+
+        flat = integrate(
+            field,
+            manifold.loss,
+            bring(manifold, w),
+            steps,
+            adjoint,
+            throw,
+            self.rtol,
+            self.max_steps,
+        )
+        params = jax.vmap(manifold.unravel)(flat.observed)
+        return Curve(steps, flat.risk, manifold.unravel(flat.params), params)

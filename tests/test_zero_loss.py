@@ -1,0 +1,445 @@
+"""The motion of noisy gradient descent along the zero-loss set."""
+
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.optimize
+
+import jaxclip as jc
+from helpers import assert_within, mean_and_error
+from jaxclip.limit._slow_drift import slow_drift
+from jaxclip.limit._zero_loss_sde import limit_map_curvature
+from jaxclip.limit._zero_loss_set import zero_loss_set
+
+XS = jnp.array([[0.5, -1.0], [1.5, 0.3]])
+
+
+def net(w, x):
+    """A model without any symmetry, of four parameters."""
+    return jnp.sin(w[0] * x[0] + w[1]) * w[2] + w[3] ** 2 * x[1] + 0.3 * w[0] * w[3]
+
+
+W = jnp.array([0.7, -0.4, 1.1, 0.8])
+YS = jax.vmap(net, (None, 0))(W, XS)
+LABEL = jc.LabelNoise(net, W, XS, YS, jc.Gaussian(1.0))
+
+
+solve = eqx.filter_jit(jc.solve)
+
+
+# The limit map and its derivatives
+
+
+@pytest.fixture(scope="module")
+def differences():
+    """First and second derivatives of the limit map, from its values alone."""
+    h = 0.02
+    pairs = [(i, j) for i in range(4) for j in range(i, 4)]
+    eye = np.eye(4)
+    shifts = [s * h * (eye[i] + eye[j]) for i, j in pairs for s in (-2, -1, 0, 1, 2)]
+    ends = jax.jit(jax.vmap(lambda w: jc.limit_map(LABEL, w)))(
+        W[None] + np.array(shifts)
+    )
+    f = np.asarray(ends).reshape(len(pairs), 5, 4)
+    first = (8 * (f[:, 3] - f[:, 1]) - (f[:, 4] - f[:, 0])) / (12 * h)
+    second = -f[:, 0] + 16 * f[:, 1] - 30 * f[:, 2] + 16 * f[:, 3] - f[:, 4]
+    along = dict(zip(pairs, second / (12 * h**2), strict=True))
+    # Along a sum of two directions, from which the mixed derivative follows.
+    hess = np.zeros((4, 4, 4))
+    for i, j in pairs:
+        twice = along[i, j] - (along[i, i] + along[j, j]) / 4
+        hess[i, j] = hess[j, i] = along[i, i] / 4 if i == j else twice / 2
+    slopes = {i: first[pairs.index((i, i))] / 2 for i in range(4)}
+    return np.stack([slopes[i] for i in range(4)], axis=1), hess
+
+
+def test_the_limit_map_projects(differences):
+    manifold, w = zero_loss_set(LABEL)
+    projection = jax.vmap(manifold.project, (None, 0), 1)(w, jnp.eye(4))
+    np.testing.assert_allclose(differences[0], projection, atol=1e-5)
+
+
+def test_the_curvature_of_the_limit_map(differences):
+    """Each of its entries: normal, mixed and tangent noise alike."""
+    manifold, w = zero_loss_set(LABEL)
+
+    def entry(i, j):
+        e = jnp.eye(4)
+        return limit_map_curvature(
+            manifold, w, (jnp.outer(e[i], e[j]) + jnp.outer(e[j], e[i])) / 2
+        )
+
+    i, j = np.meshgrid(range(4), range(4), indexing="ij")
+    ours = jax.jit(jax.vmap(entry))(i.ravel(), j.ravel()).reshape(4, 4, 4)
+    assert np.abs(ours).max() > 0.3
+    np.testing.assert_allclose(ours, differences[1], atol=1e-4)
+
+
+def test_label_noise_drifts_by_the_curvature():
+    """The drift from the trace of H against that from the full second derivative."""
+    manifold, w = zero_loss_set(LABEL)
+    power, drift = slow_drift(manifold)
+    assert power == 2
+
+    @jax.jit
+    def both(w):
+        g = LABEL.diffusion(w)
+        full = limit_map_curvature(manifold, w, g @ g.T) / 2
+        return full, manifold.project(w, drift(w))
+
+    np.testing.assert_allclose(*both(w), atol=1e-12)
+
+
+def test_gradient_flow_runs_to_the_limit_map():
+    problem = jc.LabelNoise(net, W + 0.1, XS, YS, jc.Gaussian(1.0))
+    steps = jnp.array([0.0, 1.0, 3000.0])
+    curve = solve(jc.GradientFlow(), problem, jc.Identity(), 0.5, steps=steps)
+    end = jax.jit(jc.limit_map)(problem, W + 0.1)
+    np.testing.assert_allclose(curve.params, end, atol=1e-8)
+    # A clip slows it down and leaves its path.
+    slow = solve(jc.GradientFlow(), problem, jc.HardClip(1e-3), 0.5, steps=steps)
+    assert slow.risk[1] > curve.risk[1]
+    np.testing.assert_allclose(slow.params, curve.params, atol=1e-8)
+
+
+# Closed forms
+
+
+def product(w, x):
+    return w[0] * w[1] * x
+
+
+PRODUCT = jnp.array([2.0, 0.5]), jnp.ones(1), jnp.ones(1)
+
+
+def invariant(w):
+    return w[..., 0] ** 2 - w[..., 1] ** 2
+
+
+def test_the_product_under_label_noise():
+    std, lr = 0.7, 0.1
+    problem = jc.LabelNoise(product, *PRODUCT, jc.Gaussian(std))
+    steps = jnp.linspace(0, 1 / (lr * std) ** 2, 5)
+    curve = solve(jc.ZeroLossFlow(), problem, jc.Identity(), lr, steps=steps)
+    np.testing.assert_allclose(curve.params, [1.380070341, 0.724600747], atol=1e-8)
+    expected = 3.75 * np.exp(-((lr * std) ** 2) * steps)
+    np.testing.assert_allclose(invariant(curve.observed), expected, rtol=1e-9)
+    assert np.max(curve.risk) < 1e-18
+
+
+def test_the_product_under_noise_of_its_parameters():
+    problem = jc.AntiCorrelated(product, *PRODUCT, jc.Gaussian(0.7))
+    steps = jnp.linspace(0, 20, 5)
+    curve = solve(jc.ZeroLossFlow(), problem, jc.Identity(), 0.1, steps=steps)
+    expected = 3.75 * np.exp(-2 * 0.1 * 0.49 * steps)
+    np.testing.assert_allclose(invariant(curve.observed), expected, rtol=1e-9)
+
+
+def circle(w, x, scale):
+    return x * jnp.sum(w**2 * scale)
+
+
+ANGLE = 0.3
+CIRCLE = jnp.array([np.cos(ANGLE), np.sin(ANGLE)]), jnp.ones(1), jnp.ones(1)
+
+
+def test_the_circle_under_dropout():
+    problem = jc.Dropout(circle, *CIRCLE, jc.Mask(0.8), units=2)
+    steps = jnp.linspace(0, 30, 4)
+    curve = solve(jc.ZeroLossFlow(), problem, jc.Identity(), 0.1, steps=steps)
+    u, v = curve.observed.T
+    expected = np.tan(2 * ANGLE) * np.exp(2 * 0.1 * 0.25 * steps)
+    np.testing.assert_allclose(np.tan(2 * np.arctan2(v, u)), expected, rtol=1e-9)
+
+
+# The diagonal network
+
+
+ROW, COLUMN = np.meshgrid(np.arange(1, 4), np.arange(1, 9), indexing="ij")
+X = jnp.asarray(
+    np.cos(1.3 * ROW * COLUMN + 0.7 * ROW) + 0.5 * np.sin(0.9 * ROW + 2.1 * COLUMN)
+)
+Y = X @ jnp.array([0, 1.0, 0, 0, -0.5, 0, 0, 0])
+KAPPA = np.sum(np.asarray(X) ** 2, axis=0)
+
+
+def diagonal(w, x, scale=1.0):
+    return jnp.sum(x * w[0] * w[1] * scale)
+
+
+def _start():
+    """Eight Gauss-Newton retractions of a given point, in numpy."""
+    j = np.arange(1, 9)
+    w = np.concatenate([1 + 0.3 * np.cos(j), 0.2 * np.sin(2 * j)])
+    x, y = np.asarray(X), np.asarray(Y)
+    for _ in range(8):
+        u, v = w[:8], w[8:]
+        jacobian = np.concatenate([x * v, x * u], axis=1)
+        w = w - np.linalg.pinv(jacobian) @ (x @ (u * v) - y)
+    return jnp.asarray(w.reshape(2, 8))
+
+
+START = _start()
+AFTER_3 = [0.921353779, 0.658411039, 0.669053376, 0.641343442, 1.059511382]
+AFTER_3 += [1.035204911, 1.114345130, 0.780774370]
+RIDGE = [-0.079995624, 0.384176236, -0.533461756, -0.459050740, -0.506814719]
+RIDGE += [0.215106839, 0.361536268, -0.131593725]
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    problem = jc.LabelNoise(diagonal, START, X, Y, jc.Gaussian(1.0))
+    steps = jnp.array([0.0, 1.0, 3.0, 600.0])
+
+    @eqx.filter_jit
+    def run(limit):
+        return jc.solve(limit, problem, jc.Identity(), 1.0, steps=steps)
+
+    return run
+
+
+def test_the_diagonal_network_under_label_noise(labelled):
+    path = labelled(jc.ZeroLossFlow()).observed
+    np.testing.assert_allclose(path[2][0], AFTER_3, atol=1e-8)
+    trace = [np.sum(KAPPA * np.sum(w**2, axis=0)) / 36 for w in np.asarray(path)]
+    assert trace[0] == pytest.approx(0.377180511, abs=1e-9)
+    assert trace[2] == pytest.approx(0.296011938, abs=1e-9)
+    # A_j decays at its own rate, c kappa_j / n with c = 1/n.
+    a = np.asarray(path[:, 0] ** 2 - path[:, 1] ** 2)
+    expected = a[0] * np.exp(-KAPPA / 9 * np.array([0, 1, 3])[:, None])
+    np.testing.assert_allclose(a[:3], expected, atol=1e-9)
+
+
+def test_label_noise_selects_weighted_l1(labelled):
+    beta = np.prod(labelled(jc.ZeroLossFlow()).params, axis=0)
+    x, cost = np.asarray(X), np.concatenate([KAPPA, KAPPA])
+    best = scipy.optimize.linprog(cost, A_eq=np.concatenate([x, -x], 1), b_eq=Y)
+    np.testing.assert_allclose(beta, best.x[:8] - best.x[8:], atol=1e-5)
+
+
+def test_matrix_free_is_exact(labelled):
+    exact, free = labelled(jc.ZeroLossFlow()), labelled(jc.ZeroLossFlow(True))
+    np.testing.assert_allclose(free.observed[:3], exact.observed[:3], atol=1e-9)
+
+
+def test_dropout_selects_weighted_l2():
+    problem = jc.Dropout(diagonal, START, X, Y, jc.Gaussian(1.0), units=8)
+    steps = jnp.array([0.0, 0.3, 3.0, 300.0])
+    curve = solve(jc.ZeroLossFlow(), problem, jc.Identity(), 1.0, steps=steps)
+    a = np.asarray(curve.observed[:, 0] ** 2 - curve.observed[:, 1] ** 2)
+    np.testing.assert_allclose(a, np.broadcast_to(a[0], a.shape), atol=1e-9)
+    beta = np.prod(curve.params, axis=0)
+    np.testing.assert_allclose(beta, RIDGE, atol=1e-8)
+    x = np.asarray(X) / KAPPA
+    np.testing.assert_allclose(
+        beta, x.T @ np.linalg.solve(x @ np.asarray(X).T, Y), atol=1e-9
+    )
+
+
+# Clips of the residuals
+
+
+def test_alike_clips_multiply_slow_time():
+    """By the second moment over the variance; the first derivative cancels."""
+    for threshold, expected in ((1.0, 0.51606), (0.5, 0.18513)):
+        problem = jc.LabelNoise(
+            product, *PRODUCT, jc.Gaussian(1.0), residual_clip=jc.HardClip(threshold)
+        )
+        drifts = [slow_drift(zero_loss_set(p)[0])[1] for p in (problem, _unclipped())]
+        ours, whole = (jax.jit(drift)(PRODUCT[0]) for drift in drifts)
+        np.testing.assert_allclose(ours / whole, expected, atol=5e-6)
+
+
+def _unclipped():
+    return jc.LabelNoise(product, *PRODUCT, jc.Gaussian(1.0))
+
+
+def test_unequal_clips_by_the_general_formula():
+    """Against the second derivatives of the mean gradient, by quadrature over the
+    noise, and scipy's Lyapunov equation."""
+    thresholds = jnp.array([0.4, 1.5])
+    clip = jc.RootSoftClip(thresholds)
+    problem = jc.LabelNoise(net, W, XS, YS, jc.Gaussian(1.0), residual_clip=clip)
+    # The trapezoidal rule, which is exact to rounding for what is smooth and decays.
+    nodes = np.linspace(-10, 10, 401)
+    weights = np.exp(-(nodes**2) / 2) / np.exp(-(nodes**2) / 2).sum()
+    nodes, weights = jnp.asarray(nodes), jnp.asarray(weights)
+
+    def mean_gradient(w):
+        r = (problem.residuals(w)[:, None] - nodes[None]) / thresholds[:, None]
+        psi = jnp.sum(thresholds[:, None] * r / jnp.sqrt(1 + r**2) * weights[None], 1)
+        return psi @ jax.jacobian(problem.residuals)(w) / 2
+
+    j = np.asarray(jax.jacobian(problem.residuals)(W))
+    r = np.asarray(nodes)[None] / np.asarray(thresholds)[:, None]
+    s2 = (
+        np.sum(np.asarray(weights) * r**2 / (1 + r**2), 1) * np.asarray(thresholds) ** 2
+    )
+    a = np.asarray(jax.jacobian(mean_gradient)(W))
+    normal = np.linalg.svd(j, full_matrices=False)[2].T
+    sigma = normal.T @ (j.T * s2) @ j @ normal / 4
+    inner = scipy.linalg.solve_continuous_lyapunov(normal.T @ a @ normal, sigma)
+    v = normal @ inner @ normal.T
+    curvature = jax.jit(jax.hessian(mean_gradient))(W)
+    manifold, w = zero_loss_set(problem)
+    expected = manifold.project(w, -jnp.sum(curvature * v[None], (1, 2)) / 2)
+    ours = jax.jit(lambda w: manifold.project(w, slow_drift(manifold)[1](w)))(w)
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-9)
+    # The two ways agree where all thresholds are alike.
+    same = [
+        eqx.tree_at(lambda p: p.residual_clip.threshold.value, problem, value)
+        for value in (jnp.array([0.4, 0.4]), jnp.asarray(0.4))
+    ]
+    sets = [zero_loss_set(p)[0] for p in same]
+    drifts = [
+        jax.jit(lambda w, m=m: m.project(w, slow_drift(m)[1](w)))(w) for m in sets
+    ]
+    np.testing.assert_allclose(*drifts, atol=1e-9)
+
+
+def test_a_clip_in_dropout_multiplies_by_the_slope():
+    """Against the mean clipped gradient, by quadrature over the noise of both units."""
+    std = 1e-3
+    clip = jc.RootSoftClip(0.8 * std)
+    problem = jc.Dropout(circle, *CIRCLE, jc.Gaussian(std), units=2, residual_clip=clip)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    e = std * np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2)
+    p = np.outer(weights, weights).ravel() / weights.sum() ** 2
+    gradients = jax.jit(jax.vmap(problem.gradient, (None, 0)))(
+        CIRCLE[0], jnp.asarray(e)
+    )
+    manifold, w = zero_loss_set(problem)
+    mean = manifold.project(w, -jnp.asarray(p @ np.asarray(gradients)))
+    ours = manifold.project(w, slow_drift(manifold)[1](w))
+    assert np.abs(mean).max() > 0.1 * std**2
+    np.testing.assert_allclose(ours, mean, rtol=1e-3)
+    other = eqx.tree_at(lambda p: p.noise, problem, jc.Mask(0.5))
+    with pytest.raises(ValueError, match=r"`residual_clip`.*Gaussian"):
+        jc.solve(jc.ZeroLossFlow(), other, jc.Identity(), 0.1, steps=jnp.ones(1))
+
+
+# The scales of time, and the diffusion
+
+
+def test_time_scales():
+    noise = jc.Gaussian(0.1)
+    anti = jc.AntiCorrelated(net, W, XS, YS, noise)
+    langevin = jc.Langevin(net, W, XS, YS, noise)
+    connect = jc.DropConnect(product, *PRODUCT, noise)
+    problems = [LABEL, anti, langevin, connect]
+    scales = [jc.time_scale(problem) for problem in problems]
+    assert [scale.power for scale in scales] == [2, 1, 2, 2]
+    flow, sde = jc.ZeroLossFlow, jc.ZeroLossSDE
+    assert [type(scale.limit) for scale in scales] == [flow, flow, sde, sde]
+    assert scales[3].push < 1e-12 and scales[1].push > 1e-3
+
+
+def test_langevin_on_a_circle():
+    """Uniform on it, where the Hessian's determinant is constant: Brownian motion."""
+    problem = jc.Langevin(
+        lambda w, x: x * jnp.sum(w**2) / 2,
+        *(jnp.array([1.0, 0.0]), jnp.ones(1), jnp.full(1, 0.5)),
+        jc.Gaussian(0.1),
+    )
+    steps, lr = np.array([0.0, 400.0, 800.0]), 0.1
+
+    @jax.jit
+    def run(key):
+        limit = jc.ZeroLossSDE(dt=50.0)
+        return jc.solve(limit, problem, jc.Identity(), lr, steps=steps, key=key)
+
+    curves = jax.vmap(run)(jr.split(jr.key(0), 2000))
+    assert np.max(curves.risk) < 1e-8
+    mean, error = mean_and_error(curves.observed[:, 1:, 0])
+    # E cos(B_t) = exp(-t / 2) with t = lr^2 sigma^2 k; and the scheme's own error.
+    expected = np.exp(-((lr * 0.1) ** 2) * steps[1:] / 2)
+    assert_within(mean, error + 1e-4, expected, power=0.01)
+
+
+def test_minibatches_do_not_move():
+    problem = jc.Minibatch(net, W, XS, YS)
+    steps = np.array([0.0, 50.0, 100.0])
+    flow = solve(jc.ZeroLossFlow(), problem, jc.Identity(), 0.1, steps=steps)
+    sgd = jc.simulate(problem, jc.Identity(), 0.1, steps=100, key=jr.key(0))
+    for curve in (flow, sgd):
+        np.testing.assert_allclose(curve.params, W, atol=1e-8)
+
+
+def test_a_start_off_the_set_is_brought_to_it_and_said():
+    problem = jc.LabelNoise(product, *PRODUCT, jc.Gaussian(1.0))
+    off = eqx.tree_at(lambda p: p.params0, problem, jnp.array([2.0, 1.0]))
+    with pytest.warns(UserWarning, match="not on the zero-loss set: its loss is 0.5"):
+        curve = jc.solve(jc.ZeroLossFlow(), off, jc.Identity(), 0.1, steps=np.zeros(1))
+    # The flow conserves the difference of the squares.
+    assert invariant(curve.params) == pytest.approx(3.0, rel=1e-9)
+    assert curve.risk[0] < 1e-28
+
+
+@pytest.mark.slow
+def test_an_equinox_network_without_its_jacobian():
+    model = eqx.nn.MLP(2, "scalar", 16, 1, jnp.tanh, key=jr.key(0))
+    arrays, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def apply(arrays, x):
+        return eqx.combine(arrays, static)(x)
+
+    ys = jax.vmap(apply, (None, 0))(arrays, XS)
+    problem = jc.LabelNoise(apply, arrays, XS, ys, jc.Gaussian(1.0))
+    steps = jnp.array([0.0, 100.0])
+    runs = [
+        solve(jc.ZeroLossFlow(free), problem, jc.Identity(), 0.1, steps=steps)
+        for free in (False, True)
+    ]
+    ends = [jax.flatten_util.ravel_pytree(curve.params)[0] for curve in runs]
+    start = jax.flatten_util.ravel_pytree(arrays)[0]
+    assert jnp.linalg.norm(ends[0] - start) > 0.01
+    np.testing.assert_allclose(ends[1], ends[0], atol=1e-9)
+    assert jax.tree.structure(runs[1].params) == jax.tree.structure(arrays)
+
+
+# Errors
+
+
+def _solve(problem, limit=None, clip=None, key=None):
+    limit = jc.ZeroLossFlow() if limit is None else limit
+    clip = jc.Identity() if clip is None else clip
+    return jc.solve(limit, problem, clip, 0.1, steps=np.array([0.0, 1.0]), key=key)
+
+
+def _label(model, params, n=1, y=1.0):
+    xs = jnp.ones(n, params.dtype)
+    return jc.LabelNoise(model, params, xs, y * xs, jc.Gaussian(1.0))
+
+
+def _twice():
+    return _label(lambda w, x: jnp.sum(w) * x, jnp.full(3, 1 / 3), n=2)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: _solve(_label(product, jnp.ones(2, jnp.float32))), "jax_enable_x64"),
+        (lambda: _solve(_label(product, jnp.ones(2), n=2)), "dimension 0.*2 param"),
+        (lambda: _solve(_twice()), "tangent kernel there is singular"),
+        (lambda: _solve(_label(lambda w, x: x * jnp.sum(w**2), jnp.ones(2), y=-1.0)),
+         "able to reach zero loss"),
+        (lambda: _solve(LABEL, clip=jc.HardClip(1.0)), "`clip`.*`residual_clip`"),
+        (lambda: _solve(jnp.ones(2)),
+         "`ZeroLossFlow` needs a problem"),
+        (lambda: _solve(LABEL, limit=jc.ZeroLossSDE()), "`key`"),
+        (lambda: jc.ZeroLossSDE(dt=0.0), "`dt`"),
+    ],
+)  # fmt: skip
+def test_misuse_is_refused(make, message):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        with pytest.raises(ValueError, match=message):
+            make()
