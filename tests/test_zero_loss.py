@@ -17,6 +17,7 @@ from jaxclip.limit._slow_drift import slow_drift
 from jaxclip.limit._zero_loss_sde import limit_map_curvature
 from jaxclip.limit._zero_loss_set import zero_loss_set
 
+NONE = jc.Identity()
 XS = jnp.array([[0.5, -1.0], [1.5, 0.3]])
 
 
@@ -84,14 +85,14 @@ def test_the_curvature_of_the_limit_map(differences):
 def test_label_noise_drifts_by_the_curvature():
     """The drift from the trace of H against that from the full second derivative."""
     manifold, w = zero_loss_set(LABEL)
-    power, drift = slow_drift(manifold)
+    power, drift = slow_drift(manifold, NONE)
     assert power == 2
 
     @jax.jit
     def both(w):
         g = LABEL.diffusion(w)
         full = limit_map_curvature(manifold, w, g @ g.T) / 2
-        return full, manifold.project(w, drift(w))
+        return full, manifold.project(w, drift(w, 0))
 
     np.testing.assert_allclose(*both(w), atol=1e-12)
 
@@ -99,7 +100,7 @@ def test_label_noise_drifts_by_the_curvature():
 def test_gradient_flow_runs_to_the_limit_map():
     problem = jc.LabelNoise(net, W + 0.1, XS, YS, jc.Gaussian(1.0))
     steps = jnp.array([0.0, 1.0, 3000.0])
-    curve = solve(jc.GradientFlow(), problem, jc.Identity(), 0.5, steps=steps)
+    curve = solve(jc.GradientFlow(), problem, NONE, 0.5, steps=steps)
     end = jax.jit(jc.limit_map)(problem, W + 0.1)
     np.testing.assert_allclose(curve.params, end, atol=1e-8)
     # A clip slows it down and leaves its path.
@@ -126,7 +127,7 @@ def test_the_product_under_label_noise():
     std, lr = 0.7, 0.1
     problem = jc.LabelNoise(product, *PRODUCT, jc.Gaussian(std))
     steps = jnp.linspace(0, 1 / (lr * std) ** 2, 5)
-    curve = solve(jc.ZeroLossFlow(), problem, jc.Identity(), lr, steps=steps)
+    curve = solve(jc.ZeroLossFlow(), problem, NONE, lr, steps=steps)
     np.testing.assert_allclose(curve.params, [1.380070341, 0.724600747], atol=1e-8)
     expected = 3.75 * np.exp(-((lr * std) ** 2) * steps)
     np.testing.assert_allclose(invariant(curve.observed), expected, rtol=1e-9)
@@ -136,7 +137,7 @@ def test_the_product_under_label_noise():
 def test_the_product_under_noise_of_its_parameters():
     problem = jc.AntiCorrelated(product, *PRODUCT, jc.Gaussian(0.7))
     steps = jnp.linspace(0, 20, 5)
-    curve = solve(jc.ZeroLossFlow(), problem, jc.Identity(), 0.1, steps=steps)
+    curve = solve(jc.ZeroLossFlow(), problem, NONE, 0.1, steps=steps)
     expected = 3.75 * np.exp(-2 * 0.1 * 0.49 * steps)
     np.testing.assert_allclose(invariant(curve.observed), expected, rtol=1e-9)
 
@@ -152,7 +153,7 @@ CIRCLE = jnp.array([np.cos(ANGLE), np.sin(ANGLE)]), jnp.ones(1), jnp.ones(1)
 def test_the_circle_under_dropout():
     problem = jc.Dropout(circle, *CIRCLE, jc.Mask(0.8), units=2)
     steps = jnp.linspace(0, 30, 4)
-    curve = solve(jc.ZeroLossFlow(), problem, jc.Identity(), 0.1, steps=steps)
+    curve = solve(jc.ZeroLossFlow(), problem, NONE, 0.1, steps=steps)
     u, v = curve.observed.T
     expected = np.tan(2 * ANGLE) * np.exp(2 * 0.1 * 0.25 * steps)
     np.testing.assert_allclose(np.tan(2 * np.arctan2(v, u)), expected, rtol=1e-9)
@@ -199,7 +200,7 @@ def labelled():
 
     @eqx.filter_jit
     def run(limit):
-        return jc.solve(limit, problem, jc.Identity(), 1.0, steps=steps)
+        return jc.solve(limit, problem, NONE, 1.0, steps=steps)
 
     return run
 
@@ -231,7 +232,7 @@ def test_matrix_free_is_exact(labelled):
 def test_dropout_selects_weighted_l2():
     problem = jc.Dropout(diagonal, START, X, Y, jc.Gaussian(1.0), units=8)
     steps = jnp.array([0.0, 0.3, 3.0, 300.0])
-    curve = solve(jc.ZeroLossFlow(), problem, jc.Identity(), 1.0, steps=steps)
+    curve = solve(jc.ZeroLossFlow(), problem, NONE, 1.0, steps=steps)
     a = np.asarray(curve.observed[:, 0] ** 2 - curve.observed[:, 1] ** 2)
     np.testing.assert_allclose(a, np.broadcast_to(a[0], a.shape), atol=1e-9)
     beta = np.prod(curve.params, axis=0)
@@ -242,7 +243,27 @@ def test_dropout_selects_weighted_l2():
     )
 
 
-# Clips of the residuals
+# Clips of the residuals, and of the whole gradient
+
+
+@eqx.filter_jit
+def along(problem, clip, w=W):
+    """The velocity along the set at a point of it."""
+    manifold, _ = zero_loss_set(problem)
+    return manifold.project(w, slow_drift(manifold, clip)[1](w, 0))
+
+
+# The trapezoidal rule, which is exact to rounding for what is smooth and decays.
+NODES = np.linspace(-10, 10, 401)
+WEIGHTS = np.exp(-(NODES**2) / 2) / np.exp(-(NODES**2) / 2).sum()
+
+
+def pairs(std):
+    """Nodes and weights for two normal numbers."""
+    # None of them at 0, where a norm has no derivative.
+    nodes, weights = NODES[4::8], WEIGHTS[4::8]
+    e = std * np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2)
+    return jnp.asarray(e), jnp.outer(weights, weights).ravel() / weights.sum() ** 2
 
 
 def test_alike_clips_multiply_slow_time():
@@ -251,8 +272,7 @@ def test_alike_clips_multiply_slow_time():
         problem = jc.LabelNoise(
             product, *PRODUCT, jc.Gaussian(1.0), residual_clip=jc.HardClip(threshold)
         )
-        drifts = [slow_drift(zero_loss_set(p)[0])[1] for p in (problem, _unclipped())]
-        ours, whole = (jax.jit(drift)(PRODUCT[0]) for drift in drifts)
+        ours, whole = (along(p, NONE, PRODUCT[0]) for p in (problem, _unclipped()))
         np.testing.assert_allclose(ours / whole, expected, atol=5e-6)
 
 
@@ -266,10 +286,7 @@ def test_unequal_clips_by_the_general_formula():
     thresholds = jnp.array([0.4, 1.5])
     clip = jc.RootSoftClip(thresholds)
     problem = jc.LabelNoise(net, W, XS, YS, jc.Gaussian(1.0), residual_clip=clip)
-    # The trapezoidal rule, which is exact to rounding for what is smooth and decays.
-    nodes = np.linspace(-10, 10, 401)
-    weights = np.exp(-(nodes**2) / 2) / np.exp(-(nodes**2) / 2).sum()
-    nodes, weights = jnp.asarray(nodes), jnp.asarray(weights)
+    nodes, weights = jnp.asarray(NODES), jnp.asarray(WEIGHTS)
 
     def mean_gradient(w):
         r = (problem.residuals(w)[:, None] - nodes[None]) / thresholds[:, None]
@@ -289,7 +306,7 @@ def test_unequal_clips_by_the_general_formula():
     curvature = jax.jit(jax.hessian(mean_gradient))(W)
     manifold, w = zero_loss_set(problem)
     expected = manifold.project(w, -jnp.sum(curvature * v[None], (1, 2)) / 2)
-    ours = jax.jit(lambda w: manifold.project(w, slow_drift(manifold)[1](w)))(w)
+    ours = along(problem, NONE)
     assert np.abs(expected).max() > 1e-3
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-9)
     # The two ways agree where all thresholds are alike.
@@ -297,32 +314,123 @@ def test_unequal_clips_by_the_general_formula():
         eqx.tree_at(lambda p: p.residual_clip.threshold.value, problem, value)
         for value in (jnp.array([0.4, 0.4]), jnp.asarray(0.4))
     ]
-    sets = [zero_loss_set(p)[0] for p in same]
-    drifts = [
-        jax.jit(lambda w, m=m: m.project(w, slow_drift(m)[1](w)))(w) for m in sets
-    ]
-    np.testing.assert_allclose(*drifts, atol=1e-9)
+    np.testing.assert_allclose(*(along(p, NONE) for p in same), atol=1e-9)
 
 
-def test_a_clip_in_dropout_multiplies_by_the_slope():
+def test_a_clip_of_the_gradient_by_the_general_formula():
+    """Against -P D^2 F[V] / 2 with the mean clipped gradient F by quadrature over the
+    noise of both labels, all of its second derivatives, and scipy's Lyapunov equation.
+    """
+    clip = jc.RootSoftClip(0.3)
+    e, p = pairs(1.0)
+
+    def clipped(w):
+        g = (LABEL.residuals(w)[None] - e) @ jax.jacobian(LABEL.residuals)(w) / 2
+        return g * clip.factor(jnp.linalg.norm(g, axis=1), 0)[:, None]
+
+    @jax.jit
+    def by_quadrature(w):
+        def mean(w):
+            return p @ clipped(w)
+
+        g = clipped(w)
+        return (
+            mean(w),
+            jax.jacobian(mean)(w),
+            jax.hessian(mean)(w),
+            g.T @ (p[:, None] * g),
+        )
+
+    f, a, curvature, sigma = map(np.asarray, by_quadrature(W))
+    np.testing.assert_allclose(f, 0, atol=1e-12)
+    j = np.asarray(jax.jacobian(LABEL.residuals)(W))
+    normal = np.linalg.svd(j, full_matrices=False)[2].T
+    inner = scipy.linalg.solve_continuous_lyapunov(
+        normal.T @ a @ normal, normal.T @ sigma @ normal
+    )
+    v = normal @ inner @ normal.T
+    manifold, w = zero_loss_set(LABEL)
+    expected = manifold.project(w, -jnp.sum(curvature * v[None], (1, 2)) / 2)
+    ours, whole = along(LABEL, clip), along(LABEL, NONE)
+    assert np.abs(expected - whole).max() > 0.3 * np.abs(whole).max()
+    np.testing.assert_allclose(ours, expected, atol=0.01 * np.abs(expected).max())
+
+
+def test_one_example_at_a_time():
+    """A clip of its gradient is one of its residual."""
+    single = jc.LabelNoise(net, W, XS, YS, jc.Laplace(1.0), batch=1)
+    norms = jnp.linalg.norm(jax.jacobian(single.residuals)(W), axis=1)
+    inner = jc.LabelNoise(
+        *(net, W, XS, YS, jc.Laplace(1.0)),
+        batch=1,
+        residual_clip=jc.HardClip(0.7 / norms),
+    )
+    np.testing.assert_allclose(
+        along(single, jc.HardClip(0.7)), along(inner, NONE), rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_clip_in_dropout(whole):
     """Against the mean clipped gradient, by quadrature over the noise of both units."""
     std = 1e-3
     clip = jc.RootSoftClip(0.8 * std)
-    problem = jc.Dropout(circle, *CIRCLE, jc.Gaussian(std), units=2, residual_clip=clip)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    e = std * np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2)
-    p = np.outer(weights, weights).ravel() / weights.sum() ** 2
-    gradients = jax.jit(jax.vmap(problem.gradient, (None, 0)))(
-        CIRCLE[0], jnp.asarray(e)
+    inner, outer = (NONE, clip) if whole else (clip, NONE)
+    problem = jc.Dropout(
+        circle, *CIRCLE, jc.Gaussian(std), units=2, residual_clip=inner
     )
-    manifold, w = zero_loss_set(problem)
-    mean = manifold.project(w, -jnp.asarray(p @ np.asarray(gradients)))
-    ours = manifold.project(w, slow_drift(manifold)[1](w))
-    assert np.abs(mean).max() > 0.1 * std**2
-    np.testing.assert_allclose(ours, mean, rtol=1e-3)
-    other = eqx.tree_at(lambda p: p.noise, problem, jc.Mask(0.5))
-    with pytest.raises(ValueError, match=r"`residual_clip`.*Gaussian"):
-        jc.solve(jc.ZeroLossFlow(), other, jc.Identity(), 0.1, steps=jnp.ones(1))
+    e, p = pairs(std)
+
+    def step(noise):
+        g = problem.gradient(CIRCLE[0], noise)
+        return g * outer.factor(jnp.linalg.norm(g), 0)
+
+    mean = p @ jax.jit(jax.vmap(step))(e)
+    expected = zero_loss_set(problem)[0].project(CIRCLE[0], -mean)
+    ours = along(problem, outer, CIRCLE[0])
+    assert np.abs(expected).max() > 0.1 * std**2
+    np.testing.assert_allclose(ours, expected, rtol=4e-3)
+
+
+@pytest.mark.slow
+def test_runs_with_a_clip_of_the_gradient():
+    """Their mean against the flow, extrapolated from two rates."""
+    clip = jc.HardClip(0.3)
+    flow = solve(jc.ZeroLossFlow(), LABEL, clip, 1.0, steps=np.array([1.0]))
+    whole = solve(jc.ZeroLossFlow(), LABEL, NONE, 1.0, steps=np.array([1.0]))
+
+    def run(lr, key):
+        steps = round(1 / lr**2)
+        return jc.simulate(LABEL, clip, lr, steps=steps, every=steps, key=key).params
+
+    keys = jr.split(jr.key(0), 8192)
+    ends = [jax.jit(jax.vmap(lambda k, lr=lr: run(lr, k)))(keys) for lr in (0.1, 0.05)]
+    mean, error = mean_and_error(2 * ends[1] - ends[0])
+    assert np.abs(flow.params - whole.params).max() > 10 * error.max()
+    assert_within(mean, error, flow.params)
+
+
+def test_derivatives_of_the_flow():
+    """In the rate, the noise and the threshold: the slow time is a product of them."""
+    moments = eqx.filter_jit(jc.moments)
+
+    def end(rate, std, threshold):
+        problem = jc.LabelNoise(
+            product, *PRODUCT, jc.Gaussian(std), residual_clip=jc.HardClip(threshold)
+        )
+        curve = jc.solve(
+            jc.ZeroLossFlow(), problem, NONE, rate, steps=jnp.array([50.0])
+        )
+        return invariant(curve.params)
+
+    def expected(rate, std, threshold):
+        clip, noise = jc.HardClip(threshold), jc.Gaussian(std)
+        return 3.75 * jnp.exp(-(rate**2) * 50 * moments(clip, noise, 0.0, 1.0).second)
+
+    at, all_of_them = (jnp.array(0.1), jnp.array(0.7), jnp.array(0.5)), (0, 1, 2)
+    theirs = jax.grad(expected, all_of_them)(*at)
+    ours = jax.jit(jax.grad(end, all_of_them))(*at)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 # The scales of time, and the diffusion
@@ -353,7 +461,7 @@ def test_langevin_on_a_circle():
     @jax.jit
     def run(key):
         limit = jc.ZeroLossSDE(dt=50.0)
-        return jc.solve(limit, problem, jc.Identity(), lr, steps=steps, key=key)
+        return jc.solve(limit, problem, NONE, lr, steps=steps, key=key)
 
     curves = jax.vmap(run)(jr.split(jr.key(0), 2000))
     assert np.max(curves.risk) < 1e-8
@@ -363,11 +471,24 @@ def test_langevin_on_a_circle():
     assert_within(mean, error + 1e-4, expected, power=0.01)
 
 
+def test_a_problem_has_a_limit_of_its_own():
+    steps = np.array([0.0, 20.0])
+    ours = jc.solve(None, LABEL, NONE, 0.1, steps=steps)
+    theirs = solve(jc.ZeroLossFlow(), LABEL, NONE, 0.1, steps=steps)
+    np.testing.assert_allclose(ours.params, theirs.params, rtol=1e-9)
+    linear = jc.LeastSquares(jc.Spectrum.isotropic(4), jc.Gaussian(1.0), jnp.ones(1))
+    ours, theirs = (
+        jc.solve(limit, linear, NONE, 0.1, steps=steps)
+        for limit in (None, jc.RiskODE())
+    )
+    np.testing.assert_array_equal(ours.risk, theirs.risk)
+
+
 def test_minibatches_do_not_move():
     problem = jc.Minibatch(net, W, XS, YS)
     steps = np.array([0.0, 50.0, 100.0])
-    flow = solve(jc.ZeroLossFlow(), problem, jc.Identity(), 0.1, steps=steps)
-    sgd = jc.simulate(problem, jc.Identity(), 0.1, steps=100, key=jr.key(0))
+    flow = solve(jc.ZeroLossFlow(), problem, NONE, 0.1, steps=steps)
+    sgd = jc.simulate(problem, NONE, 0.1, steps=100, key=jr.key(0))
     for curve in (flow, sgd):
         np.testing.assert_allclose(curve.params, W, atol=1e-8)
 
@@ -376,7 +497,7 @@ def test_a_start_off_the_set_is_brought_to_it_and_said():
     problem = jc.LabelNoise(product, *PRODUCT, jc.Gaussian(1.0))
     off = eqx.tree_at(lambda p: p.params0, problem, jnp.array([2.0, 1.0]))
     with pytest.warns(UserWarning, match="not on the zero-loss set: its loss is 0.5"):
-        curve = jc.solve(jc.ZeroLossFlow(), off, jc.Identity(), 0.1, steps=np.zeros(1))
+        curve = jc.solve(jc.ZeroLossFlow(), off, NONE, 0.1, steps=np.zeros(1))
     # The flow conserves the difference of the squares.
     assert invariant(curve.params) == pytest.approx(3.0, rel=1e-9)
     assert curve.risk[0] < 1e-28
@@ -394,7 +515,7 @@ def test_an_equinox_network_without_its_jacobian():
     problem = jc.LabelNoise(apply, arrays, XS, ys, jc.Gaussian(1.0))
     steps = jnp.array([0.0, 100.0])
     runs = [
-        solve(jc.ZeroLossFlow(free), problem, jc.Identity(), 0.1, steps=steps)
+        solve(jc.ZeroLossFlow(free), problem, NONE, 0.1, steps=steps)
         for free in (False, True)
     ]
     ends = [jax.flatten_util.ravel_pytree(curve.params)[0] for curve in runs]
@@ -409,13 +530,24 @@ def test_an_equinox_network_without_its_jacobian():
 
 def _solve(problem, limit=None, clip=None, key=None):
     limit = jc.ZeroLossFlow() if limit is None else limit
-    clip = jc.Identity() if clip is None else clip
+    clip = NONE if clip is None else clip
     return jc.solve(limit, problem, clip, 0.1, steps=np.array([0.0, 1.0]), key=key)
 
 
 def _label(model, params, n=1, y=1.0):
     xs = jnp.ones(n, params.dtype)
     return jc.LabelNoise(model, params, xs, y * xs, jc.Gaussian(1.0))
+
+
+CLIP = jc.HardClip(1.0)
+
+
+def _noisy(noise=jc.Gaussian(1.0), **kwargs):  # noqa: B008
+    return jc.LabelNoise(net, W, XS, YS, noise, **kwargs)
+
+
+def _dropped(noise, clip):
+    return jc.Dropout(circle, *CIRCLE, noise, units=2, residual_clip=clip)
 
 
 def _twice():
@@ -431,7 +563,20 @@ def _twice():
         (lambda: _solve(_twice()), "tangent kernel there is singular"),
         (lambda: _solve(_label(lambda w, x: x * jnp.sum(w**2), jnp.ones(2), y=-1.0)),
          "able to reach zero loss"),
-        (lambda: _solve(LABEL, clip=jc.HardClip(1.0)), "`clip`.*`residual_clip`"),
+        (lambda: _solve(jc.Langevin(net, W, XS, YS, jc.Gaussian(1.0)), clip=CLIP),
+         "`clip` must be Identity.*Langevin"),
+        (lambda: _solve(_noisy(jc.Laplace(1.0)), clip=CLIP), "`clip` needs Gaussian"),
+        (lambda: _solve(_noisy(residual_clip=CLIP), clip=CLIP), "not both"),
+        (lambda: _solve(_noisy(batch=2), clip=CLIP), "`batch=1`"),
+        (lambda: _solve(_noisy(jc.Exponential(1.0), residual_clip=CLIP)),
+         "`noise` must be symmetric"),
+        (lambda: _solve(_dropped(jc.Mask(0.5), CLIP)), "`residual_clip` needs Gauss"),
+        (lambda: _solve(_dropped(jc.Gaussian(0.1), CLIP), limit=jc.ZeroLossSDE(),
+                        key=jr.key(0)), "`residual_clip` must be Identity"),
+        (lambda: jc.solve(None, jc.TwoWells(jnp.ones(2)), NONE, 0.1,
+                          steps=np.ones(1)), "`limit` must be named"),
+        (lambda: jax.jit(lambda p: jc.solve(None, p, NONE, 0.1, steps=np.ones(1)))(
+            LABEL), "`limit` must be named where the problem is traced"),
         (lambda: _solve(jnp.ones(2)),
          "`ZeroLossFlow` needs a problem"),
         (lambda: _solve(LABEL, limit=jc.ZeroLossSDE()), "`key`"),

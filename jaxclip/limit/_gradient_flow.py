@@ -17,7 +17,7 @@ from .._curve import Curve
 from .._types import Key, Params, Schedule
 from ..clip import AbstractClip
 from ..problem import AbstractNoisyProblem, AbstractProblem, CompressedLeastSquares
-from ._solve import AbstractLimit, infinite_after_failure
+from ._base import AbstractLimit, infinite_after_failure
 from ._zero_loss_set import ZeroLossSet, check_kernel, zero_loss_set
 
 # A start whose residuals are below this is on the set, up to Gauss-Newton steps, which

@@ -17,8 +17,8 @@ from .._curve import Curve, finite_or_infinite
 from .._types import Key, Schedule
 from ..clip import AbstractClip
 from ..problem import AbstractProblem, CompressedLeastSquares
+from ._base import AbstractLimit, infinite_after_failure, need_least_squares
 from ._moments import unchecked_moments
-from ._solve import AbstractLimit, infinite_after_failure, need_least_squares
 
 
 class HomogenizedSDE(AbstractLimit):

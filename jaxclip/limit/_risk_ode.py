@@ -15,9 +15,9 @@ from .._schedule import PiecewiseLinear
 from .._types import Array, Key, Schedule
 from ..clip import AbstractClip
 from ..problem import AbstractProblem, CompressedLeastSquares, LeastSquares, Modes
+from ._base import AbstractLimit, infinite_after_failure, need_least_squares, precision
 from ._exponential import Coefficients, ExponentialModes, ModeEquation
 from ._moments import unchecked_moments
-from ._solve import AbstractLimit, infinite_after_failure, need_least_squares, precision
 
 # Spectra with more eigenvalues than this are compressed, to so many nodes.
 _MANY, _NODES = 512, 48

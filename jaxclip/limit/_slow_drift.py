@@ -1,137 +1,124 @@
 """Which way noise pushes along the zero-loss set, where it pushes deterministically."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import check
+from .._types import Step
 from ..clip import AbstractClip, Identity
-from ..problem import AbstractNoise, AbstractNoisyModel, Gaussian, LabelNoise
-from ._moments import unchecked_moments
+from ..problem import (
+    AbstractNoise,
+    AbstractNoisyModel,
+    AbstractNoisyProblem,
+    Gaussian,
+    LabelNoise,
+    Minibatch,
+)
+from ._clipped_covariance import clipped_covariance
+from ._label_drift import Drift, label_drift, of_noise, per_residual, sees_one
 from ._zero_loss_set import ZeroLossSet
 
-# The velocity at a point, whose part along the set counts.
-Drift = Callable[[Float[Array, " d"]], Float[Array, " d"]]
 
-
-def slow_drift(manifold: ZeroLossSet) -> tuple[int, Drift]:
+def slow_drift(manifold: ZeroLossSet, clip: AbstractClip) -> tuple[int, Drift]:
     r"""The power $p$ and the velocity $v$ of $dW/dk = \gamma^p P v(W)$.
 
     Unclipped, $v = -\sigma^2 \nabla \mathrm{Reg}$ with $p = 1$; for label noise
     $v = -\tfrac{c}{4} \sigma^2 \nabla \mathrm{tr} H$ with $p = 2$ (Section 2 of
-    arXiv:2404.12293). With a clip of the residuals, derived here.
+    arXiv:2404.12293). With a clip of the residuals or of the whole gradient, derived
+    here.
     """
     problem = manifold.problem
+    _check_clip(problem, clip)
     if isinstance(problem, LabelNoise):
-        if _alike(problem.residual_clip):
-            return 2, lambda w: _label_drift(manifold, problem, w)
-        return 2, lambda w: _unequal_drift(manifold, problem, w)
+        return 2, label_drift(manifold, problem, clip)
     if isinstance(problem, AbstractNoisyModel):
-        return 1, lambda w: _model_drift(manifold, problem, w)
+        return 1, lambda w, k: _model_drift(manifold, problem, clip, w, k)
 
     def regularizer(w):
         return problem.regularizer(manifold.unravel(w))
 
-    return 1, lambda w: -problem.variance * jax.grad(regularizer)(w)
+    return 1, lambda w, k: -problem.variance * jax.grad(regularizer)(w)
 
 
 def _model_drift(
-    manifold: ZeroLossSet, problem: AbstractNoisyModel, w: Float[Array, " d"]
+    manifold: ZeroLossSet,
+    problem: AbstractNoisyModel,
+    clip: AbstractClip,
+    w: Float[Array, " d"],
+    k: Step,
 ) -> Float[Array, " d"]:
-    r"""$-\sigma^2 \sum_i \rho_i \nabla \mathrm{Reg}_i$ with
-    $\mathrm{Reg}_i = |c_i|^2 / 2n$ and $\rho_i = E\,\psi'$ of a residual of standard
-    deviation $\sigma |c_i|$. By Stein's lemma, hence exact for normal noise."""
+    r"""$-\nabla \tfrac{1}{2n} \sum_{ijl} \rho_i M_{jl} c_{ij} c_{il}$, where $\rho$ and
+    $M$ stay as they are at the point.
 
-    def each(w):
-        c = problem.sensitivities(manifold.unravel(w))
-        return jnp.sum(c**2, axis=1) / (2 * problem.size)
-
-    if isinstance(problem.residual_clip, Identity):
-        return -problem.variance * jax.grad(lambda w: jnp.sum(each(w)))(w)
-    if not isinstance(problem.noise, Gaussian):
-        raise ValueError(
-            "`residual_clip` with noise inside of the model needs Gaussian noise: the "
-            "limit is known by Stein's lemma. Got "
-            f"{type(problem.noise).__name__}; take `Gaussian(std)`."
-        )
-    values, pull = jax.vjp(each, w)
-    std = jnp.sqrt(2 * problem.size * problem.variance * values)
-    rho = jax.vmap(lambda clip, std: _moments(clip, Gaussian(std))[0])(
-        _per_residual(problem.residual_clip, len(values)), std
-    )
-    return -problem.variance * pull(rho)[0]
-
-
-def _label_drift(
-    manifold: ZeroLossSet, problem: LabelNoise, w: Float[Array, " d"]
-) -> Float[Array, " d"]:
-    r"""$-\tfrac{c}{4} s^2 \nabla \mathrm{tr} H$, where on the set
-    $\mathrm{tr} H = \tfrac1n \sum |\nabla f_i|^2$ and $s^2 = E\,\psi^2$: where all
-    residuals are clipped alike, $E\,\psi'$ cancels."""
-    n, b = problem.size, problem.seen
-    second = _moments(problem.residual_clip, problem.noise)[1]
-    return -second / (4 * b) * _trace_gradient(manifold, problem, w) / n
-
-
-def _trace_gradient(
-    manifold: ZeroLossSet, problem: LabelNoise, w: Float[Array, " d"]
-) -> Float[Array, " d"]:
-    r"""$\nabla \sum_i |\nabla f_i|^2$, one example at a time: the memory is that of a
-    few sets of parameters."""
-
-    def add(total, x):
-        def energy(w):
-            slopes = jax.jacrev(lambda w: problem.model(manifold.unravel(w), x))(w)
-            return jnp.sum(slopes**2)
-
-        return total + jax.grad(energy)(w), None
-
-    return jax.lax.scan(add, jnp.zeros_like(w), problem.xs)[0]
-
-
-def _unequal_drift(
-    manifold: ZeroLossSet, problem: LabelNoise, w: Float[Array, " d"]
-) -> Float[Array, " d"]:
-    r"""$-\tfrac1n \sum_i \rho_i \nabla^2 f_i V \nabla f_i$ with $A V + V A = \Sigma$
-    for $A = J^T R J / n$ and $\Sigma = J^T S J / (n b)$, where $R$ and $S$ hold
-    $\rho_i = E\,\psi_i'$ and $s_i^2 = E\,\psi_i^2$.
-
-    $V = J^T Z J$ with $R K Z + Z K R = S / b$, solved in the eigenvectors of
-    $R^{1/2} K R^{1/2}$.
+    Unclipped, $\rho_i = 1$ and $M = \sigma^2 I$. A clip of the residuals, of standard
+    deviation $\sigma |c_i|$, makes $\rho_i = E\,\psi'$, by Stein's lemma. A clip of the
+    gradient, which on the set is $G \eta$ to first order, makes
+    $M = E\,\eta \eta^T f(|G \eta|)$.
     """
-    jacobian = manifold.jacobian(w)
-    m, n, b = len(jacobian), problem.size, problem.seen
-    rho, second = jax.vmap(lambda clip: _moments(clip, problem.noise))(
-        _per_residual(problem.residual_clip, m)
+
+    def sensitivities(w):
+        return problem.sensitivities(manifold.unravel(w))
+
+    c, pull = jax.vjp(sensitivities, w)
+    if not isinstance(clip, Identity):
+        g = problem.diffusion(manifold.unravel(w))
+        std = jnp.sqrt(problem.variance)
+        pushed = c @ clipped_covariance(g.T @ g, clip, k, std, power=1)
+    elif not isinstance(problem.residual_clip, Identity):
+        std = jnp.sqrt(problem.variance * jnp.sum(c**2, axis=1))
+        rho = jax.vmap(lambda clip, std: of_noise(clip, Gaussian(std)).mu)(
+            per_residual(problem.residual_clip, len(c)), std
+        )
+        pushed = problem.variance * rho[:, None] * c
+    else:
+        pushed = problem.variance * c
+    return -pull(pushed / problem.size)[0]
+
+
+def _check_clip(problem: AbstractNoisyProblem, clip: AbstractClip) -> None:
+    """Refuses clips whose motion is not known."""
+    model = problem if isinstance(problem, AbstractNoisyModel) else None
+    inner = Identity() if model is None else model.residual_clip
+    whole = not isinstance(clip, Identity)
+    if (not whole and isinstance(inner, Identity)) or isinstance(problem, Minibatch):
+        return
+    if model is None:
+        raise ValueError(
+            "`clip` must be Identity() for `ZeroLossFlow` on a "
+            f"{type(problem).__name__}, whose motion with a clip is not known. Got "
+            f"{clip!r}."
+        )
+    if whole and not isinstance(inner, Identity):
+        raise ValueError(
+            "`ZeroLossFlow` knows a `clip` of the whole gradient or a `residual_clip`, "
+            f"not both. Got {clip!r} and {inner!r}; drop one of them."
+        )
+    label = isinstance(problem, LabelNoise)
+    if label and (sees_one(problem) or not whole):
+        _need_even(model.noise)
+    elif label and problem.batch is not None:
+        raise ValueError(
+            "`clip` of a gradient needs `batch=1`, for one output an example, or all "
+            f"of the examples (`batch=None`). Got batch={problem.batch}."
+        )
+    elif not isinstance(model.noise, Gaussian):
+        name = "clip" if whole else "residual_clip"
+        raise ValueError(
+            f"`{name}` needs Gaussian noise here: the limit is known by Stein's lemma. "
+            f"Got {type(model.noise).__name__}; take `Gaussian(std)`."
+        )
+
+
+def _need_even(noise: AbstractNoise) -> None:
+    """Refuses noise whose clipped mean is not zero."""
+    law = noise.residual(0.0)
+    at = law.panel_edges()
+    right, left = (jnp.exp(jax.vmap(law.log_density)(x)) for x in (at, -at))
+    check(
+        jnp.max(jnp.abs(right - left)) / jnp.max(right),
+        lambda gap: ~(gap < 1e-6),
+        "`noise` must be symmetric where residuals are clipped: otherwise the clip "
+        "gives it a mean, and moves the zero-loss set itself. The relative difference "
+        "of its density at opposite points must be 0.",
     )
-    root = jnp.sqrt(rho)
-    kernel = root[:, None] * (jacobian @ jacobian.T) * root[None]
-    eigenvalues, q = jnp.linalg.eigh(kernel)
-    driven = q.T @ ((second / (b * rho))[:, None] * q)
-    inner = driven / (eigenvalues[:, None] + eigenvalues[None])
-    z = root[:, None] * (q @ inner @ q.T) * root[None]
-
-    def energy(w):
-        inside = manifold.jacobian(w) @ jacobian.T
-        return jnp.sum(rho * jnp.sum((inside @ z) * inside, axis=1)) / (2 * n)
-
-    return -jax.grad(energy)(w)
-
-
-def _moments(
-    clip: AbstractClip, noise: AbstractNoise
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    r"""$E\,\psi'$ and $E\,\psi^2$ of the noise alone."""
-    moments = unchecked_moments(clip, noise, 0.0, 1.0, 0)
-    return moments.mu, moments.second
-
-
-def _alike(clip: AbstractClip) -> bool:
-    """Whether a rule has one threshold for all residuals."""
-    return all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(clip))
-
-
-def _per_residual(clip: AbstractClip, m: int) -> AbstractClip:
-    """The rule with a leading axis of residuals, to be vmapped over."""
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (m,)), clip)

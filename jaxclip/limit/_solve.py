@@ -1,44 +1,30 @@
-"""The verb that solves a limit, and what a limit is."""
+"""The verb that solves a limit."""
 
-import abc
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from .._checks import as_float, check
+from .._checks import as_float, check, is_traced
 from .._curve import Curve
 from .._schedule import check_rate
 from .._types import Key, RealScalarLike, Schedule
 from ..clip import AbstractClip, Adaptive
 from ..clip._adaptive import need_rule
-from ..problem import AbstractProblem, CompressedLeastSquares, LeastSquares
-
-
-class AbstractLimit(eqx.Module):
-    """A differential equation that SGD converges to."""
-
-    @abc.abstractmethod
-    def curve(
-        self,
-        problem: AbstractProblem | CompressedLeastSquares,
-        clip: AbstractClip,
-        lr: Schedule,
-        *,
-        steps: Float[Array, " s"],
-        key: Key | None,
-        adjoint: diffrax.AbstractAdjoint | None,
-        throw: bool,
-    ) -> Curve:
-        """The curve; the arguments are those of [`jaxclip.solve`][], checked."""
+from ..problem import (
+    AbstractNoisyProblem,
+    AbstractProblem,
+    CompressedLeastSquares,
+    LeastSquares,
+)
+from ._base import AbstractLimit
+from ._risk_ode import RiskODE
+from ._time_scale import time_scale
 
 
 def solve(
-    limit: AbstractLimit,
+    limit: AbstractLimit | None,
     problem: AbstractProblem | CompressedLeastSquares,
     clip: AbstractClip | Adaptive,
     lr: RealScalarLike | Schedule,
@@ -79,6 +65,8 @@ def solve(
     where a traced one is, or where the solver fails.
     """
     clip = need_rule(clip, "solve")
+    if limit is None:
+        limit = _own_limit(problem)
     if not isinstance(limit, AbstractLimit):
         raise ValueError(f"`limit` must be one such as `RiskODE()`. Got {limit!r}.")
     steps = as_float("steps", steps)
@@ -106,22 +94,20 @@ def solve(
     )
 
 
-def need_least_squares(limit: AbstractLimit, problem: Any) -> LeastSquares:
-    """The problem, if it is one that the limits of linear models know."""
-    if isinstance(problem, LeastSquares):
-        return problem
-    name = type(limit).__name__
-    raise ValueError(
-        f"`{name}` needs a `LeastSquares` problem. Got a {type(problem).__name__}; for "
-        "the rows of a table, estimate one with `LeastSquares.from_data(X, y)`."
-    )
-
-
-def precision(steps: Array) -> tuple[float, float]:
-    """Relative tolerances of a solver, and of its smallest numbers, for a dtype."""
-    return (1e-9, 1e-13) if steps.dtype == jnp.float64 else (1e-5, 1e-8)
-
-
-def infinite_after_failure(risk: Float[Array, " s"]) -> Float[Array, " s"]:
-    """diffrax leaves inf where it did not arrive; NaN means the same."""
-    return jnp.where(jax.lax.cummax(jnp.isnan(risk).astype(int)) > 0, jnp.inf, risk)
+def _own_limit(problem: Any) -> AbstractLimit:
+    """The limit that a problem has."""
+    if isinstance(problem, LeastSquares | CompressedLeastSquares):
+        return RiskODE()
+    if not isinstance(problem, AbstractNoisyProblem):
+        raise ValueError(
+            "`limit` must be named for this problem, such as `GradientFlow()`. Only a "
+            "`LeastSquares` and noise injections have one of their own. Got a "
+            f"{type(problem).__name__}."
+        )
+    if any(is_traced(leaf) for leaf in jax.tree.leaves(problem)):
+        raise ValueError(
+            "`limit` must be named where the problem is traced: the choice between "
+            "limits is made before the program runs. Take `time_scale(problem).limit` "
+            "outside of it."
+        )
+    return time_scale(problem).limit

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from ..clip import Identity
 from ..problem import AbstractNoisyProblem, LabelNoise
-from ._gradient_flow import bring
-from ._solve import AbstractLimit
+from ._base import AbstractLimit
+from ._gradient_flow import end_of_flow
 from ._zero_loss_flow import ZeroLossFlow
 from ._zero_loss_sde import ZeroLossSDE
 from ._zero_loss_set import ZeroLossSet, need_noisy, zero_loss_set
@@ -55,9 +54,9 @@ def time_scale(problem: AbstractNoisyProblem) -> TimeScale:
 
     What [`jaxclip.limit_map`][] raises.
     """
-    problem = need_noisy("time_scale", problem, Identity())
+    problem = need_noisy("time_scale", problem)
     manifold, w = zero_loss_set(problem)
-    w = bring(manifold, w)
+    w = end_of_flow(manifold, w)
 
     push, scale = _push(manifold, w)
     if push > _NOT_AT_ALL * scale:

@@ -9,9 +9,9 @@ from .._curve import Curve
 from .._types import Key, Schedule
 from ..clip import AbstractClip
 from ..problem import AbstractProblem, CompressedLeastSquares
+from ._base import AbstractLimit
 from ._gradient_flow import bring, integrate
 from ._slow_drift import slow_drift
-from ._solve import AbstractLimit
 from ._zero_loss_set import need_noisy, zero_loss_set
 
 
@@ -24,9 +24,19 @@ class ZeroLossFlow(AbstractLimit):
     with the projection $P$ on the tangent space and the regularizer of the noise. For
     label noise, whose regularizer is constant, it is the motion on the slower scale,
     which is deterministic too: $dW/dk = -\gamma^2 \sigma^2 \tfrac{c}{4} P \nabla
-    \mathrm{tr} H$. Theorems of Section 2 of arXiv:2404.12293; with a `residual_clip`
-    of the problem, derived here. Other noises of the slower scale diffuse:
-    [`jaxclip.ZeroLossSDE`][]. [`jaxclip.time_scale`][] tells which.
+    \mathrm{tr} H$. Theorems of Section 2 of arXiv:2404.12293. Other noises of the
+    slower scale diffuse: [`jaxclip.ZeroLossSDE`][]. [`jaxclip.time_scale`][] tells
+    which.
+
+    With a clip, derived here. Each residual clipped (`residual_clip` of the problem):
+    label noise is slower by $E\,\psi^2 / \sigma^2$ where all have one threshold, and
+    $E\,\psi'$ cancels; noise in the model by $E\,\psi'$ of each residual. The gradient
+    clipped (`clip`), $n$ examples with the Jacobian $J$ a step: label noise follows
+    $-\tfrac{1}{4n^2} P \nabla \mathrm{tr}\, S J J^T$ with
+    $S = E\,\eta \eta^T f(|J^T \eta| / n)^2$; noise in the model, with the sensitivities
+    $c = \partial_\eta r$, $-\tfrac{1}{2n} P \nabla \mathrm{tr}\, c M c^T$ with
+    $M = E\,\eta \eta^T f(|G \eta|)$ ($S$ and $M$ held as they are at the point). For
+    Gaussian noise, or label noise with one example a step; it forms the Jacobian.
 
     It is the limit of a small $\gamma$, one noise a step (`batch_size=1`), and, but for
     label noise, a small $\sigma$. The parameters at each step are in `Curve.observed`.
@@ -56,16 +66,16 @@ class ZeroLossFlow(AbstractLimit):
         throw: bool,
     ) -> Curve:
         del key
-        problem = need_noisy("ZeroLossFlow", problem, clip)
+        problem = need_noisy("ZeroLossFlow", problem)
         manifold, w = zero_loss_set(problem, self.matrix_free)
-        power, drift = slow_drift(manifold)
+        power, drift = slow_drift(manifold, clip)
 
         def field(k, w, args):
             del args
             # The pull towards the set is at the pace of the drift: faster would make
             # the equation stiff, and slower let the errors of long runs grow.
             rate = lr(k) ** power * problem.variance
-            return rate * manifold.correct(w, drift(w) / problem.variance, 1.0)
+            return rate * manifold.correct(w, drift(w, k) / problem.variance, 1.0)
 
         flat = integrate(
             field,

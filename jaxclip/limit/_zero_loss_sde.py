@@ -18,9 +18,9 @@ from ..problem import (
     CompressedLeastSquares,
     Minibatch,
 )
+from ._base import AbstractLimit
 from ._gradient_flow import bring
 from ._homogenized import grid
-from ._solve import AbstractLimit
 from ._zero_loss_set import ZeroLossSet, need_noisy, zero_loss_set
 
 # Gauss-Newton steps after each step of the SDE: the first leaves the square of the
@@ -71,7 +71,7 @@ class ZeroLossSDE(AbstractLimit):
         throw: bool,
     ) -> Curve:
         del adjoint, throw
-        problem = need_noisy("ZeroLossSDE", problem, clip)
+        problem = need_noisy("ZeroLossSDE", problem)
         if key is None:
             raise ValueError(
                 "`ZeroLossSDE` is random and needs a `key`, such as "
@@ -82,7 +82,7 @@ class ZeroLossSDE(AbstractLimit):
                 "`steps` must be concrete for `ZeroLossSDE()`: they decide how many "
                 "intervals there are. Close over them in place of passing them."
             )
-        _need_no_clip(problem)
+        _need_no_clip(problem, clip)
         manifold, w0 = zero_loss_set(problem, matrix_free=False)
         times, reported = grid(np.asarray(steps, float), self.dt)
 
@@ -128,11 +128,13 @@ def limit_map_curvature(
     return -inverse @ third(tangent @ s @ tangent) - tangent @ third(along)
 
 
-def _need_no_clip(problem: AbstractProblem) -> None:
-    clipped = isinstance(problem, AbstractNoisyModel | Minibatch)
-    if clipped and not isinstance(problem.residual_clip, Identity):
-        raise ValueError(
-            "`residual_clip` must be Identity() for `ZeroLossSDE`. Got "
-            f"{problem.residual_clip!r}; label noise has a limit without diffusion, "
-            "`ZeroLossFlow()`, which knows the clip."
-        )
+def _need_no_clip(problem: AbstractProblem, clip: AbstractClip) -> None:
+    inside = isinstance(problem, AbstractNoisyModel | Minibatch)
+    inner = problem.residual_clip if inside else Identity()
+    for name, rule in (("clip", clip), ("residual_clip", inner)):
+        if not isinstance(rule, Identity):
+            raise ValueError(
+                f"`{name}` must be Identity() for `ZeroLossSDE`, whose diffusion with "
+                f"a clip is not known. Got {rule!r}. Label noise has a limit without "
+                "diffusion that knows a clip: `ZeroLossFlow()`."
+            )

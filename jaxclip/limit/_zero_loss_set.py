@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from .._checks import check
 from .._types import RealScalarLike
-from ..clip import AbstractClip, Identity
 from ..problem import AbstractNoisyProblem
 
 # Jacobians with more entries than this are never formed.
@@ -125,19 +124,14 @@ def check_kernel(manifold: ZeroLossSet, w: Float[Array, " d"]) -> Float[Array, "
     return jnp.where(ratio > 0, w, jnp.nan)
 
 
-def need_noisy(name: str, problem: Any, clip: AbstractClip) -> AbstractNoisyProblem:
-    """The problem, if its noise can move it along a zero-loss set without `clip`."""
-    if not isinstance(problem, AbstractNoisyProblem):
-        raise ValueError(
-            f"`{name}` needs a problem with a zero-loss set, such as `LabelNoise`. "
-            f"Got a {type(problem).__name__}."
-        )
-    if not isinstance(clip, Identity):
-        raise ValueError(
-            f"`clip` must be Identity() for `{name}`, whose formulas know a clip of "
-            f"each residual. Got {clip!r}; give the problem a `residual_clip`."
-        )
-    return problem
+def need_noisy(name: str, problem: Any) -> AbstractNoisyProblem:
+    """The problem, if its noise can move it along a zero-loss set."""
+    if isinstance(problem, AbstractNoisyProblem):
+        return problem
+    raise ValueError(
+        f"`{name}` needs a problem with a zero-loss set, such as `LabelNoise`. "
+        f"Got a {type(problem).__name__}."
+    )
 
 
 def _gram(jacobian: Float[Array, "m d"]) -> Float[Array, "m m"]:

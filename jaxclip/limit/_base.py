@@ -1,0 +1,54 @@
+"""What a limit is, and what the limits share."""
+
+import abc
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._curve import Curve
+from .._types import Key, Schedule
+from ..clip import AbstractClip
+from ..problem import AbstractProblem, CompressedLeastSquares, LeastSquares
+
+
+class AbstractLimit(eqx.Module):
+    """A differential equation that SGD converges to."""
+
+    @abc.abstractmethod
+    def curve(
+        self,
+        problem: AbstractProblem | CompressedLeastSquares,
+        clip: AbstractClip,
+        lr: Schedule,
+        *,
+        steps: Float[Array, " s"],
+        key: Key | None,
+        adjoint: diffrax.AbstractAdjoint | None,
+        throw: bool,
+    ) -> Curve:
+        """The curve; the arguments are those of [`jaxclip.solve`][], checked."""
+
+
+def need_least_squares(limit: AbstractLimit, problem: Any) -> LeastSquares:
+    """The problem, if it is one that the limits of linear models know."""
+    if isinstance(problem, LeastSquares):
+        return problem
+    name = type(limit).__name__
+    raise ValueError(
+        f"`{name}` needs a `LeastSquares` problem. Got a {type(problem).__name__}; for "
+        "the rows of a table, estimate one with `LeastSquares.from_data(X, y)`."
+    )
+
+
+def precision(steps: Array) -> tuple[float, float]:
+    """Relative tolerances of a solver, and of its smallest numbers, for a dtype."""
+    return (1e-9, 1e-13) if steps.dtype == jnp.float64 else (1e-5, 1e-8)
+
+
+def infinite_after_failure(risk: Float[Array, " s"]) -> Float[Array, " s"]:
+    """diffrax leaves inf where it did not arrive; NaN means the same."""
+    return jnp.where(jax.lax.cummax(jnp.isnan(risk).astype(int)) > 0, jnp.inf, risk)
