@@ -110,4 +110,5 @@ def _own_limit(problem: Any) -> AbstractLimit:
             "limits is made before the program runs. Take `time_scale(problem).limit` "
             "outside of it."
         )
-    return time_scale(problem).limit
+    with jax.ensure_compile_time_eval():
+        return time_scale(problem).limit

@@ -1,6 +1,5 @@
 """The zero-loss set of a problem: its tangent space, and the way back to it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -8,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import jax.scipy as jsp
 import lineax as lx
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from .._checks import check
-from .._types import RealScalarLike
+from .._types import Params, RealScalarLike
 from ..problem import AbstractNoisyProblem
 
 # Jacobians with more entries than this are never formed.
@@ -30,14 +30,24 @@ class ZeroLossSet(eqx.Module):
     **Fields:**
 
     - `problem`: whose residuals.
-    - `unravel`: flat parameters as the problem's own.
+    - `structure`, `leaves`: of the problem's own parameters.
     - `matrix_free`: whether $K^{-1}$ is applied by conjugate gradients, with products
         by `jvp` and `vjp`, in place of a factorisation.
     """
 
     problem: AbstractNoisyProblem
-    unravel: Callable[[Any], Any] = eqx.field(static=True)
+    structure: Any = eqx.field(static=True)
+    leaves: tuple[jax.ShapeDtypeStruct, ...] = eqx.field(static=True)
     matrix_free: bool = eqx.field(static=True)
+
+    def unravel(self, w: Float[Array, " d"]) -> Params:
+        """Flat parameters as the problem's own. Not the function that `ravel_pytree`
+        returns: each of those is a new one, for which all would be compiled again."""
+        ends = np.cumsum([leaf.size for leaf in self.leaves])[:-1]
+        parts = zip(jnp.split(w, ends), self.leaves, strict=True)
+        return self.structure.unflatten(
+            [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in parts]
+        )
 
     def residuals(self, w: Float[Array, " d"]) -> Float[Array, " m"]:
         """The residuals, zero on the set."""
@@ -90,14 +100,15 @@ def zero_loss_set(
     problem: AbstractNoisyProblem, matrix_free: bool | None = None
 ) -> tuple[ZeroLossSet, Float[Array, " d"]]:
     """The zero-loss set of a problem and its parameters at step 0, flat, checked."""
-    w, unravel = ravel_pytree(problem.init())
+    params = problem.init()
+    w, _ = ravel_pytree(params)
     if w.dtype != jnp.float64:
         raise ValueError(
             "`params0` must be in float64: the motion along a zero-loss set is of the "
             f"size of what {w.dtype} rounds away. Got {w.dtype}; call "
             '`jax.config.update("jax_enable_x64", True)` first.'
         )
-    m = jax.eval_shape(problem.residuals, problem.init()).shape[0]
+    m = jax.eval_shape(problem.residuals, params).shape[0]
     if w.size <= m:
         raise ValueError(
             "`problem` must have more parameters than residuals: otherwise its "
@@ -105,7 +116,9 @@ def zero_loss_set(
             f"{w.size} parameters and {m} residuals; take a larger model or fewer data."
         )
     free = w.size * m > _LARGEST_EXACT if matrix_free is None else matrix_free
-    return ZeroLossSet(problem, unravel, free), w
+    leaves, structure = jax.tree.flatten(params)
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    return ZeroLossSet(problem, structure, shapes, free), w
 
 
 def check_kernel(manifold: ZeroLossSet, w: Float[Array, " d"]) -> Float[Array, " d"]:
