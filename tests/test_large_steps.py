@@ -1,5 +1,6 @@
 """Two wells and other landscapes, the basins of large steps, repeated batches."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -208,6 +209,47 @@ def test_basins_are_the_ends_of_simulate(noisy):
                      key=key, batch_size=5)  # fmt: skip
     np.testing.assert_array_equal(ends, np.where(near.any(1), near.argmax(1), -1))
     assert len(set(np.asarray(ends).tolist())) > 1
+
+
+# Large from step 100 on; for the first steps only; and a clip that opens.
+CHANGING = {
+    "rate rises": (
+        jc.PiecewiseLinear(jnp.array([100.0, 101.0]), jnp.array([0.09, 0.15])),
+        np.inf,
+    ),
+    "rate falls": (lambda k: jnp.where(k <= 4, 0.12, 0.04), np.inf),
+    "clip opens": (0.15, lambda k: jnp.where(k < 200, 1.0, 6.0)),
+}
+
+
+@pytest.mark.parametrize("case", CHANGING)
+def test_rates_and_thresholds_that_change_with_the_step(case):
+    """Counted from the first noisy step; and nothing settles before the last change."""
+    (lr, threshold), noisy, steps = CHANGING[case], 3, 600
+    wells = jc.TwoWells(jnp.zeros(1), noise=jc.Gaussian(1e-9))
+    expected = starts = np.linspace(2.74, 3.58, 12)[:, None]
+    for k in range(noisy + steps):
+        rate, limit = (float(f(k)) if callable(f) else f for f in (lr, threshold))
+        narrow = 3 + 10 * (expected - 3) ** 2 < expected**2 / 2
+        slope = np.where(narrow, 20 * (expected - 3), expected)
+        expected = expected - rate * np.clip(slope, -limit, limit)
+    near = np.abs(expected - np.array([[0.0, 3.0]])) <= 1e-3
+    ends = eqx.filter_jit(jc.basins)(
+        wells, jc.HardClip(threshold), lr, starts, wells.minima, steps=steps,
+        noisy=noisy, key=jr.key(0),
+    )  # fmt: skip
+    np.testing.assert_array_equal(ends, np.where(near.any(1), near.argmax(1), -1))
+    # With the settings of the first step for ever, with those of the last, and with
+    # the steps after the noise counted from 0 it is another result.
+    assert np.bincount(ends, minlength=2)[1] == (2 if case == "rate falls" else 0)
+
+
+def test_a_rate_that_changes_is_checked():
+    with pytest.raises(ValueError, match="`lr` must be non-negative"):
+        jc.basins(
+            WELLS, jc.Identity(), lambda k: jnp.where(k < 128, 0.1, -0.1), LINE,
+            WELLS.minima, steps=300,
+        )  # fmt: skip
 
 
 def test_a_start_close_to_an_unstable_minimum_is_not_taken_for_settled():
