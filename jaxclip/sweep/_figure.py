@@ -58,7 +58,10 @@ def draw_cells(
 
 def _label(column: Any) -> str:
     name = column.attrs.get("long_name", column.name)
-    return f"{name} ({column.units})" if "units" in column.attrs else name
+    if "units" not in column.attrs:
+        return name
+    # A lone result has no name of its own.
+    return column.units if name == "value" else f"{name} ({column.units})"
 
 
 def _scale(points: Real[np.ndarray, " n"]) -> str:
