@@ -268,6 +268,16 @@ def test_a_run_that_diverges_ends_nowhere():
     np.testing.assert_array_equal(ends, [-1, 0])
 
 
+@pytest.mark.parametrize("tolerance", [1e-3, 0.2])
+def test_how_close_to_a_minimum_a_run_has_to_end(tolerance):
+    """Where nothing moves, that is how close it starts."""
+    away = tolerance * np.array([0.99, 1.01, -0.99, -1.01])
+    starts = np.concatenate([away, 3 + away])[:, None]
+    ends = jc.basins(WELLS, jc.Identity(), 0.0, starts, WELLS.minima, steps=2,
+                     tolerance=tolerance)  # fmt: skip
+    np.testing.assert_array_equal(ends, [0, -1, 0, -1, 1, -1, 1, -1])
+
+
 def test_basins_of_a_pytree():
     def loss(params):
         x, y = params
@@ -387,6 +397,22 @@ def test_sharpness_is_the_largest_eigenvalue(eigenvalues):
         POINT
     )
     assert value == pytest.approx(max(eigenvalues), rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 4])
+def test_as_many_products_as_iterations(iterations):
+    """The value is the largest on the space that so many products span."""
+    eigenvalues = np.array([-9.0, -2.0, 0.5, 1.0, 2.0, 3.0])
+    matrix = ROTATION * eigenvalues @ ROTATION.T
+    powers = [np.asarray(jr.normal(jr.key(2), (6,)))]
+    for _ in range(iterations - 1):
+        powers.append(matrix @ powers[-1])
+    basis = np.linalg.qr(np.stack(powers, axis=1))[0]
+    value = jc.sharpness(
+        quadratic(eigenvalues), POINT, key=jr.key(2), iterations=iterations
+    )
+    expected = np.linalg.eigvalsh(basis.T @ matrix @ basis)[-1]
+    assert value == pytest.approx(expected, rel=1e-9)
 
 
 def test_nothing_is_made_up_where_one_direction_sees_all():
