@@ -123,20 +123,23 @@ def theorem(report: Report) -> list[Claim]:
 
 def clip(report: Report) -> list[Claim]:
     """A second sharp threshold, in the clip's."""
-    starts = inside(WELLS, 10001)
-    critical = float(WELLS.escape_clip(0.15))
     del report
+    basin = inside(WELLS, 10001)
+    # Less than the near rim's distance, .27: how many leave depends on the starts.
+    close = 3 + midpoints(10001) / 20
+    critical = float(WELLS.escape_clip(0.15))
 
-    def leave(threshold):
+    def leave(threshold, starts=basin):
         return share(descend(WELLS, 0.15, threshold, starts), 0)
 
     return [
         near("rate .15: the threshold tau_c", critical, 2.69686, 1e-5),
         exactly("basin's share that leaves at .99 tau_c", leave(0.99 * critical), 0),
         at_least("at 1.03 tau_c", leave(1.03 * critical), 0.01),
-        near("at 1.1 tau_c", leave(1.1 * critical), 0.16, 0.1),
+        near("at 1.1 tau_c, of starts within .25 of the minimum",
+             leave(1.1 * critical, close), 0.16, 0.02),
         exactly("at m r", leave(WELLS.certain_clip), 1),
-    ]
+    ]  # fmt: skip
 
 
 def diagrams(report: Report) -> list[Claim]:
