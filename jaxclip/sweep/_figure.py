@@ -17,6 +17,8 @@ def phase_diagram(values: Any, ax: Any, style: dict[str, Any]) -> Any:
         import matplotlib.pyplot as plt
 
         _, ax = plt.subplots()
+    # Cells are drawn in order, the points of an axis may come in any.
+    values = values.sortby(list(values.dims[:2]))
     x, y = (values[name] for name in values.dims[:2])
     mean = values.values.mean(axis=tuple(range(2, values.ndim)))
     mesh = draw_cells(ax, x.values, y.values, mean, style=style)
