@@ -45,6 +45,10 @@ def near(text: str, value: Any, expected: float, relative: float) -> Claim:
     return Claim(text, float(value), expected - half, expected + half)
 
 
+def exactly(text: str, value: Any, expected: float, slack: float = 0.0) -> Claim:
+    return Claim(text, float(value), expected - slack, expected + slack)
+
+
 def at_most(text: str, value: Any, bound: float) -> Claim:
     return Claim(text, float(value), -np.inf, float(bound))
 

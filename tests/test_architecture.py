@@ -239,7 +239,7 @@ def test_public_functions_are_annotated(name):
 
 
 # matplotlib's own arguments; and those of the abstract method, handed on as they are.
-_STARRED = {"Curve.plot", "Direct.run", "Blocked.run", "Lumped.run"}
+_STARRED = {"Curve.plot", "Sweep.plot", "Direct.run", "Blocked.run", "Lumped.run"}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

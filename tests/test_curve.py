@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -68,12 +69,23 @@ def test_a_bare_observation_has_a_name():
     np.testing.assert_array_equal(data["observed"], np.arange(4.0))
 
 
+class Half(eqx.Module):
+    """Whose method holds an array, which `observe` must not take for structure."""
+
+    by: jax.Array = eqx.field(converter=jnp.asarray)
+
+    def sum(self, params):
+        return jnp.sum(params) / self.by
+
+
 def test_runs_as_labelled_arrays():
     problem = jc.LeastSquares(jc.Spectrum([2.0, 0.5]), jc.Gaussian(1.0), [1.0, 1.0])
 
+    rule = jc.HardClip(1.0)
+
     def run(key, lr):
         return jc.simulate(
-            problem, jc.HardClip(1.0), lr, steps=6, every=2, key=key, observe=jnp.sum
+            problem, rule, lr, steps=6, every=2, key=key, observe=Half(2.0).sum
         )
 
     keys, lrs = jr.split(jr.key(6), 2), jnp.array([0.1, 0.2, 0.3])
@@ -82,8 +94,8 @@ def test_runs_as_labelled_arrays():
     assert dict(data.sizes) == {"batch_0": 2, "batch_1": 3, "step": 4}
     np.testing.assert_array_equal(data.step, [0, 2, 4, 6])
     np.testing.assert_array_equal(data.risk[1, 2], curves.risk[1, 2])
-    # It was the sum of the parameters that was observed.
-    last = curves.params.sum(axis=-1)
+    # It was half of the sum of the parameters that was observed.
+    last = curves.params.sum(axis=-1) / 2
     np.testing.assert_allclose(data.observed[:, :, -1], last, rtol=1e-12)
 
 

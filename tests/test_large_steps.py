@@ -1,5 +1,6 @@
 """Two wells and other landscapes, the basins of large steps, repeated batches."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -210,6 +211,47 @@ def test_basins_are_the_ends_of_simulate(noisy):
     assert len(set(np.asarray(ends).tolist())) > 1
 
 
+# Large from step 100 on; for the first steps only; and a clip that opens.
+CHANGING = {
+    "rate rises": (
+        jc.PiecewiseLinear(jnp.array([100.0, 101.0]), jnp.array([0.09, 0.15])),
+        np.inf,
+    ),
+    "rate falls": (lambda k: jnp.where(k <= 4, 0.12, 0.04), np.inf),
+    "clip opens": (0.15, lambda k: jnp.where(k < 200, 1.0, 6.0)),
+}
+
+
+@pytest.mark.parametrize("case", CHANGING)
+def test_rates_and_thresholds_that_change_with_the_step(case):
+    """Counted from the first noisy step; and nothing settles before the last change."""
+    (lr, threshold), noisy, steps = CHANGING[case], 3, 600
+    wells = jc.TwoWells(jnp.zeros(1), noise=jc.Gaussian(1e-9))
+    expected = starts = np.linspace(2.74, 3.58, 12)[:, None]
+    for k in range(noisy + steps):
+        rate, limit = (float(f(k)) if callable(f) else f for f in (lr, threshold))
+        narrow = 3 + 10 * (expected - 3) ** 2 < expected**2 / 2
+        slope = np.where(narrow, 20 * (expected - 3), expected)
+        expected = expected - rate * np.clip(slope, -limit, limit)
+    near = np.abs(expected - np.array([[0.0, 3.0]])) <= 1e-3
+    ends = eqx.filter_jit(jc.basins)(
+        wells, jc.HardClip(threshold), lr, starts, wells.minima, steps=steps,
+        noisy=noisy, key=jr.key(0),
+    )  # fmt: skip
+    np.testing.assert_array_equal(ends, np.where(near.any(1), near.argmax(1), -1))
+    # With the settings of the first step for ever, with those of the last, and with
+    # the steps after the noise counted from 0 it is another result.
+    assert np.bincount(ends, minlength=2)[1] == (2 if case == "rate falls" else 0)
+
+
+def test_a_rate_that_changes_is_checked():
+    with pytest.raises(ValueError, match="`lr` must be non-negative"):
+        jc.basins(
+            WELLS, jc.Identity(), lambda k: jnp.where(k < 128, 0.1, -0.1), LINE,
+            WELLS.minima, steps=300,
+        )  # fmt: skip
+
+
 def test_a_start_close_to_an_unstable_minimum_is_not_taken_for_settled():
     """It moves away by a factor 1.002 a step, from within the tolerance."""
     starts = 3 + np.array([[1e-6], [-5e-4], [0.0]])
@@ -224,6 +266,16 @@ def test_a_start_close_to_an_unstable_minimum_is_not_taken_for_settled():
 def test_a_run_that_diverges_ends_nowhere():
     ends = line(2.1, jnp.inf, np.array([[1.0], [0.0]]))
     np.testing.assert_array_equal(ends, [-1, 0])
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 0.2])
+def test_how_close_to_a_minimum_a_run_has_to_end(tolerance):
+    """Where nothing moves, that is how close it starts."""
+    away = tolerance * np.array([0.99, 1.01, -0.99, -1.01])
+    starts = np.concatenate([away, 3 + away])[:, None]
+    ends = jc.basins(WELLS, jc.Identity(), 0.0, starts, WELLS.minima, steps=2,
+                     tolerance=tolerance)  # fmt: skip
+    np.testing.assert_array_equal(ends, [0, -1, 0, -1, 1, -1, 1, -1])
 
 
 def test_basins_of_a_pytree():
@@ -345,6 +397,22 @@ def test_sharpness_is_the_largest_eigenvalue(eigenvalues):
         POINT
     )
     assert value == pytest.approx(max(eigenvalues), rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 4])
+def test_as_many_products_as_iterations(iterations):
+    """The value is the largest on the space that so many products span."""
+    eigenvalues = np.array([-9.0, -2.0, 0.5, 1.0, 2.0, 3.0])
+    matrix = ROTATION * eigenvalues @ ROTATION.T
+    powers = [np.asarray(jr.normal(jr.key(2), (6,)))]
+    for _ in range(iterations - 1):
+        powers.append(matrix @ powers[-1])
+    basis = np.linalg.qr(np.stack(powers, axis=1))[0]
+    value = jc.sharpness(
+        quadratic(eigenvalues), POINT, key=jr.key(2), iterations=iterations
+    )
+    expected = np.linalg.eigvalsh(basis.T @ matrix @ basis)[-1]
+    assert value == pytest.approx(expected, rel=1e-9)
 
 
 def test_nothing_is_made_up_where_one_direction_sees_all():

@@ -8,9 +8,11 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hypothesis import given
+from matplotlib.figure import Figure
 
 import jaxclip as jc
 from jaxclip.sweep import _chunks
@@ -363,3 +365,59 @@ MISUSES: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
 def test_misuse(fn, axes, settings, message):
     with pytest.raises(ValueError, match=message):
         jc.sweep(fn, axes, progress=False, **settings)
+
+
+# The picture
+
+
+def product(x, y, key):
+    return {"seen": x * y + 0 * jr.normal(key), "all": jnp.full(2, x)}
+
+
+@pytest.fixture(scope="module")
+def products():
+    """Over axes that are even on one scale each, with keys between them."""
+    axes = {"x": jnp.array([0.1, 1.0, 10.0]), "key": KEYS[:2]}
+    axes["y"] = jnp.array([1.0, 2.0, 3.0])
+    units = {"x": "per step", "seen": "share"}
+    return jc.sweep(product, axes, units=units, progress=False)
+
+
+def test_a_phase_diagram(products):
+    ax = products.plot(Figure().subplots(), name="seen", vmin=0, cmap="magma")
+    (mesh,), bar = ax.collections, ax.figure.axes[1]
+    # The first axis of a mesh is the vertical one.
+    expected = np.outer([1.0, 2.0, 3.0], [0.1, 1.0, 10.0])
+    np.testing.assert_allclose(mesh.get_array(), expected)
+    assert (mesh.get_clim(), mesh.get_cmap().name) == ((0, 30), "magma")
+    # A cell reaches half of the way to the next point, on the scale that is drawn.
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear")
+    np.testing.assert_allclose(ax.get_xlim(), [10**-1.5, 10**1.5])
+    np.testing.assert_allclose(ax.get_ylim(), [0.5, 3.5])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x (per step)", "y")
+    assert bar.get_ylabel() == "seen (share)"
+
+
+def test_a_phase_diagram_is_the_mean_over_keys():
+    """And in order, whatever the order of the points was."""
+    axes = {"key": KEYS, "a": jnp.array([2.0, 0.0, 1.0]), "b": jnp.arange(2.0)}
+    found = jc.sweep(
+        lambda key, a, b: a + b * jr.normal(key), axes, units={"value": "risk"},
+        progress=False,
+    )  # fmt: skip
+    ax = found.plot()
+    shown = ax.collections[0].get_array()
+    expected = found.values.mean(axis=0)[[1, 2, 0]]
+    np.testing.assert_allclose(shown, expected.T)
+    assert ax.figure.axes[1].get_ylabel() == "risk"
+    plt.close(ax.figure)
+
+
+def test_what_is_no_phase_diagram(products):
+    with pytest.raises(ValueError, match=r"one of all, seen\. Got 'other'"):
+        products.plot(name="other")
+    with pytest.raises(ValueError, match=r"one number a point.*'all' with the dimen"):
+        products.plot(name="all")
+    line = jc.sweep(lambda x: x, {"x": SHIFTS}, progress=False)
+    with pytest.raises(ValueError, match=r"needs two axes.*Got the axes \['x'\]"):
+        line.plot()

@@ -289,3 +289,14 @@ def test_the_heat_map():
 
 def test_a_heat_map_of_one_setting():
     heat_map(np.ones(1), np.ones(1), np.full((1, 1), 0.3), limit=1.0)
+
+
+def test_a_heat_map_where_all_diverge(tmp_path):
+    risks = np.full((2, 3), np.inf)
+    figure = heat_map(np.array([0.1, 1.0]), np.ones(3).cumsum(), risks, limit=1.0)
+    figure.savefig(tmp_path / "map.png")
+    (ax,) = figure.axes
+    assert np.ma.getmaskarray(ax.collections[0].get_array()).all()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "diverged: above 1"
+    ]

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ..sweep._figure import draw_cells
+
 # Okabe and Ito's vermilion, which is in no colour of the map beside it, and is told
 # from them by colour-blind readers.
 DIVERGED = "#D55E00"
@@ -40,14 +42,15 @@ def heat_map(
     # False for what is infinite too.
     kept = risks <= limit
     handles: list[Any] = []
+    mesh = draw_cells(
+        ax,
+        lrs,
+        thresholds,
+        np.ma.masked_array(risks, ~kept),
+        scales=("log", "log"),
+        style={"norm": LogNorm(), "cmap": "viridis"},
+    )
     if kept.any():
-        mesh = ax.pcolormesh(
-            _edges(lrs),
-            _edges(thresholds),
-            np.ma.masked_array(risks, ~kept).T,
-            norm=LogNorm(risks[kept].min(), risks[kept].max()),
-            cmap="viridis",
-        )
         label = "median final excess risk (label unit squared)"
         figure.colorbar(mesh, ax=ax, label=label)
         best = np.unravel_index(np.argmin(np.where(kept, risks, np.inf)), risks.shape)
@@ -69,17 +72,6 @@ def heat_map(
         title=title,
         xlabel="learning rate per step (units of 1 / trace of the covariance)",
         ylabel="clipping threshold (units of the feature norm)",
-        xscale="log",
-        yscale="log",
-        xlim=_edges(lrs)[[0, -1]],
-        ylim=_edges(thresholds)[[0, -1]],
     )
     ax.legend(handles=handles, loc="upper left", facecolor="0.85", framealpha=0.95)
     return figure
-
-
-def _edges(centres: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n+1"]:
-    """The ends of the cells around points that are even on a logarithmic scale."""
-    logs = np.log(centres)
-    step = logs[1] - logs[0] if len(logs) > 1 else 0.1
-    return np.exp(np.append(logs - step / 2, logs[-1] + step / 2))

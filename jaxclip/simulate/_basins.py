@@ -1,5 +1,6 @@
 """Where gradient descent ends up, over many starts."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,8 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from .._checks import as_float, count, nonnegative
-from .._types import Key, Params, RealScalarLike
+from .._schedule import check_rate
+from .._types import Key, Params, RealScalar, RealScalarLike, Schedule, Step
 from ..clip import AbstractClip
 from ..clip._adaptive import need_rule
 from ..problem import AbstractLandscape
@@ -23,7 +25,7 @@ _STRETCH = 64
 def basins(
     landscape: AbstractLandscape,
     clip: AbstractClip,
-    lr: RealScalarLike,
+    lr: RealScalarLike | Schedule,
     starts: PyTree[ArrayLike],
     minima: PyTree[ArrayLike],
     *,
@@ -35,29 +37,30 @@ def basins(
 ) -> Int[Array, " n"]:
     r"""Which minimum gradient descent with clipping ends in, from each of many starts.
 
-    The step is that of [`jaxclip.simulate`][], $x - \gamma f(\|g\|)\, g$. It may be
+    The step is that of [`jaxclip.simulate`][], $x - \gamma_k f(\|g\|)\, g$. It may be
     jitted, and vmapped over settings, which then share their noise: a phase diagram is
 
     ```python
-    @jax.jit
-    def diagram(lrs, thresholds):
-        def to_global(setting):
-            lr, threshold = setting
-            ends = jc.basins(wells, jc.HardClip(threshold), lr, starts, wells.minima,
-                             steps=1500)
-            return jnp.mean(ends == 0)
-        return jax.lax.map(to_global, (lrs, thresholds), batch_size=32)
+    def to_global(lr, threshold):
+        ends = jc.basins(wells, jc.HardClip(threshold), lr, starts, wells.minima,
+                         steps=1500)
+        return jnp.mean(ends == 0)
+
+    jc.sweep(to_global, {"lr": lrs, "threshold": thresholds}, batch_size=64).plot()
     ```
 
-    A run is left alone once it has settled, so that it costs the steps that the slowest
-    of its batch needs: it came no farther from a minimum while it was within
-    `tolerance` of it for 64 steps, or it is where it was 64 steps before.
+    Where neither the rule nor the learning rate changes with the step, a run is left
+    alone once it has settled, so that it costs the steps that the slowest of its batch
+    needs: it came no farther from a minimum while it was within `tolerance` of it for
+    64 steps, or it is where it was 64 steps before. Else it costs all steps, since a
+    minimum that holds it now may let it go later.
 
     **Arguments:**
 
     - `landscape`: what to descend on; its own start is not used.
-    - `clip`: the rule; `Identity()` for none. Its threshold is that of step 0.
-    - `lr`: $\gamma$, per step, one number.
+    - `clip`: the rule; `Identity()` for none.
+    - `lr`: $\gamma_k$, per step: a number or a function of the step. Steps are counted
+        from the first noisy one.
     - `starts`: as the landscape's start, with a leading axis of length `n`.
     - `minima`: the points to tell apart, with a leading axis too.
     - `steps`: how many steps, without noise.
@@ -77,7 +80,7 @@ def basins(
     or another argument is misused.
     """
     clip = need_rule(clip, "basins")
-    lr, tolerance = nonnegative("lr", lr), nonnegative("tolerance", tolerance)
+    tolerance = nonnegative("tolerance", tolerance)
     steps, noisy = count("steps", steps), count("noisy", noisy, least=0)
     batch_size = count("batch_size", batch_size)
     starts = jax.tree.map(partial(as_float, "starts"), starts)
@@ -88,31 +91,61 @@ def basins(
             f"Got noise={landscape.noise!r} and key={key!r}."
         )
 
-    def step(params, slope):
-        factor = lr * clip.factor(safe_norm(slope), 0)
-        return jax.tree.map(lambda x, g: x - factor.astype(x.dtype) * g, params, slope)
-
-    def clean(_, params):
-        return step(params, landscape.slope(params))
-
-    def disturbed(k, state):
-        params, stream = state
-        noise = landscape.example(stream, k)
-        return step(params, landscape.gradient(params, noise)), stream
+    rate = check_rate(lr, jnp.arange(0, noisy + steps, _STRETCH))
+    descent = _Descent(landscape, clip, rate)
 
     def one(indexed):
         params, index = indexed
         if noisy and key is not None:
             stream = landscape.stream(jr.fold_in(key, index))
-            params, _ = jax.lax.fori_loop(0, noisy, disturbed, (params, stream))
-        params = jax.lax.fori_loop(0, steps % _STRETCH, clean, params)
-        params = _settle(clean, params, minima, steps // _STRETCH, tolerance)
+            disturbed = partial(descent.disturbed, stream)
+            params = jax.lax.fori_loop(0, noisy, disturbed, params)
+        if descent.changes:
+            params = jax.lax.fori_loop(noisy, noisy + steps, descent.clean, params)
+        else:
+            stretches, rest = divmod(steps, _STRETCH)
+            params = jax.lax.fori_loop(0, rest, descent.clean, params)
+            params = _settle(descent.clean, params, minima, stretches, tolerance)
         distances = _distances(params, minima)
         nearest = jnp.argmin(distances)
         return jnp.where(distances[nearest] <= tolerance, nearest, -1)
 
     size = len(jax.tree.leaves(starts)[0])
     return jax.lax.map(one, (starts, jnp.arange(size)), batch_size=batch_size)
+
+
+# Compared by identity: JAX's loops hash the methods they are given; arrays have none.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Descent:
+    """Clipped steps down a landscape."""
+
+    landscape: AbstractLandscape
+    clip: AbstractClip
+    rate: Schedule
+
+    def clean(self, k: Step, params: Params) -> Params:
+        """The parameters after step `k`, without noise."""
+        return self._step(k, params, self.landscape.slope(params))
+
+    def disturbed(self, stream: PyTree[Array], k: Step, params: Params) -> Params:
+        """The parameters after step `k`, with the noise of that step."""
+        noise = self.landscape.example(stream, k)
+        return self._step(k, params, self.landscape.gradient(params, noise))
+
+    @property
+    def changes(self) -> bool:
+        """Whether the rule or the rate makes any use of the step."""
+        program = jax.make_jaxpr(partial(self._factor, jnp.zeros(())))(0).jaxpr
+        used = [*program.outvars, *(v for line in program.eqns for v in line.invars)]
+        return any(v is program.invars[0] for v in used)
+
+    def _step(self, k: Step, params: Params, slope: Params) -> Params:
+        factor = self._factor(safe_norm(slope), k)
+        return jax.tree.map(lambda x, g: x - factor.astype(x.dtype) * g, params, slope)
+
+    def _factor(self, norm: RealScalar, k: Step) -> RealScalar:
+        factor = self.clip.factor(norm, k)
+        return jnp.asarray(self.rate(k)).astype(factor.dtype) * factor
 
 
 def _distances(params: Params, minima: PyTree[Array]) -> Float[Array, " k"]:

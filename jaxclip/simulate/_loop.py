@@ -32,7 +32,8 @@ class Run(eqx.Module):
     every: int = eqx.field(static=True)
     key: Key
     batch_size: int = eqx.field(static=True)
-    observe: Observe | None = eqx.field(static=True)
+    # Not static: a method of a module holds arrays.
+    observe: Observe | None
 
 
 def check_lengths(problem: AbstractProblem, steps: int, every: int) -> tuple[int, int]:

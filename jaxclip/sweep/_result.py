@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._axes import Axis, Coordinate
+from ._figure import phase_diagram
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,3 +102,36 @@ class Sweep:
             for i, (name, leaf) in enumerate(zip(names, self.leaves, strict=True))
         }
         return xr.Dataset(data, self.table.coordinates(), self.attrs)
+
+    def plot(self, ax: Any = None, *, name: str | None = None, **style: Any) -> Any:
+        """Draws a phase diagram: one number over the two axes that are no random keys,
+        the first of them to the right, the mean over those that are. Needs the extra
+        `cli`.
+
+        **Arguments:**
+
+        - `ax`: the matplotlib axes to draw on; a new figure's by default.
+        - `name`: which leaf of what `fn` returns; the first by default.
+        - `style`: handed to matplotlib's `pcolormesh`, such as `vmin` and `cmap`.
+
+        **Returns:**
+
+        The axes. A colour bar is beside them.
+
+        **Raises:**
+
+        A `ValueError` where there are not two such axes, or not one number a point.
+        """
+        name = self.table.names[0] if name is None else name
+        if name not in self.table.names:
+            names = ", ".join(self.table.names)
+            raise ValueError(f"`name` must be one of {names}. Got {name!r}.")
+        values = self.to_xarray()[name]
+        settings = [axis.name for axis in self.table.axes if not axis.is_key]
+        if len(settings) != 2 or values.ndim != len(self.table.axes):
+            raise ValueError(
+                "A phase diagram needs two axes without random keys, and one number a "
+                f"point. Got the axes {settings}, and {name!r} with the dimensions "
+                f"{values.dims}; sweep over two, or draw `to_xarray()`."
+            )
+        return phase_diagram(values.transpose(*settings, ...), ax, style)
