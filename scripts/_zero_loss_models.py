@@ -29,8 +29,7 @@ def ends(report: Report, problem: Any, lr: float, steps: int, runs: int) -> Any:
 @eqx.filter_jit
 def _ends(problem: Any, lr: float, steps: int, keys: Any) -> Any:
     def one(key):
-        curve = jc.simulate(problem, NONE, lr, steps=steps, every=steps, key=key)
-        return curve.params
+        return jc.simulate(problem, NONE, lr, steps=steps, every=steps, key=key).params
 
     return jax.vmap(one)(keys)
 
@@ -174,22 +173,23 @@ def factors(report: Report) -> list[Claim]:
 
 def sparse(report: Report) -> list[Claim]:
     """The quadratic model of HaoChen et al. 2020 (arXiv:2006.08680): 100 coefficients
-    v^2, five of them one, 40 samples, one a step."""
+    v^2 that start at one, five of them one in truth, 40 samples, the rate .01."""
     size, ones, n = 100, 5, 40
     truth = np.where(np.arange(size) < ones, 1.0, 0.0)
     x = np.random.default_rng(report.seed).normal(size=(n, size))
-    data = jnp.full(size, 0.5), jnp.asarray(x), jnp.asarray(x @ truth)
+    data = jnp.ones(size), jnp.asarray(x), jnp.asarray(x @ truth)
     # Their loss is (y - <v^2, x>)^2 / 4, ours has 2 in place of 4: their rate of .01
     # makes our steps of .005, so that the slow time is a quarter of (.01 sigma)^2 k.
     lr = 0.01 / 2
-    label = jc.LabelNoise(_quadratic, *data, jc.Rademacher(1.0), batch=1)
+    # One label a step, on average, is wrong by one. It weighs n times as much as here.
+    label = jc.LabelNoise(_quadratic, *data, jc.SparseSign(n**0.5, 1 / n))
     times = np.array([0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
     flow = solve(jc.ZeroLossFlow(rtol=1e-7), label, NONE, lr, steps=times / lr**2)
 
     def rate(step):  # a tenth at the end, where the noise is to settle
         return jnp.where(step < 100_000, lr, lr / 10)
 
-    noisy = _coefficients(report, label, rate, 8)
+    noisy = _coefficients(report, label, rate, 4 if report.quick else 8)
     batches = _coefficients(report, jc.Minibatch(_quadratic, *data), lr, 1)
 
     def error(coefficients):
@@ -199,15 +199,17 @@ def sparse(report: Report) -> list[Claim]:
     report.save("sparse", times=times, flow=path, label=error(noisy),
                 minibatch=error(batches))  # fmt: skip
     _recovery(report, times, path, error(noisy), error(batches)[0])
-    half = error(noisy.mean(axis=0))[5]
+    # At slow times .1, .2, .3 and .5.
+    clock = error(noisy.mean(axis=0))[[1, 2, 3, 5]] / path[1:5] - 1
     return [
-        at_least("sparse vector: distance without noise", path[0], 0.5),
+        at_least("sparse vector: distance without noise", path[0], 2),
         at_least("sparse vector: least distance under minibatches",
-                 error(batches).min(), 0.5),
+                 error(batches).min(), 2),
         at_most("sparse vector: distance under label noise, flow at t = 3", path[-1],
                 1e-3),
-        near("sparse vector: mean of runs at t = 1/2, by the flow", half, path[4], 0.1),
-        at_most("sparse vector: largest distance of 8 runs with label noise",
+        at_most("sparse vector: mean of runs, relative distance from the flow",
+                np.abs(clock).max(), 0.05),
+        at_most("sparse vector: largest distance of the runs with label noise",
                 error(noisy)[:, 25].max(), 0.2),
         at_most("... after 20000 steps at a tenth of the rate",
                 error(noisy)[:, -1].max(), 0.06),
@@ -222,9 +224,8 @@ def _coefficients(report: Report, problem: Any, lr: Any, runs: int) -> np.ndarra
     """v^2 at every 4000th of 120000 steps."""
 
     def one(key):
-        curve = jc.simulate(problem, NONE, lr, steps=120_000, every=4000, key=key,
-                            observe=lambda v: v**2)  # fmt: skip
-        return curve.observed
+        setting = {"steps": 120_000, "every": 4000, "observe": lambda v: v**2}
+        return jc.simulate(problem, NONE, lr, key=key, **setting).observed
 
     return np.asarray(jax.jit(jax.vmap(one))(jr.split(jr.key(report.seed), runs)))
 
@@ -234,7 +235,7 @@ def _recovery(report: Report, times: Any, flow: Any, label: Any, batch: Any) -> 
     figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
     for i, run in enumerate(label):
         ax.plot(steps, run, color=BLUE, lw=0.8, alpha=0.5,
-                label=None if i else "label noise: 8 runs")  # fmt: skip
+                label=None if i else f"label noise: {len(label)} runs")  # fmt: skip
     ax.plot(40 * times, flow, "k--", label="label noise: the flow, at the first rate")
     ax.plot(steps, batch, color=GREEN, label="minibatches")
     ax.axhline(flow[0], color=ORANGE, label="no noise: end of the gradient flow")

@@ -61,9 +61,8 @@ def _traces(
     runs, steps = 1024, round(8 / lr**2)
 
     def one(key):
-        curve = jc.simulate(problem, NONE, lr, steps=steps, every=steps // 4, key=key,
-                            observe=trace)  # fmt: skip
-        return curve.observed
+        setting = {"steps": steps, "every": steps // 4, "observe": trace}
+        return jc.simulate(problem, NONE, lr, key=key, **setting).observed
 
     observed = np.asarray(jax.jit(jax.vmap(one))(jr.split(jr.key(report.seed), runs)))
     return observed.mean(axis=0), observed.std(axis=0, ddof=1) / np.sqrt(runs)
@@ -130,12 +129,13 @@ def cost(report: Report) -> list[Claim]:
         print(f"{sizes[-1]:>8} parameters: {seconds[-1]:.2f} s", flush=True)
     report.save("cost", parameters=sizes, seconds=seconds)
     exponent = slope(sizes, seconds)
+    more, longer = sizes[-1] / sizes[0], seconds[-1] / seconds[0]
     figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     ax.loglog(sizes, seconds, "o-", color=BLUE)
     ax.set(
         xlabel="parameters of the network",
         ylabel="seconds, without compilation",
-        title=f"The flow costs the number of parameters to the {exponent:.2f}",
+        title=f"{more:.0f} times the parameters take {longer:.0f} times as long",
     )
     report.finish(figure, "cost")
     return [
