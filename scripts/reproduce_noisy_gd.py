@@ -8,8 +8,9 @@ large networks.
 
 Not tested: convergence in law of whole paths, of which we see means; that of the
 diffusions of the slower scale we see on a circle only. No deep network is trained on
-real data. In the model of HaoChen et al. the noise of a label is one up or down in
-place of normal, and the runs stop at 120000 of 300000 steps.
+real data. In the model of HaoChen et al. a step has one wrong label on average, by one
+up or down, in place of exactly one by a normal number, minibatches are plain ones, and
+the runs stop at 120000 of 300000 steps.
 """
 
 from typing import Any
