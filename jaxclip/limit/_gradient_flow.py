@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -18,11 +19,15 @@ from .._types import Key, Params, Schedule
 from ..clip import AbstractClip
 from ..problem import AbstractNoisyProblem, AbstractProblem, CompressedLeastSquares
 from ._base import AbstractLimit, infinite_after_failure
-from ._zero_loss_set import ZeroLossSet, check_kernel, zero_loss_set
+from ._zero_loss_set import ZeroLossSet, zero_loss_set
 
 # A start whose residuals are below this is on the set, up to Gauss-Newton steps, which
 # move it by about as much.
 _ON_THE_SET = 1e-8
+# What the flow may leave to those steps.
+_REACHED = 1e-4
+# Below this, relative to the largest eigenvalue, the tangent kernel counts as singular.
+_SINGULAR = 1e-12
 _RETRACTIONS = 8
 
 
@@ -104,10 +109,61 @@ def integrate(
     return Curve(steps, risks, last, solution.ys)
 
 
+def bring(manifold: ZeroLossSet, w: Float[Array, " d"]) -> Float[Array, " d"]:
+    r"""The limit map $\Phi(w)$; said so where the start is not on the set already.
+
+    **Raises:**
+
+    An error where the gradient flow ends at a loss that is not zero, or where the
+    tangent kernel is singular.
+    """
+    residual, loss = _distance(manifold, w)
+    if not is_traced(residual) and residual > _ON_THE_SET:
+        warnings.warn(
+            f"The start is not on the zero-loss set: its loss is {float(loss):.3g}. It "
+            "is brought there by the gradient flow, which takes no steps of the clock.",
+            stacklevel=4,
+        )
+    return end_of_flow(manifold, w)
+
+
+def end_of_flow(
+    manifold: ZeroLossSet, w: Float[Array, " d"], rtol: float = 1e-11
+) -> Float[Array, " d"]:
+    r"""The limit map $\Phi(w)$."""
+    w, left, ratio = _descend(manifold, w, rtol)
+    left = check(
+        left,
+        lambda r: ~(r < _REACHED),
+        "`problem` must be able to reach zero loss: the gradient flow from `params0` "
+        "ended at residuals that are not zero. Take a larger model or another start.",
+    )
+    ratio = check(
+        ratio,
+        lambda ratio: ~(ratio > _SINGULAR),
+        "`problem` must have independent residuals on its zero-loss set: the tangent "
+        "kernel there is singular, and its smallest eigenvalue over the largest must "
+        f"be above {_SINGULAR}. Leave out examples that repeat each other, or start "
+        "elsewhere.",
+    )
+    return jnp.where((left >= 0) & (ratio > 0), w, jnp.nan)
+
+
 @eqx.filter_jit
-def _descend(manifold: ZeroLossSet, w: Float[Array, " d"], rtol: float):
+def _distance(
+    manifold: ZeroLossSet, w: Float[Array, " d"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The largest residual, and the loss."""
+    return jnp.max(jnp.abs(manifold.residuals(w))), manifold.loss(w)
+
+
+@eqx.filter_jit
+def _descend(
+    manifold: ZeroLossSet, w: Float[Array, " d"], rtol: float
+) -> tuple[Float[Array, " d"], Float[Array, ""], Float[Array, ""]]:
     """The end of the gradient flow, and then Gauss-Newton steps: the flow approaches
-    the set exponentially, and they square the little that is left."""
+    the set exponentially, and they square the little that is left. With the largest
+    residual before them, and how regular the tangent kernel is."""
 
     def arrived(t, y, args, **kwargs):
         del t, args, kwargs
@@ -130,41 +186,11 @@ def _descend(manifold: ZeroLossSet, w: Float[Array, " d"], rtol: float):
         throw=False,
     )
     assert solution.ys is not None
-    return solution.ys[-1]
-
-
-def bring(manifold: ZeroLossSet, w: Float[Array, " d"]) -> Float[Array, " d"]:
-    r"""The limit map $\Phi(w)$; said so where the start is not on the set already.
-
-    **Raises:**
-
-    An error where the gradient flow ends at a loss that is not zero, or where the
-    tangent kernel is singular.
-    """
-    residual = jnp.max(jnp.abs(manifold.residuals(w)))
-    if not is_traced(residual) and residual > _ON_THE_SET:
-        warnings.warn(
-            "The start is not on the zero-loss set: its loss is "
-            f"{float(manifold.loss(w)):.3g}. It is brought there by the gradient flow, "
-            "which takes no steps of the clock.",
-            stacklevel=4,
-        )
-    return end_of_flow(manifold, w)
-
-
-def end_of_flow(
-    manifold: ZeroLossSet, w: Float[Array, " d"], rtol: float = 1e-11
-) -> Float[Array, " d"]:
-    r"""The limit map $\Phi(w)$."""
-    w = _descend(manifold, w, rtol)
-    left = check(
-        jnp.max(jnp.abs(manifold.residuals(w))),
-        lambda r: ~(r < 1e-4),
-        "`problem` must be able to reach zero loss: the gradient flow from `params0` "
-        "ended at residuals that are not zero. Take a larger model or another start.",
-    )
-    w = check_kernel(manifold, jnp.where(left >= 0, w, jnp.nan))
-    return manifold.retract(w, _RETRACTIONS)
+    w = solution.ys[-1]
+    left, ratio = _distance(manifold, w)[0], manifold.regularity(w)
+    regular = (left < _REACHED) & (ratio > _SINGULAR)
+    retract = partial(manifold.retract, times=_RETRACTIONS)
+    return jax.lax.cond(regular, retract, lambda w: w, w), left, ratio
 
 
 def limit_map(

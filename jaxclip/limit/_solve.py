@@ -66,7 +66,7 @@ def solve(
     """
     clip = need_rule(clip, "solve")
     if limit is None:
-        limit = _own_limit(problem)
+        limit = own_limit(problem)
     if not isinstance(limit, AbstractLimit):
         raise ValueError(f"`limit` must be one such as `RiskODE()`. Got {limit!r}.")
     steps = as_float("steps", steps)
@@ -94,7 +94,7 @@ def solve(
     )
 
 
-def _own_limit(problem: Any) -> AbstractLimit:
+def own_limit(problem: Any) -> AbstractLimit:
     """The limit that a problem has."""
     if isinstance(problem, LeastSquares | CompressedLeastSquares):
         return RiskODE()

@@ -40,7 +40,8 @@ def time_scale(problem: AbstractNoisyProblem) -> TimeScale:
     Noise whose regularizer has a slope along the zero-loss set,
     $P \nabla \mathrm{Reg} \ne 0$, moves gradient descent within $1/(\gamma \sigma^2)$
     steps. Otherwise it takes $1/(\gamma^2 \sigma^2)$ (Section 2 of arXiv:2404.12293).
-    The slope is computed, at $\Phi(w_0)$ and at a point beside it.
+    The slope is computed, at $\Phi(w_0)$ and at a point beside it. `Minibatch`, whose
+    noise vanishes with the loss, stays where it is on both scales.
 
     **Arguments:**
 

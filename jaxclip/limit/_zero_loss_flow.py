@@ -40,6 +40,9 @@ class ZeroLossFlow(AbstractLimit):
 
     It is the limit of a small $\gamma$, one noise a step (`batch_size=1`), and, but for
     label noise, a small $\sigma$. The parameters at each step are in `Curve.observed`.
+    Where the solution that is selected has fewer non-zero parameters than there are
+    data, the tangent kernel becomes singular in the long run, and the solver stops
+    there: ask for earlier steps, or take `throw=False`.
 
     **Arguments:**
 
