@@ -319,12 +319,14 @@ _MEAN, _NOISY = jc.PerExample(), jc.PerExample(noise_std=0.2)
 @pytest.mark.parametrize(
     ("scope", "batch_size"),
     [
-        (jc.PerTree(), 1),
         (_NOISY, 8),
         # Each is compiled for every loss and both engines.
         *(
             pytest.param(*mode, marks=pytest.mark.slow)
-            for mode in ((jc.PerTree(), 8), (_MEAN, 1), (_MEAN, 8), (_NOISY, 1))
+            for mode in (
+                *((jc.PerTree(), 1), (jc.PerTree(), 8)),
+                *((_MEAN, 1), (_MEAN, 8), (_NOISY, 1)),
+            )
         ),
     ],
 )
@@ -353,9 +355,8 @@ def test_blocked_is_direct(scope, batch_size):
     assert len(np.unique(np.asarray(direct.risk[:, -1]))) == len(PROBLEMS)
 
 
-@pytest.mark.parametrize(
-    "engine", [jc.Blocked(12), pytest.param(jc.Direct(), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [jc.Blocked(12), jc.Direct()])
 def test_gradient_is_the_finite_difference(engine):
     """In the learning rate, the threshold and the size of the noise."""
 

@@ -128,9 +128,8 @@ def test_the_law_is_that_of_steps(mode, direct):
         assert np.all(p > 1e-3), p
 
 
-@pytest.mark.parametrize(
-    "shift", ["one more", pytest.param("none", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", ["one more", "none"])
 def test_a_wrong_engine_is_seen(shift, direct, monkeypatch):
     """With d_j in place of d_j - 1 hidden dimensions, and with none of them."""
     right = _lumped.bartlett
@@ -169,9 +168,8 @@ def _logistic_law(engine, key, **settings) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(risk), np.asarray(parts)
 
 
-@pytest.mark.parametrize(
-    "mode", ["one sample", pytest.param("noise", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["one sample", "noise"])
 def test_the_law_of_logistic_regression(mode):
     lumped = _logistic_law(jc.Lumped(), jr.key(3), **MODES[mode])
     steps = _logistic_law(jc.Direct(), jr.key(4), **MODES[mode])

@@ -230,6 +230,7 @@ def _log_final(values, adjoint=None):
     return jnp.log(curve.risk[-1])
 
 
+@pytest.mark.slow
 def test_gradients():
     """Reverse mode against finite differences."""
     value, gradient = jax.jit(jax.value_and_grad(_log_final))(jnp.asarray(_AT))

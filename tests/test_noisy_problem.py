@@ -134,7 +134,7 @@ def assert_identity(before, after, size, lr):
     assert np.all(gap[fine] <= 1e-12 * (1 + size[fine]))
 
 
-@pytest.mark.parametrize("batch", [None, 1])
+@pytest.mark.parametrize("batch", [1, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_step_of_the_product(batch):
     data = jnp.array([2.0, 0.5]), jnp.ones((1, 1)), jnp.ones(1)
 

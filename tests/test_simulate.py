@@ -397,15 +397,15 @@ _ISOTROPIC, _ANISOTROPIC = (1.0, 1.0, 1.0, 1.0), (1.0, 0.5, 0.25, 0.1)
 _FRACTIONS = np.array([0.1, 0.2, 0.3, 0.4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "spectra", "count"),
     [
         (["gaussian", "cauchy"], [_ANISOTROPIC], 32),
-        pytest.param(
+        (
             ["gaussian", "cauchy", "laplace", "uniform"],
             [_ISOTROPIC, _ANISOTROPIC],
             128,
-            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -175,6 +175,7 @@ def constant(value):
     return jc.PiecewiseLinear(0, value)
 
 
+@pytest.mark.slow
 def test_best_constant_rate_without_a_clip():
     # Without a clip only the noise's variance matters, which is 3 for this t.
     noise = jc.Gaussian(3**0.5)
@@ -188,6 +189,7 @@ def test_best_constant_rate_without_a_clip():
     np.testing.assert_allclose(np.exp(np.min(history)), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_best_constants_with_a_clip():
     init = {"lr": constant(0.1 / DIM), "c": constant(DIM**0.5)}
     best, history = jc.tune(log_risk(STUDENT), init, steps=40)
@@ -244,6 +246,7 @@ def test_schedules_of_eight_knots():
 # Separation: at a given descent the best threshold is that of the criterion
 
 
+@pytest.mark.slow
 def test_a_tuned_schedule_of_thresholds_reaches_max_ccc():
     steps, noise = 400, jc.Contaminated(1.0, 10.0, 0.1)
     problem = jc.LeastSquares(jc.Spectrum.power_law(20, 0.5), noise, np.full(20, 0.6))

@@ -281,6 +281,7 @@ def _unclipped():
     return jc.LabelNoise(product, *PRODUCT, jc.Gaussian(1.0))
 
 
+@pytest.mark.slow
 def test_unequal_clips_by_the_general_formula():
     """Against the second derivatives of the mean gradient, by quadrature over the
     noise, and scipy's Lyapunov equation."""
@@ -411,6 +412,7 @@ def test_runs_with_a_clip_of_the_gradient():
     assert_within(mean, error, flow.params)
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_flow():
     """In the rate, the noise and the threshold: the slow time is a product of them."""
     moments = eqx.filter_jit(jc.moments)
@@ -472,6 +474,7 @@ def test_langevin_on_a_circle():
     assert_within(mean, error + 1e-4, expected, power=0.01)
 
 
+@pytest.mark.slow
 def test_a_problem_has_a_limit_of_its_own():
     steps = np.array([0.0, 20.0])
     ours = jax.jit(lambda: jc.solve(None, LABEL, NONE, 0.1, steps=steps))()
