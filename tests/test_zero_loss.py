@@ -83,15 +83,17 @@ def test_the_curvature_of_the_limit_map(differences):
     np.testing.assert_allclose(ours, differences[1], atol=1e-4)
 
 
-def test_label_noise_drifts_by_the_curvature():
+@pytest.mark.parametrize("batch", [None, 1])
+def test_label_noise_drifts_by_the_curvature(batch):
     """The drift from the trace of H against that from the full second derivative."""
-    manifold, w = zero_loss_set(LABEL)
+    problem = jc.LabelNoise(net, W, XS, YS, jc.Gaussian(1.0), batch=batch)
+    manifold, w = zero_loss_set(problem)
     power, drift = slow_drift(manifold, NONE)
     assert power == 2
 
     @jax.jit
     def both(w):
-        g = LABEL.diffusion(w)
+        g = problem.diffusion(w)
         full = limit_map_curvature(manifold, w, g @ g.T) / 2
         return full, manifold.project(w, drift(w, 0))
 
@@ -370,6 +372,9 @@ def test_one_example_at_a_time():
     np.testing.assert_allclose(
         along(single, jc.HardClip(0.7)), along(inner, NONE), rtol=1e-9, atol=1e-12
     )
+    np.testing.assert_allclose(
+        along(single, jc.HardClip(1e9)), along(single, NONE), rtol=1e-9, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -502,6 +507,13 @@ def test_a_start_off_the_set_is_brought_to_it_and_said():
     # The flow conserves the difference of the squares.
     assert invariant(curve.params) == pytest.approx(3.0, rel=1e-9)
     assert curve.risk[0] < 1e-28
+
+
+def test_what_cannot_be_reached_is_an_error_under_jit():
+    start = jnp.ones(2)
+    problem = _label(lambda w, x: x * jnp.sum(w**2), start, y=-1.0)
+    with pytest.raises(RuntimeError, match="able to reach zero loss"):
+        jax.block_until_ready(jax.jit(jc.limit_map)(problem, start))
 
 
 @pytest.mark.slow
