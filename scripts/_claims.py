@@ -6,7 +6,7 @@ Not a program of its own.
 import argparse
 import platform
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,19 @@ class Report:
         return jax.jit(jax.vmap(one))(jr.split(jr.key(self.seed), runs))
 
 
+# Some claims, checked.
+Part = Callable[[Report], list[Claim]]
+
+
 def reproduce(
     description: str,
     folder: str,
     seed: int,
-    parts: Iterable[Callable[[Report], list[Claim]]],
+    parts: Sequence[Part],
+    long: Sequence[Part] = (),
 ) -> None:
     """Checks every claim of the parts, prints them, and exits with an error where one
-    fails."""
+    fails. The `long` parts are left out in quick mode."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer runs, for CI")
     report = Report(Path("results") / folder, seed, parser.parse_args().quick)
@@ -116,7 +121,7 @@ def reproduce(
     )
     print(f"{'verdict':<8}{'ours':>11}  {'wanted':<26} claim")
     failed = 0
-    for part in parts:
+    for part in (*parts, *(() if report.quick else long)):
         for claim in part(report):
             print(claim, flush=True)
             failed += not claim.holds

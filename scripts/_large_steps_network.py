@@ -12,29 +12,26 @@ from _digits import shuffled_digits
 
 import jaxclip as jc
 
-LARGE, TIMES, BATCH = 12.0, 16, 32
+LARGE, TIMES, BATCH, STEPS = 12.0, 16, 32, 3200
 
 
 def network(report: Report) -> list[Claim]:
     """A small network at a large rate, a small one, and a small one with each batch
     repeated, all for the same number of steps times rate."""
-    steps = 800 if report.quick else 3200
-    # A short run has not come to rest.
-    least = 1.05 if report.quick else 1.2
     start = jc.WideNetwork([64, 32, 32, 10], key=jr.key(report.seed))
     start = jax.tree.map(lambda w: w.astype(jnp.float32), start)
     data, key = scaled_digits(), jr.key(report.seed)
     problem = jc.FiniteSum(squared_loss, start, data)
-    lr, many, loss = LARGE / TIMES, steps * TIMES, problem.mean_loss
+    lr, many, loss = LARGE / TIMES, STEPS * TIMES, problem.mean_loss
     again = jc.Repeated(problem, TIMES, BATCH)
     runs = {
-        "large rate": run(problem, LARGE, steps, key, loss),
+        "large rate": run(problem, LARGE, STEPS, key, loss),
         "small rate": run(problem, lr, many, key, loss),
         "small rate, batches repeated": run(again, lr, many, key, loss),
     }
     large, small, repeated = runs.values()
     onwards = jc.FiniteSum(squared_loss, small.params, data)
-    following = run(onwards, LARGE, steps, key, loss)
+    following = run(onwards, LARGE, STEPS, key, loss)
     barrier = jax.jit(lambda x, y: jc.loss_barrier(loss, x, y))
     away = float(barrier(large.params, small.params))
     beside = float(barrier(small.params, repeated.params))
@@ -43,8 +40,8 @@ def network(report: Report) -> list[Claim]:
     ends = [curve.observed[-1] * LARGE / 2 for curve in runs.values()]
     return [
         at_most("large rate: sharpness over 2 / rate at the end", ends[0], 1),
-        at_least("small rate: its sharpness over 2 / large rate", ends[1], least),
-        at_least("small rate, batches repeated: the same", ends[2], least),
+        at_least("small rate: its sharpness over 2 / large rate", ends[1], 1.2),
+        at_least("small rate, batches repeated: the same", ends[2], 1.2),
         at_most("from the small rate's solution at the large one: sharpness, of that",
                 following.observed[-1] / small.observed[-1], 0.9),
         at_least("barrier from the large-rate solution to the small-rate one", away,

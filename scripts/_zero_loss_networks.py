@@ -110,8 +110,6 @@ def _trace(apply: Any, arrays: Any, xs: Any) -> Any:
 
 def cost(report: Report) -> list[Claim]:
     """The flow without a Jacobian, against the number of parameters of a network."""
-    if report.quick:  # each size compiles for longer than it runs
-        return []
     xs = jr.normal(jr.key(report.seed), (8, 2))
     sizes, seconds, losses, traces = [], [], [], []
     for width in (30, 100, 315):

@@ -238,6 +238,7 @@ if __name__ == "__main__":
         sparse,
         clipping,
         network,
-        cost,
     )
-    reproduce("Check the claims about noisy gradient descent", "noisy_gd", 7, parts)
+    reproduce(
+        "Check the claims about noisy gradient descent", "noisy_gd", 7, parts, (cost,)
+    )
