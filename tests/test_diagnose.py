@@ -261,6 +261,7 @@ def test_in_words_and_as_a_figure():
     assert str(noisy).startswith("Cannot tell") and not noisy.helps
 
 
+@pytest.mark.slow
 def test_a_model_of_several_precisions():
     """Under `jit`, with leaves that are no numbers, and what comes out in float32."""
     key = jr.key(0)

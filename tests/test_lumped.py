@@ -231,6 +231,7 @@ def test_triangles_are_factors_of_gram_matrices():
 # What it does not depend on
 
 
+@pytest.mark.slow
 def test_records_leave_the_run_alone():
     """Randomness belongs to the absolute step, and 65 steps are not one chunk."""
     problem = jc.LeastSquares(SPECTRUM, jc.Laplace(0.5), ERROR0)

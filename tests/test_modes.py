@@ -183,6 +183,7 @@ def test_schedules_against_scipy():
     np.testing.assert_allclose(ours.params, theirs.y[:, -1], rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_sixth_order():
     problem, clip = _SMALL, jc.HardClip(2.0)
     modes = problem.modes

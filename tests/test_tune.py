@@ -281,6 +281,7 @@ def test_a_tuned_schedule_of_thresholds_reaches_max_ccc():
 # SGD itself
 
 
+@pytest.mark.slow
 def test_tuning_through_simulate():
     steps, noise = 200, jc.Contaminated(1.0, 10.0, 0.1)
     problem = jc.LeastSquares(jc.Spectrum.isotropic(20), noise, jnp.ones(1))
