@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.linalg
 import scipy.optimize
 
@@ -277,6 +278,21 @@ def test_alike_clips_multiply_slow_time():
         )
         ours, whole = (along(p, NONE, PRODUCT[0]) for p in (problem, _unclipped()))
         np.testing.assert_allclose(ours / whole, expected, atol=5e-6)
+
+
+def test_clipped_noise_needs_no_variance():
+    """A(t) = A(0) exp(-lr^2 k E psi^2) under Cauchy noise, by quadrature; and at rest
+    without noise."""
+    second = scipy.integrate.quad(
+        lambda x: 2 * min(x, 0.5) ** 2 / (np.pi * (1 + x**2)), 0, np.inf, epsabs=1e-12
+    )[0]
+    for noise, rate in ((jc.Cauchy(1.0), second), (jc.Gaussian(0.0), 0.0)):
+        problem = jc.LabelNoise(
+            product, *PRODUCT, noise, residual_clip=jc.HardClip(0.5)
+        )
+        curve = solve(jc.ZeroLossFlow(), problem, NONE, 0.1, steps=jnp.array([300.0]))
+        expected = 3.75 * np.exp(-0.01 * 300 * rate)
+        np.testing.assert_allclose(invariant(curve.params), expected, rtol=1e-8)
 
 
 def _unclipped():

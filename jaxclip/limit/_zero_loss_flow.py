@@ -3,6 +3,7 @@
 import diffrax
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._curve import Curve
@@ -72,13 +73,15 @@ class ZeroLossFlow(AbstractLimit):
         problem = need_noisy("ZeroLossFlow", problem)
         manifold, w = zero_loss_set(problem, self.matrix_free)
         power, drift = slow_drift(manifold, clip)
+        # Noise may be absent; and, clipped, have no variance.
+        variance = jnp.asarray(problem.variance)
+        pace = jnp.where((variance > 0) & (variance < jnp.inf), variance, 1.0)
 
         def field(k, w, args):
             del args
             # The pull towards the set is at the pace of the drift: faster would make
             # the equation stiff, and slower let the errors of long runs grow.
-            rate = lr(k) ** power * problem.variance
-            return rate * manifold.correct(w, drift(w, k) / problem.variance, 1.0)
+            return lr(k) ** power * pace * manifold.correct(w, drift(w, k) / pace, 1.0)
 
         flat = integrate(
             field,
