@@ -1,33 +1,36 @@
 """Whether to clip on a data set, at what threshold, and what training will then do."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array
 
 from .._checks import count
-from .._curve import Curve
-from .._schedule import Constant
 from .._stability import stable_lr
 from .._types import Key
-from ..clip import HardClip
-from ..limit import RiskODE, solve
-from ..problem import Empirical, LeastSquares, Regression, random_features
+from ..problem import Empirical, LeastSquares, Regression, Spectrum, random_features
 from ._figure import advice_figure
-from ._predict import Prediction, Setting, predict
+from ._measure import Gain, compare
+from ._outcome import Outcome
+from ._predict import Guess, Prediction, guess
+from ._reasons import Facts, reasons
+from ._reference import Reference, rest
 from ._report import report, to_dict
 from ._residuals import ResidualLaw
-from ._rows import Progress, RowsSearch, final_risk, run, search, settles_at
+from ._runs import Settings
+from ._search import RECORDS, Progress, Study, explore
+from ._setting import Setting
+from ._trial import KINDS, Held, hold_out
 from ._verdict import Verdict, judge
 
-# Components of the residuals' law in the search for the best settings: enough for a
-# percent, which is what a learning rate is worth knowing to.
-_ATOMS = 64
-_RECORDS = 100
+# More rows than these add nothing to what the runs can tell, and cost memory.
+_MOST_ROWS = 100_000
+# Rows that the stability of unclipped SGD is worked out on.
+_STABILITY_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -36,33 +39,54 @@ class Advice:
 
     Features and target are scaled to mean 0 and standard deviation 1, and every
     number is for SGD on them, one row a step: learning rates are per step, thresholds
-    are on the gradient's norm, and risks are in units of the target's variance.
+    are on the gradient's norm, and risks are excess risks on rows that SGD has not
+    seen, in units of the target's variance.
 
-    - `regression`: the rows; `problem`: what the limits see of them.
-    - `residuals`: the law of the least-squares residuals.
+    - `verdict`: whether to clip, why, and what would tell where it is open.
+    - `gain`: what the best with a clip gains over the best without, rates and
+        thresholds constant or on a schedule.
+    - `constants`: the same with both constant.
+    - `outcomes`: for each kind of setting its best and what it reaches: "constant" and
+        "decaying" without a clip, "clipped" with a constant rate and threshold,
+        "scheduled" with any rate and threshold.
+    - `recommended`: the setting to use; `baseline`: the best without a clip.
+    - `step`, `clipped_runs`, `baseline_runs`: shapes `(s,)`, `(runs, s)` and
+        `(runs, s)`, the excess risk of runs at the best with a clip and without.
+    - `prediction`, `guess`: what the risk ODE says.
+    - `problem`: what the limits see of the rows, to go on with.
+    - `residuals`: the law of the residuals.
+    - `reference`: what excess risks were measured from.
     - `stable_rows`, `stable_gaussian`: the largest stable learning rate without
         clipping, by the rows' fourth moments and for Gaussian features.
-    - `prediction`: the best settings by the risk ODE.
-    - `search`: the best constants on the rows.
-    - `recommended`: the constants to use, with clipping; `baseline`: without.
-    - `clipped_runs`, `unclipped_runs`: SGD on the rows at those two, paired by key.
-    - `settles`: the excess risk of the point where the recommended clip comes to rest.
-    - `verdict`: whether to clip, and why.
+    - `rest`: the excess risk of the point where the best clip comes to rest.
+    - `rows`, `features`, `steps`: the sizes of the table and of a run.
     """
 
-    regression: Regression
-    problem: LeastSquares
-    residuals: ResidualLaw
-    stable_rows: float
-    stable_gaussian: float
-    prediction: Prediction
-    search: RowsSearch
+    verdict: Verdict
+    gain: Gain
+    constants: Gain
+    outcomes: Mapping[str, Outcome]
+    plan: Outcome
     recommended: Setting
     baseline: Setting
-    clipped_runs: Curve
-    unclipped_runs: Curve
-    settles: float
-    verdict: Verdict
+    step: np.ndarray
+    clipped_runs: np.ndarray
+    baseline_runs: np.ndarray
+    prediction: Prediction
+    guess: Guess
+    problem: LeastSquares
+    residuals: ResidualLaw
+    residual_values: np.ndarray
+    reference: Reference
+    stable_rows: float
+    stable_gaussian: float
+    rest: float
+    rows: int
+    features: int
+    steps: int
+
+    def __repr__(self) -> str:
+        return f"{self.verdict.sentence}\nRecommended: {self.recommended}."
 
     def __str__(self) -> str:
         return report(self)
@@ -71,10 +95,18 @@ class Advice:
         """The numbers, as a dictionary that JSON can hold."""
         return to_dict(self)
 
+    def predicted(self, setting: Setting) -> np.ndarray:
+        """The excess risk at the steps `prediction.at` by the risk ODE."""
+        flags = float(setting.decays), float(len(setting.profile) > 1)
+        settings = Settings(
+            *(np.array([v]) for v in (setting.lr, setting.threshold, *flags))
+        )
+        return self.prediction.curves(settings, self.guess.profile)[0]
+
     def figure(self, title: str = "") -> Any:
         """A matplotlib figure of four panels: risk against the step, the criterion
-        against the threshold, the law of the residuals, and the schedule. Needs the
-        extra `cli`.
+        against the threshold, the law of the residuals, and what each kind of setting
+        reaches. Needs the extra `cli`.
 
         **Arguments:**
 
@@ -88,31 +120,42 @@ def advise(
     y: Any,
     *,
     steps: int | None = None,
-    runs: int = 32,
+    runs: int | None = None,
     features: int | None = None,
     key: Key | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
 ) -> Advice:
     r"""Tells whether clipped SGD beats SGD on a data set, and how to run it.
 
-    The rows give the spectrum and the law of the residuals; the risk ODE gives the best
-    settings with and without clipping, and what they reach. SGD is then run on the rows
-    themselves, where nothing is assumed: constants are searched around the predicted
-    ones, and the verdict rests on the paired difference between the best with and
-    without clipping, on keys that the search has not seen. Where prediction and rows
-    differ, the verdict says how far and why.
+    What is measured is the excess risk on rows that SGD was not trained on, after a run
+    of the length that you will train for. Rows are held out in turn, several times
+    over. On the rest, the best settings are chosen by holding out once more, without a
+    clip and with one, constant and with a learning rate that falls to 0; then SGD runs
+    at them, with keys of its own, and is measured on the rows held out. The verdict is
+    on the paired difference, and its interval covers the rows, the keys and the rows
+    that you train on. The risk ODE only says where to search, and what it predicts is
+    printed beside what the rows say.
+
+    The excess risk is the distance to the best linear prediction in the norm of the
+    features' covariance, worked out from the rows held out: as the difference of their
+    squared losses, or, where outliers make that too noisy and no bias is seen, from
+    residuals that are cut at a threshold (a Huber fit). Where clipped SGD settles
+    beside least squares, as on skewed residuals, that is part of the difference.
 
     **Arguments:**
 
     - `X`: shape `(n, d)`, finite numbers. Columns are centred and scaled.
     - `y`: shape `(n,)`, finite numbers. Centred and scaled.
     - `steps`: the length of a run, one row a step; one pass over the rows by default,
-        but at least 2,000 and at most 20,000 steps. Rounded to a multiple of 100.
-    - `runs`: how many runs to draw the band from.
+        but at least 2,000 and at most 20,000 steps. Rounded up to a multiple of 20.
+    - `runs`: how many runs of each setting in each split of the rows; by default as
+        many as make their part of the error small, at most 128. The number is settled
+        from runs that are not used again, so that it does not bias the verdict.
     - `features`: use so many random features $\tanh(XW)$ in place of the columns.
     - `key`: determines all that is random; `jax.random.key(0)` by default.
-    - `progress`: a function of an iterable and a label that returns the iterable, such
-        as one that wraps it in a progress bar.
+    - `progress`: whether to show bars, by default where standard error is a terminal;
+        or a function of an iterable and a label that returns the iterable, such as one
+        that wraps it in a bar of your own.
 
     **Returns:**
 
@@ -120,107 +163,141 @@ def advise(
 
     **Raises:**
 
-    A `ValueError` where the arrays do not make a table, a column is constant, or the
-    columns explain the target without an error.
+    A `ValueError` where the arrays do not make a table, a column is constant, there are
+    too few rows for the columns, or the columns explain the target without an error.
     """
     key = jr.key(0) if key is None else key
-    features_key, search_key, run_key = jr.split(key, 3)
-    progress = _silent if progress is None else progress
-    runs = count("runs", runs)
+    features_key, search_key, run_key, row_key = jr.split(key, 4)
+    track = _track(progress)
     X, y = _standardise(X, y)
     if features is not None:
-        X = random_features(X, count("features", features), key=features_key)
-    regression = Regression(X, y)
-    if float(jnp.std(regression.residuals)) < 1e-5:
+        X = np.asarray(
+            random_features(X, count("features", features), key=features_key), float
+        )
+    total, steps = len(y), _length(steps, len(y))
+    if total > _MOST_ROWS:
+        kept = np.asarray(jr.choice(row_key, total, (_MOST_ROWS,), replace=False))
+        X, y = X[kept], y[kept]
+    _need_rows(*X.shape)
+
+    (reference,) = (Reference.of(X, y) for _ in track([0], "fit the rows"))
+    values = y - X @ reference.solution
+    if values.std() < 1e-5:
         raise ValueError(
             "`X` explains `y` without an error, so that there is no noise to clip. Is "
             "`y`, or all that it was computed from, among the columns?"
         )
-    problem = LeastSquares.from_regression(regression)
-    small = LeastSquares(
-        problem.spectrum, Empirical(regression.residuals, _ATOMS), problem.error0
-    )
-    steps, every = _length(steps, len(y))
-    at = jnp.arange(0.0, steps + 1, every)
-
-    stable = float(stable_lr(regression)), float(stable_lr(problem))
-    # At four fifths of the limit the mean square is finite, if barely.
+    problem = _limit_problem(reference, values)
+    stable = _stable(X, y), float(stable_lr(problem))
     (prediction,) = (
-        predict(small, at, 0.8 * stable[0]) for _ in progress([0], "solve the limits")
+        Prediction.of(reference, values, steps) for _ in track([0], "solve the limits")
     )
-    found = search(
-        regression,
-        [float(s.lr(0)) for s in (prediction.unclipped, prediction.clipped)],
-        _thresholds(regression, prediction),
-        steps=steps,
-        every=every,
-        key=search_key,
-        progress=progress,
-    )
-    recommended = _constants(small, found.lr, found.threshold, at)
-    baseline = _constants(small, found.lr_unclipped, np.inf, at)
-    settings = {"steps": steps, "every": every, "keys": jr.split(run_key, runs)}
-    clipped, unclipped = (
-        run(regression, s.clip, s.lr, progress=progress, label=label, **settings)
-        for s, label in ((recommended, "run clipped"), (baseline, "run unclipped"))
-    )
-    residuals = ResidualLaw.of(np.asarray(regression.residuals))
-    settles = settles_at(regression, found.threshold)
-    facts = {
-        "intrinsic_dimension": float(problem.spectrum.intrinsic_dimension),
-        "leverage": stable[1] / stable[0],
-        "predicted": _gain(prediction),
-        "settles": settles / float(jnp.mean(final_risk(unclipped))),
-        "ratio": float(jnp.mean(final_risk(clipped)))
-        / float(final_risk(recommended.predicted)),
-        "wander": float(jnp.std(final_risk(clipped)) / jnp.mean(final_risk(clipped))),
+    # At four fifths of the limit the mean square is finite, if barely.
+    plan = guess(prediction, 0.8 * stable[0])
+    study = Study(X, y, reference, plan.profile, steps)
+    settings, score = explore(study, plan, search_key, track)
+    runs = None if runs is None else count("runs", runs, least=2)
+    done = hold_out(study, settings, score, plan.clipped, run_key, runs, track)
+    return _conclude(done, prediction, plan, problem, stable, values, total)
+
+
+def _conclude(
+    done: Held,
+    prediction: Prediction,
+    plan: Guess,
+    problem: LeastSquares,
+    stable: tuple[float, float],
+    values: np.ndarray,
+    total: int,
+) -> Advice:
+    """From what was measured to the verdict, its reasons and the setting to use."""
+    study, trial = done.study, done.trial
+    steps, reference = study.steps, study.reference
+    named = dict(zip(KINDS, range(len(KINDS)), strict=True))
+    fixed = {name: len(KINDS) + i for name, i in named.items()}
+
+    def gain(plain: str, clipped: str) -> Gain:
+        kinds = trial.ends(named[plain]), trial.ends(named[clipped])
+        settings = trial.ends(fixed[plain]), trial.ends(fixed[clipped])
+        return compare(study, trial.splits, trial.folds, kinds, settings)
+
+    def outcome(settings: Settings, position: int) -> Outcome:
+        setting = Setting.of(settings, plan.profile, steps)
+        predicted = prediction.curves(settings, plan.profile)[0, -1]
+        return Outcome.of(setting, predicted, trial.curves(position)[:, -1])
+
+    overall, constants = gain("unclipped", "scheduled"), gain("constant", "clipped")
+    outcomes = {
+        name: outcome(done.fixed[i : i + 1], named[name]) for name, i in named.items()
     }
+    runs = len(trial.params[0])
+    verdict = judge(overall, len(study.y), runs)
+    wanted = "unclipped" if verdict.decision == "do not clip" else "scheduled"
+    if verdict.decision == "cannot tell" and overall.gain < 0:
+        wanted = "unclipped"
+    recommended, baseline = outcomes[wanted].setting, outcomes["unclipped"].setting
+    settles = 0.0
+    best = outcomes["scheduled"].setting
+    if best.clips:
+        settles = rest(reference, study.X, study.y, best.threshold)
+    ode = outcome(plan.clipped, 2 * len(KINDS))
+    facts = Facts(
+        decision=verdict.decision,
+        predicted=plan.gain,
+        gain=overall,
+        outcomes=outcomes,
+        plan=ode,
+        rest=settles / max(outcomes["unclipped"].risk, np.finfo(float).tiny),
+        leverage=stable[1] / stable[0],
+        intrinsic_dimension=float(problem.spectrum.intrinsic_dimension),
+        passes=steps / len(study.y),
+        steps=steps,
+        rows=total,
+    )
+    step = np.linspace(0, steps, RECORDS + 1)[1:]
     return Advice(
-        regression=regression,
-        problem=problem,
-        residuals=residuals,
-        stable_rows=stable[0],
-        stable_gaussian=stable[1],
-        prediction=prediction,
-        search=found,
+        verdict=replace(verdict, reasons=reasons(facts)),
+        gain=overall,
+        constants=constants,
+        outcomes=outcomes,
+        plan=ode,
         recommended=recommended,
         baseline=baseline,
-        clipped_runs=clipped,
-        unclipped_runs=unclipped,
-        settles=settles,
-        verdict=judge(found, **facts),
+        step=step,
+        clipped_runs=trial.curves(fixed["scheduled"]),
+        baseline_runs=trial.curves(fixed["unclipped"]),
+        prediction=prediction,
+        guess=plan,
+        problem=problem,
+        residuals=ResidualLaw.of(values),
+        residual_values=values,
+        reference=reference,
+        stable_rows=stable[0],
+        stable_gaussian=stable[1],
+        rest=settles,
+        rows=total,
+        features=study.X.shape[1],
+        steps=steps,
     )
 
 
-def _thresholds(regression: Regression, prediction: Prediction) -> list[float]:
-    """What the search covers: from the predicted best, or one and a half standard
-    deviations of the residuals where none is predicted to help, to as many of the
-    start's errors. The largest hardly act, so that the best is within."""
-    norm = jnp.sqrt(jnp.trace(regression.covariance))
-    least, most = (
-        float(1.5 * jnp.std(values) * norm)
-        for values in (regression.residuals, regression.y)
+def _limit_problem(reference: Reference, values: np.ndarray) -> LeastSquares:
+    """What the limits see of the rows: spectrum, start and residuals."""
+    eigenvalues, vectors = np.linalg.eigh(reference.covariance)
+    kept = np.flatnonzero(eigenvalues > 1e-10 * eigenvalues[-1])[::-1]
+    error = np.abs(reference.solution @ vectors[:, kept])
+    dtype = jnp.result_type(float)
+    centred = jnp.asarray(values - values.mean(), dtype)
+    return LeastSquares(
+        Spectrum(jnp.asarray(eigenvalues[kept], dtype)),
+        Empirical(centred),
+        jnp.asarray(error, dtype),
     )
-    clip = prediction.clipped.clip
-    return [float(clip.threshold(0)) if isinstance(clip, HardClip) else least, most]
 
 
-def _constants(
-    problem: LeastSquares, lr: float, threshold: float, steps: Array
-) -> Setting:
-    """Constants, with the risk that the ODE predicts for them."""
-    clip = HardClip(threshold)
-    curve = solve(RiskODE(rtol=1e-6), problem, clip, lr, steps=steps, throw=False)
-    return Setting(clip, Constant(jnp.asarray(lr)), curve)
-
-
-def _gain(prediction: Prediction) -> float:
-    """By how much the best clipped constants are predicted to beat the best without."""
-    risks = [
-        float(final_risk(s.predicted))
-        for s in (prediction.unclipped, prediction.clipped)
-    ]
-    return 1 - risks[1] / risks[0]
+def _stable(X: np.ndarray, y: np.ndarray) -> float:
+    """The largest stable rate on some of the rows."""
+    return float(stable_lr(Regression(X[:_STABILITY_ROWS], y[:_STABILITY_ROWS])))
 
 
 def _standardise(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -239,9 +316,12 @@ def _standardise(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
             )
         if len(values) < 2:
             raise ValueError(f"`{name}` must have at least two rows.")
-        centred = values - values.mean(axis=0)
+        # In units of the largest, whose square might not be a number.
+        unit = np.maximum(np.abs(values).max(axis=0), np.finfo(float).tiny)
+        centred = values / unit
+        centred = centred - centred.mean(axis=0)
         spread = centred.std(axis=0)
-        constant = spread <= 1e-12 * np.abs(values).max(axis=0)
+        constant = spread <= 1e-12
         if np.any(constant):
             where = f" columns {np.flatnonzero(constant).tolist()}" * (name == "X")
             raise ValueError(f"`{name}` is constant{where}: leave it out.")
@@ -249,11 +329,36 @@ def _standardise(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     return scaled[0], scaled[1]
 
 
-def _length(steps: int | None, rows: int) -> tuple[int, int]:
+def _need_rows(rows: int, features: int) -> None:
+    if rows < 10:
+        raise ValueError(f"A table must have at least ten rows. Got {rows}.")
+    if rows < 2 * features:
+        raise ValueError(
+            f"`X` has {features} features and only {rows} rows: a part of the rows can "
+            "be fitted without error, and says nothing about the noise. There must be "
+            "two rows for each feature; leave out columns, or use fewer `features`."
+        )
+
+
+def _length(steps: int | None, rows: int) -> int:
     if steps is None:
         steps = min(max(rows, 2_000), 20_000)
-    every = -(-count("steps", steps) // _RECORDS)
-    return every * _RECORDS, every
+    return -(-count("steps", steps) // RECORDS) * RECORDS
+
+
+def _track(progress: bool | Progress | None) -> Progress:
+    """A function that shows how far an iterable is, or does not."""
+    if callable(progress):
+        return progress
+    if progress is None:
+        progress = sys.stderr is not None and sys.stderr.isatty()
+    if not progress:
+        return _silent
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return _silent
+    return lambda iterable, label: tqdm(iterable, desc=f"{label:>20}", leave=False)
 
 
 def _silent(iterable: Iterable[Any], label: str) -> Iterable[Any]:

@@ -2,12 +2,9 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ..clip import HardClip
-from ..limit import moments
+from ._report import NAMES
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 CLIPPED, UNCLIPPED, CEILING, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
@@ -23,17 +20,18 @@ def advice_figure(advice: Any, title: str = "") -> Any:
     axes = figure.subplots(2, 2)
     decision = advice.verdict.decision
     heading = f"{title}: {decision}" if title else decision.capitalize()
-    gain, error = advice.search.difference, advice.search.error
+    gain = advice.gain.gain
+    low, high = advice.gain.interval
     figure.suptitle(
-        f"{heading} (risk {abs(gain):.0%} {'lower' if gain > 0 else 'higher'} with "
-        f"clipping, standard error {error:.0%})",
+        f"{heading} (excess risk {abs(gain):.0%} {'lower' if gain >= 0 else 'higher'} "
+        f"with a clip, 95% interval {low:.0%} to {min(high, 1.0):.0%})",
         fontsize=14,
         fontweight="bold",
     )
     _risk(axes[0, 0], advice)
-    _criterion(axes[0, 1], advice)
-    _residuals(axes[1, 0], advice)
-    _schedule(axes[1, 1], advice)
+    _kinds(axes[0, 1], advice)
+    _criterion(axes[1, 0], advice)
+    _residuals(axes[1, 1], advice)
     for ax in axes.flat:
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
@@ -41,58 +39,86 @@ def advice_figure(advice: Any, title: str = "") -> Any:
 
 
 def _risk(ax: Any, advice: Any) -> None:
-    pairs = (
-        ("no clip", UNCLIPPED, advice.unclipped_runs, advice.baseline),
-        ("clip", CLIPPED, advice.clipped_runs, advice.recommended),
-    )
+    pairs = [("no clip", UNCLIPPED, advice.baseline_runs, advice.baseline)]
+    best = advice.outcomes["scheduled"].setting
+    if best.clips:
+        pairs.append(("clip", CLIPPED, advice.clipped_runs, best))
     for name, color, runs, setting in pairs:
-        runs.plot(ax, color=color, lw=2, label=f"{name}: SGD on the rows, 80% band")
-        curve = setting.predicted
+        label = f"{name}: SGD, rows not seen, 80% band"
+        low, high = np.quantile(runs, [0.1, 0.9], axis=0, method="nearest")
+        ax.plot(advice.step, runs.mean(axis=0), color=color, lw=2, label=label)
+        ax.fill_between(advice.step, low, high, color=color, alpha=0.2, lw=0)
         ax.plot(
-            curve.step,
-            curve.risk,
+            advice.prediction.at,
+            advice.predicted(setting),
             color=color,
             ls="--",
             lw=1.5,
             label=f"{name}: predicted (ODE)",
         )
-    ceiling = advice.prediction.ceiling
-    ax.plot(
-        ceiling.step, ceiling.risk, color=CEILING, ls=":", label="ceiling of any rule"
-    )
     ax.set(
         title="What training will do",
         xlabel="SGD step (one row each)",
         ylabel="excess risk (target variance = 1)",
-        xscale="linear",
+        yscale="log",
     )
     ax.legend(fontsize=8)
 
 
+def _kinds(ax: Any, advice: Any) -> None:
+    """What the best setting of each kind reaches, predicted and measured."""
+    names = list(NAMES)
+    for height, name in zip(range(len(names), 0, -1), names, strict=True):
+        outcome = advice.outcomes[name]
+        color = CLIPPED if outcome.setting.clips else UNCLIPPED
+        ax.plot(
+            [outcome.low, outcome.high],
+            [height, height],
+            color=color,
+            lw=6,
+            alpha=0.25,
+            solid_capstyle="round",
+        )
+        ax.plot(outcome.risk, height, "o", color=color, ms=9)
+        ax.plot(outcome.predicted, height, "x", color=GREY, ms=8, mew=2)
+    ax.plot([], [], "o", color=GREY, label="on rows not seen, mean and 80% of runs")
+    ax.plot([], [], "x", color=GREY, mew=2, label="predicted (ODE)")
+    ax.axvline(
+        advice.guess.ceiling, color=CEILING, ls=":", label="best rule of all (ODE)"
+    )
+    ax.set(
+        title="The best of each kind",
+        xlabel="excess risk at the end",
+        xscale="log",
+        ylim=(0.4, len(names) + 0.6),
+    )
+    ax.set_yticks(range(len(names), 0, -1), [NAMES[name] for name in names])
+    ax.legend(fontsize=8, loc="lower right")
+
+
 def _criterion(ax: Any, advice: Any) -> None:
-    """max CCC and thresholds, at the first and the smallest risk of the run."""
-    noise, norm = advice.problem.noise, advice.problem.spectrum.feature_norm
-    std = float(advice.residuals.std)
-    thresholds = jnp.asarray(np.geomspace(0.05, 20, 60)) * std
-    scheduled = np.asarray(advice.prediction.scheduled.predicted.risk)
+    """The criterion against the threshold, at the first and the last risk of a run."""
+    law, norm = advice.prediction.law, advice.prediction.feature_norm
+    curve = advice.predicted(advice.outcomes["scheduled"].setting)
+    thresholds = np.exp(np.asarray(law.thresholds)) * norm
     risks = {
-        "at the start": (float(scheduled[0]), GREY, "--"),
-        "at the end": (float(scheduled.min()), CLIPPED, "-"),
+        "at the start": (float(curve[0]), GREY, "--"),
+        "at the end": (float(curve[-1]), CLIPPED, "-"),
     }
     for name, (risk, color, style) in risks.items():
-        ccc = jax.lax.map(
-            lambda c, risk=risk: moments(HardClip(c), noise, risk, 1.0).ccc, thresholds
-        )
         label = f"{name} (excess risk {risk:.2g})"
-        ax.plot(thresholds * norm, ccc, color=color, ls=style, lw=2, label=label)
+        ax.plot(
+            thresholds, law.criterion(risk), color=color, ls=style, lw=2, label=label
+        )
     ax.axhline(1, color="black", lw=1)
-    ax.axvline(
-        advice.search.threshold,
-        color=CLIPPED,
-        ls=":",
-        lw=1.5,
-        label=f"best on the rows: {advice.search.threshold:.3g}",
-    )
+    best = advice.outcomes["scheduled"].setting
+    if best.clips:
+        ends = best.threshold_at(np.array([0.0, best.steps]))
+        label = f"best on the rows: {ends[1]:.3g}"
+        if ends[0] != ends[1]:
+            label = f"best on the rows: {ends[0]:.3g} to {ends[1]:.3g}"
+            ax.axvspan(*sorted(ends), color=CLIPPED, alpha=0.12, lw=0)
+        ax.axvline(ends[1], color=CLIPPED, ls=":", lw=1.5, label=label)
     ax.set(
         title="Where clipping helps: above the line at 1",
         xlabel="threshold on the gradient's norm",
@@ -104,7 +130,7 @@ def _criterion(ax: Any, advice: Any) -> None:
 
 
 def _residuals(ax: Any, advice: Any) -> None:
-    values = np.asarray(advice.regression.residuals)
+    values = np.asarray(advice.residual_values)
     std = values.std()
     z = values / std
     edge = max(4.0, float(np.abs(z).max()))
@@ -114,7 +140,7 @@ def _residuals(ax: Any, advice: Any) -> None:
         density=True,
         color=CLIPPED,
         alpha=0.6,
-        label="residuals of least squares",
+        label="residuals",
     )
     x = np.linspace(-edge, edge, 400)
     normal = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
@@ -130,34 +156,3 @@ def _residuals(ax: Any, advice: Any) -> None:
     )
     ax.set_ylim(bottom=floor)
     ax.legend(fontsize=8)
-
-
-def _schedule(ax: Any, advice: Any) -> None:
-    scheduled, steps = advice.prediction.scheduled, advice.recommended.predicted.step
-    thresholds = np.array([float(scheduled.clip.threshold(k)) for k in steps])
-    rates = np.array([float(scheduled.lr(k)) for k in steps])
-    norm = float(advice.problem.spectrum.feature_norm)
-    # Beyond any residual a threshold stands for none.
-    largest = np.abs(np.asarray(advice.regression.residuals)).max() * norm * 3
-    shown = np.where(thresholds < largest, thresholds, np.nan)
-    handles = []
-    if np.isfinite(shown).any():
-        handles += ax.plot(steps, shown, color=CLIPPED, lw=2, label="threshold (left)")
-    else:
-        ax.text(
-            0.5, 0.6, "no threshold", transform=ax.transAxes, ha="center", color=CLIPPED
-        )
-    right = ax.twinx()
-    handles += right.plot(
-        steps, rates, color=UNCLIPPED, ls="--", lw=2, label="learning rate (right)"
-    )
-    ax.set(
-        title="The schedule of the best threshold",
-        xlabel="SGD step (one row each)",
-        ylabel="threshold on the gradient's norm",
-    )
-    ax.set_ylim(bottom=0)
-    right.set(ylabel="learning rate, per step")
-    right.set_ylim(bottom=0)
-    right.spines[["top"]].set_visible(False)
-    ax.legend(handles=handles, fontsize=8, loc="center right")

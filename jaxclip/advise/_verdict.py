@@ -1,8 +1,10 @@
-"""From numbers to a sentence: whether to clip, and how sure that is."""
+"""From numbers to a sentence: whether to clip, how sure, and what would tell."""
 
 from dataclasses import dataclass
 
-from ._rows import RowsSearch
+import numpy as np
+
+from ._measure import NORMAL, Gain
 
 # A gain that is worth a threshold: smaller ones are not told apart from none.
 MATERIAL = 0.1
@@ -13,92 +15,89 @@ class Verdict:
     """Whether to clip.
 
     - `decision`: "clip", "do not clip" or "cannot tell".
-    - `sentence`: the decision with the measured difference.
-    - `reasons`: why prediction and rows differ, where they do.
+    - `sentence`: the decision with the measured difference and its 95% interval.
+    - `reasons`: what explains it, and where the prediction differs and why.
+    - `rows_needed`, `runs_needed`: where it cannot be told, about how many rows, or
+        runs a split, would tell; None where it is not a matter of them.
     """
 
     decision: str
     sentence: str
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
+    rows_needed: int | None = None
+    runs_needed: int | None = None
 
 
-def judge(
-    found: RowsSearch,
-    *,
-    intrinsic_dimension: float,
-    leverage: float,
-    predicted: float,
-    settles: float,
-    ratio: float,
-    wander: float,
-) -> Verdict:
-    """The verdict on a data set.
-
-    It is the rows' own: the best constants with clipping against the best without, on
-    keys that their search has not seen. The prediction only adds reasons.
+def judge(gain: Gain, rows: int, runs: int) -> Verdict:
+    """The verdict on the best with a clip against the best without.
 
     **Arguments:**
 
-    - `found`: the search on the rows.
-    - `leverage`: the largest stable rate for Gaussian features over that of the rows.
-    - `predicted`: the predicted gain of clipping, as a fraction.
-    - `settles`: the excess risk where the clipped run comes to rest, over the final
-        risk without clipping.
-    - `ratio`: the final risk of the clipped runs over the predicted one.
-    - `wander`: the standard deviation of that final risk over runs, over its mean.
+    - `gain`: what was measured.
+    - `rows`, `runs`: how many rows there are, and runs in each split.
     """
-    gain, error = found.difference, found.error
-    measured = f"{abs(gain):.1%} {{}} (standard error {error:.1%})"
-    low, high = gain - 2 * error, gain + 2 * error
-    if low > 0 and gain >= MATERIAL:
-        decision = "clip"
-        sentence = "Clip: on the rows the best clipped SGD ends with a risk " + (
-            measured.format("below that of the best unclipped SGD")
+    low, high = gain.interval
+    size = f"{abs(gain.gain):.1%} {{}} (95% interval {_interval(gain)})"
+    best = "on rows that it has not seen, the best SGD with a clip ends"
+    if low > 0 and gain.gain >= MATERIAL:
+        where = size.format("below that of the best without")
+        return Verdict("clip", f"Clip: {best} with an excess risk {where}.")
+    if high < MATERIAL:
+        if gain.gain == 0.0 and gain.error == 0.0:
+            return Verdict(
+                "do not clip",
+                "Do not clip: of all thresholds that were tried, none does better on "
+                "rows that SGD has not seen than a threshold too large to act.",
+            )
+        how = size.format("lower" if gain.gain > 0 else "higher")
+        return Verdict(
+            "do not clip",
+            f"Do not clip: {best} with an excess risk {how}, a gain of less than "
+            f"{MATERIAL:.0%}.",
         )
-    elif high < MATERIAL:
-        decision = "do not clip"
-        if abs(gain) < 5e-4:
-            how = "the same risk"
-        else:
-            how = measured.format("less risk" if gain > 0 else "more risk")
-        sentence = (
-            f"Do not clip: on the rows the best clipped SGD ends with {how}, so that "
-            f"it gains less than {MATERIAL:.0%}"
+    where = size.format("below" if gain.gain > 0 else "above")
+    needed = _needed(gain, rows, runs)
+    sentence = (
+        f"Cannot tell: {best} with an excess risk {where} that of the best without, "
+        f"which leaves open whether it gains {MATERIAL:.0%}. " + _would_tell(*needed)
+    )
+    return Verdict("cannot tell", sentence, (), *needed)
+
+
+def _needed(gain: Gain, rows: int, runs: int) -> tuple[int | None, int | None]:
+    """About how many rows, or runs a split, would decide, if the gain is as measured:
+    errors fall with the root of their number."""
+    if not np.isfinite(gain.error):
+        return None, None
+    # Either the interval leaves out no gain, or it leaves out a material one.
+    wanted = max(
+        gain.gain if gain.gain >= MATERIAL else 0.0, MATERIAL - gain.gain, 0.02
+    )
+    wanted = wanted / (1.1 * NORMAL)
+    if gain.rows_error >= wanted * 0.9:
+        return _round(rows * (gain.rows_error / (0.9 * wanted)) ** 2), None
+    rest = np.sqrt(wanted**2 - gain.rows_error**2)
+    return None, _round(runs * (gain.runs_error / rest) ** 2)
+
+
+def _would_tell(rows: int | None, runs: int | None) -> str:
+    if rows is not None:
+        return (
+            f"About {rows:,} rows would tell; more runs would not (the rows are the "
+            "larger part of the error)."
         )
-    else:
-        decision = "cannot tell"
-        word = "below" if gain > 0 else "above"
-        sentence = (
-            "Cannot tell: on the rows the best clipped SGD ends "
-            f"{measured.format(word + ' the best unclipped SGD')}, "
-            f"which leaves open whether it gains {MATERIAL:.0%}"
-        )
-    agrees = (predicted >= MATERIAL) == (decision == "clip")
-    reasons = [
-        f"the risk ODE predicts a gain of {predicted:.1%}"
-        + ("" if decision == "cannot tell" else " and agrees" * agrees)
-        + " and the rows contradict it" * (not agrees and decision != "cannot tell")
-    ]
-    if settles > 0.3:
-        reasons.append(
-            "at this threshold clipped SGD does not settle at least squares (skewed "
-            "residuals, or a size that depends on the features): the point where it "
-            f"does has {settles:.2g} times the final risk of unclipped SGD"
-        )
-    if leverage > 1.5:
-        reasons.append(
-            "single rows are far longer than the rest: unclipped SGD is stable only up "
-            f"to a learning rate {leverage:.2g} times smaller than Gaussian features "
-            "allow, and clipping acts on those rows too"
-        )
-    if intrinsic_dimension < 20:
-        reasons.append(
-            f"the intrinsic dimension is only {intrinsic_dimension:.2g}, where the ODE "
-            f"is no law of single runs: they scatter by {wander:.0%} around their mean"
-        )
-    if not 0.8 < ratio < 1.25:
-        reasons.append(
-            f"the clipped runs end at {ratio:.2g} times the risk that the ODE predicts "
-            "for them"
-        )
-    return Verdict(decision, sentence + ".", tuple(reasons))
+    if runs is not None:
+        return f"About {runs:,} runs a split would tell: the option `runs`."
+    return "Runs diverged at the best settings: a shorter run (`steps`) may tell."
+
+
+def _round(value: float) -> int:
+    """Up, to two digits."""
+    unit = 10.0 ** max(np.floor(np.log10(max(value, 1.0))) - 1, 0.0)
+    return int(np.ceil(value / unit) * unit)
+
+
+def _interval(gain: Gain) -> str:
+    # No clip gains more than all of the risk.
+    low, high = gain.interval
+    return f"{low:.0%} to {min(high, 1.0):.0%}"

@@ -1,0 +1,48 @@
+"""What a kind of runs ends at, in a few numbers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._setting import Setting
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the best setting of one kind reaches, in the target's variance.
+
+    - `setting`: the best of the kind, chosen on all rows.
+    - `predicted`: the excess risk at the end of its run by the risk ODE.
+    - `risk`: the mean excess risk on rows held out, of the kind at the settings that
+        were chosen without those rows.
+    - `low`, `high`: between them lie 80% of the runs.
+    - `largest`: the part of the mean that is owed to the one run with the largest risk.
+    - `diverged`: the number of runs that diverged, of `runs`.
+    """
+
+    setting: Setting
+    predicted: float
+    risk: float
+    low: float
+    high: float
+    largest: float
+    diverged: int
+    runs: int
+
+    @classmethod
+    def of(cls, setting: Setting, predicted: float, risks: np.ndarray) -> "Outcome":
+        """From the risks of the runs at their end, shape `(runs,)`."""
+        # The nearest run, since between a finite and an infinite risk is no number.
+        low, high = np.quantile(risks, [0.1, 0.9], method="nearest")
+        finite = np.abs(risks[np.isfinite(risks)])
+        total = finite.sum()
+        return cls(
+            setting,
+            float(predicted),
+            float(risks.mean()),
+            float(low),
+            float(high),
+            float(finite.max() / total) if total > 0 else 0.0,
+            int(risks.size - finite.size),
+            int(risks.size),
+        )

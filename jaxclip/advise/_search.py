@@ -1,0 +1,236 @@
+"""Which settings SGD is judged at: chosen by their excess risk on held-out rows."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .._types import Key
+from ._predict import Guess
+from ._reference import Reference, Split
+from ._runs import Settings, SomeRows, final_params
+
+# Runs with a key each in one call, and the steps at which they are recorded.
+KEYS, RECORDS = 4, 20
+# The calls are many and small: two at a time keep the cores busy.
+_THREADS = 2
+# How often the grid may grow: from a guess that is wrong by a factor of 4^6.
+_ROUNDS = 7
+# In larger tables the rows are many enough to be split less often.
+_MANY_ROWS = 20_000
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The rows as the runs need them, and how long a run is.
+
+    - `X`, `y`: shapes `(n, d)` and `(n,)`, centred and scaled.
+    - `reference`: what excess risks are measured from.
+    - `profile`: shape `(m,)`, of the best predicted threshold over a run.
+    - `steps`: the length of a run.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    reference: Reference
+    profile: np.ndarray
+    steps: int
+
+    @property
+    def inner(self) -> int:
+        """How many parts the rows that settings are chosen on are split into."""
+        return 4 if len(self.y) <= _MANY_ROWS else 2
+
+    @property
+    def repeats(self) -> int:
+        """How often all rows are held out in turn."""
+        return 2 if len(self.y) <= _MANY_ROWS else 1
+
+    def folds(self, rows: np.ndarray, count: int) -> list[Split]:
+        """`count` ways to hold out a part of the rows, in the order that they come."""
+        parts = np.array_split(rows, count)
+        return [
+            Split.of(
+                self.reference,
+                self.X,
+                self.y,
+                np.concatenate([p for j, p in enumerate(parts) if j != i]),
+                parts[i],
+            )
+            for i in range(count)
+        ]
+
+    def run(self, split: Split, settings: Settings, keys: Key) -> np.ndarray:
+        """Shape `(keys, settings, records, d)`: where runs on the training rows are."""
+        order = np.resize(split.train, len(self.y))
+        rows = SomeRows(
+            *self._arrays, jnp.asarray(order), jnp.asarray(len(split.train))
+        )
+        parts = [
+            final_params(
+                rows, settings, self.profile, keys[i : i + KEYS], self.steps, RECORDS
+            )
+            for i in range(0, len(keys), KEYS)
+        ]
+        return np.concatenate(parts)
+
+    @property
+    def _arrays(self) -> tuple[Any, Any]:
+        dtype = jnp.result_type(float)
+        return jnp.asarray(self.X, dtype), jnp.asarray(self.y, dtype)
+
+    def score(self, splits: list[Split], settings: Settings, key: Key) -> np.ndarray:
+        """The mean excess risk of each setting over the splits and `KEYS` keys each;
+        infinite where a run diverged."""
+
+        def one(pair):
+            split, key = pair
+            params = self.run(split, settings, jr.split(key, KEYS))[:, :, -1]
+            return split.excess(self.reference, self.X, params).mean(axis=0)
+
+        pairs = zip(splits, jr.split(key, len(splits)), strict=True)
+        return np.mean(spread(one, pairs), axis=0)
+
+
+def spread(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """The function of each item, some of them at a time."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, items))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best setting of each kind, as positions among the settings.
+
+    - `constant`, `decaying`: without a clip, at a constant rate and at one that falls.
+    - `clipped`: constant rate and threshold; `scheduled`: any rate and threshold.
+    """
+
+    constant: int
+    decaying: int
+    clipped: int
+    scheduled: int
+
+    @classmethod
+    def of(cls, settings: Settings, score: np.ndarray) -> "Choice":
+        plain = np.isinf(settings.threshold)
+        constant = (settings.decays == 0) & (settings.follows == 0)
+
+        def best(kind):
+            return int(np.argmin(np.where(kind, score, np.inf)))
+
+        # No clip is the clip with the largest of thresholds: where it is better than
+        # all that were tried, clipping gains nothing, and loses nothing either.
+        return cls(
+            best(plain & constant),
+            best(plain & ~constant),
+            best(constant),
+            best(np.ones_like(plain)),
+        )
+
+    def unclipped(self, score: np.ndarray) -> int:
+        """The better of the two without a clip."""
+        return min(self.constant, self.decaying, key=lambda i: score[i])
+
+
+def explore(
+    study: Study, plan: Guess, key: Key, track: Progress
+) -> tuple[Settings, np.ndarray]:
+    """Settings around the best of each kind on the rows, and their scores.
+
+    A coarse grid grows until the best of every kind lies inside of it, or where the
+    threshold is too large to act; a fine one is then laid around each.
+
+    **Arguments:**
+
+    - `plan`: where the ODE has the best, to begin with.
+    """
+    coarse_key, fine_key, order_key = jr.split(key, 3)
+    rows = np.asarray(jr.permutation(order_key, len(study.y)))
+    splits = study.folds(rows, study.inner)
+    # No gradient of a run that does not diverge is as long as four times the start's.
+    largest = 4 * np.max(np.abs(study.y) * np.linalg.norm(study.X, axis=1))
+    lrs = list(float(plan.clipped.lr[0]) * 4.0 ** np.arange(-3, 4))
+    low = min(float(plan.clipped.threshold[0]), largest) / 64
+    reach = int(np.ceil(np.log(largest / low) / np.log(4))) + 1
+    clips = list(low * 4.0 ** np.arange(reach))
+    settings = _every(lrs, clips)
+    score = np.zeros(0)
+    more: Settings | None = settings
+    for _ in track(range(_ROUNDS), "search on the rows"):
+        if more is None:
+            continue
+        score = np.append(score, study.score(splits, more, coarse_key))
+        more = _beyond(settings, score, lrs, clips)
+        if more is not None:
+            settings = Settings.join(settings, more)
+    settings = settings[np.arange(len(score))]
+    fine = _around(settings, score)
+    return fine, study.score(splits, fine, fine_key)
+
+
+def _every(lrs: list[float], clips: list[float]) -> Settings:
+    return Settings.join(
+        Settings.grid(lrs, clips, [0, 1], [0, 1]),
+        Settings.grid(lrs, [np.inf], [0, 1], [0]),
+    )
+
+
+def _kinds(settings: Settings) -> list[np.ndarray]:
+    """The settings of each kind: clipped or not, decaying or not, following or not."""
+    plain = np.isinf(settings.threshold)
+    kinds = [plain & (settings.decays == d) for d in (0, 1)]
+    for d in (0, 1):
+        for f in (0, 1):
+            kinds.append(~plain & (settings.decays == d) & (settings.follows == f))
+    return kinds
+
+
+def _beyond(
+    settings: Settings, score: np.ndarray, lrs: list[float], clips: list[float]
+) -> Settings | None:
+    """What to add to the grid where the best of a kind lies on its edge; the lists of
+    its values grow with it."""
+    best = [np.argmin(np.where(kind, score, np.inf)) for kind in _kinds(settings)]
+    rates, cuts = settings.lr[best], settings.threshold[best]
+    parts = []
+    for edge, factor in ((min(lrs), 1 / 4), (max(lrs), 4)):
+        if np.any(np.isclose(rates, edge)):
+            lrs.append(edge * factor)
+            parts.append(_every([edge * factor], clips))
+    if np.any(np.isclose(cuts, min(clips))):
+        new = min(clips) / 4
+        clips.append(new)
+        parts.append(Settings.grid(lrs, [new], [0, 1], [0, 1]))
+    return Settings.join(*parts) if parts else None
+
+
+def _around(settings: Settings, score: np.ndarray) -> Settings:
+    """Factors of 2 around the best of each kind."""
+    parts = []
+    for kind in _kinds(settings):
+        best = int(np.argmin(np.where(kind, score, np.inf)))
+        lr, cut = settings.lr[best], settings.threshold[best]
+        flags = [settings.decays[best]], [settings.follows[best]]
+        near = lr * 2.0 ** np.arange(-2, 3)
+        cuts = [cut] if np.isinf(cut) else list(cut * 2.0 ** np.arange(-2, 3))
+        parts.append(Settings.grid(near, cuts, *flags))
+    return Settings.join(*parts)
+
+
+def finalists(settings: Settings, score: np.ndarray, count: int) -> np.ndarray:
+    """The positions of the best settings, some of each kind, `count` in all."""
+    order = np.argsort(score, kind="stable")
+    kinds = _kinds(settings)
+    each = count // 10
+    first = np.concatenate(
+        [order[np.isin(order, np.flatnonzero(k))][:each] for k in kinds]
+    )
+    rest = order[~np.isin(order, first)]
+    return np.concatenate([first, rest])[:count]

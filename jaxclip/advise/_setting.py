@@ -1,0 +1,89 @@
+"""A learning rate and a threshold to train with."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .._schedule import PiecewiseLinear
+from .._types import Schedule
+from ..clip import AbstractClip, HardClip, Identity
+from ._runs import Decay, Settings
+
+# Knots at which a threshold that changes is handed out.
+_KNOTS = 33
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A learning rate and a threshold, constant or on a schedule.
+
+    - `lr`: the learning rate at step 0, per step.
+    - `threshold`: on the gradient's norm; of a schedule, the one at the end. Infinite
+        for no clip.
+    - `decays`: whether the rate falls along a line to 0 at the end of the run.
+    - `profile`: shape `(m,)`, what the threshold is over the run in units of that at
+        the end, at evenly spaced steps; a single 1 where it is constant.
+    - `steps`: the length of the run.
+    """
+
+    lr: float
+    threshold: float
+    decays: bool
+    steps: int
+    profile: tuple[float, ...] = field(default=(1.0,), repr=False)
+
+    @classmethod
+    def of(cls, settings: Settings, profile: np.ndarray, steps: int) -> "Setting":
+        """The one setting that `settings` has."""
+        follows = bool(settings.follows[0]) and np.isfinite(settings.threshold[0])
+        shape = tuple(map(float, profile)) if follows else (1.0,)
+        if len(set(shape)) == 1:
+            shape = (1.0,)
+        return cls(
+            float(settings.lr[0]),
+            float(settings.threshold[0]),
+            bool(settings.decays[0]),
+            steps,
+            shape,
+        )
+
+    @property
+    def clips(self) -> bool:
+        """Whether there is a threshold."""
+        return bool(np.isfinite(self.threshold))
+
+    def rate_at(self, step: np.ndarray) -> np.ndarray:
+        """The learning rate at steps of the run."""
+        return self.lr * (1 - self.decays * np.asarray(step) / self.steps)
+
+    def threshold_at(self, step: np.ndarray) -> np.ndarray:
+        """The threshold at steps of the run."""
+        at = np.linspace(0, self.steps, max(len(self.profile), 2))
+        shape = np.broadcast_to(self.profile, (len(at),))
+        return self.threshold * np.interp(step, at, shape)
+
+    @property
+    def clip(self) -> AbstractClip:
+        """The rule, for `simulate`, `solve` and `as_transform`."""
+        if not self.clips:
+            return Identity()
+        if len(self.profile) == 1:
+            return HardClip(self.threshold)
+        knots = np.linspace(0, self.steps, _KNOTS)
+        return HardClip(PiecewiseLinear(knots, self.threshold_at(knots)))
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate as a function of the step, for the same."""
+        return Decay(*map(np.asarray, (self.lr, float(self.decays), float(self.steps))))
+
+    def __str__(self) -> str:
+        rate = f"lr {self.lr:.3g}"
+        if self.decays:
+            rate += f", falling along a line to 0 over {self.steps:,} steps"
+        if not self.clips:
+            return f"{rate}; no clip"
+        first = float(self.threshold_at(np.zeros(1))[0])
+        if len(self.profile) == 1:
+            return f"{rate}; threshold {first:.3g}"
+        return f"{rate}; threshold {first:.3g} falling to {self.threshold:.3g}"
