@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -10,8 +10,8 @@ from ._number_text import Numbers, is_missing, read_numbers
 from ._table import Notes
 
 # pandas is an extra and not imported here; its own annotations are too loose to help.
-Series = Any
-Features = dict[str, np.ndarray]
+Series: TypeAlias = Any
+Features: TypeAlias = dict[str, np.ndarray]
 
 # A column of words becomes as many indicators at most; rare words share the last one.
 _MOST_WORDS = 30
@@ -41,7 +41,7 @@ _READ = "read {columns} of text as numbers"
 _DURATION = "took {columns} of durations in seconds"
 _DATE = "took {columns} of dates as days since the first, month and weekday"
 _WORDS = "took {columns} of words as an indicator of each but the most frequent"
-_ODD = "took cells that are no number as missing in {columns}"
+_ODD = "took cells of another kind as missing in {columns}"
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,7 @@ class Encoder:
             return self._dropped(EMPTY, name)
         numbers = read_numbers(text, self.decimal)
         if numbers.wrong.any() and _is_mostly(text, numbers, known):
-            where = np.flatnonzero(numbers.wrong)
-            cells = [f"{text.iloc[j]!r} in row {text.index[j]}" for j in where[:1]]
-            more = f" and {len(where) - 1:,} more" * (len(where) > 1)
-            self.notes.of_column(_ODD, f"{name} ({cells[0]}{more})")
+            self._odd(text, numbers.wrong, name)
         elif numbers.wrong.any():
             numbers = None
         if numbers is not None:
@@ -101,9 +98,19 @@ class Encoder:
             return self._numbers(numbers.values, name)
         text = text.mask(missing)
         dates, form = read_dates(text)
-        if dates is not None:
-            return self._dates(dates, name, f" ({form})")
-        return self._words(text, name)
+        if dates is None:
+            return self._words(text, name)
+        wrong = (dates.isna() & text.notna()).to_numpy(bool)
+        if wrong.any():
+            self._odd(text, wrong, name)
+        return self._dates(dates, name, f" ({form})")
+
+    def _odd(self, text: Series, wrong: np.ndarray, name: str) -> None:
+        """Notes the first of the cells of another kind, and its row."""
+        first, *others = np.flatnonzero(wrong)
+        cell = f"{text.iloc[first]!r} in row {text.index[first]}"
+        more = f" and {len(others):,} more" if others else ""
+        self.notes.of_column(_ODD, f"{name} ({cell}{more})")
 
     def _dates(self, dates: Series, name: str, form: str) -> Features:
         from skrub import DatetimeEncoder
@@ -132,8 +139,8 @@ class Encoder:
         known = text.dropna()
         distinct = known.nunique()
         # Names: each another, or nearly so.
-        if distinct == len(known) and distinct > 2:
-            return self._dropped(_IDENTIFIER, name)
+        if distinct == len(known) > 2:
+            return self._dropped(_IDENTIFIER if len(text) == distinct else _FREE, name)
         if distinct > max(_MOST_WORDS, 0.2 * len(known)):
             return self._dropped(_FREE, name)
         text = text.fillna("missing")
@@ -173,7 +180,7 @@ def as_text(column: Series) -> Series | None:
     if column.dtype == object:
         kinds = {type(value) for value in column.dropna()}
         # Which a Parquet file may hold.
-        several = (list, dict, tuple, set, np.ndarray)
+        several = (list, dict, tuple, set, bytes, np.ndarray)
         if any(issubclass(kind, several) for kind in kinds):
             return None
         text = column.map(str)
@@ -194,6 +201,7 @@ def one_spelling(text: Series) -> Series:
 
 def read_dates(text: Series) -> tuple[Series | None, str]:
     """A column of text as dates and the format that they have, if they have one."""
+    import pandas as pd
     from skrub import ToDatetime
     from skrub.core import RejectColumn
 
@@ -206,6 +214,11 @@ def read_dates(text: Series) -> tuple[Series | None, str]:
             return reader.fit_transform(text), str(reader.format_)
         except RejectColumn:
             continue
+    # No format fits all of the cells: one that fits nearly all will do.
+    for form in ("ISO8601", *_DATES):
+        dates = pd.to_datetime(text, format=form, errors="coerce", utc=True)
+        if dates.notna().sum() >= _MOSTLY * text.notna().sum():
+            return dates, form
     return None, ""
 
 

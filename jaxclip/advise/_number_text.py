@@ -3,12 +3,12 @@
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 # pandas is an extra and not imported here; its own annotations are too loose to help.
-Series = Any
+Series: TypeAlias = Any
 
 # What stands for a missing value, with the case folded.
 _MARKS = frozenset(
@@ -28,10 +28,15 @@ _INFINITE = frozenset(
 
 # Space, no-break space, thin no-break space, thin space, apostrophes, underscore.
 _BLANKS = "  \u202f\u2009'’_"
+# Not any three letters: AB-7 and SKU7 are names.
+_CODES = (
+    "USD|EUR|GBP|CHF|JPY|CNY|INR|BRL|AUD|CAD|NZD|SEK|NOK|DKK|PLN|CZK|HUF|TRY|ZAR|KRW|"
+    "MXN|SGD|HKD|RUB"
+)
 _NUMBER = re.compile(
     rf"""
     (?P<open>\()? \s* (?P<sign>[-+−–])? \s*
-    (?P<prefix>[$€£¥₹₩₽฿₪₺₫]|(?:US|R|A|C|NZ|HK)\$|[A-Z]{{3}}(?=[\s\d])|Rs\.?|kr\.?)? \s*
+    (?P<prefix>[$€£¥₹₩₽฿₪₺₫]|(?:US|R|A|C|NZ|HK)\$|{_CODES}|Rs\.?|kr\.?)? \s*
     (?P<later>[-+−–])? \s*
     (?P<body>\d[\d.,{_BLANKS}]*?|[.,]\d+) (?P<power>[eE][-+]?\d+)? \s*
     (?P<unit>[^\d\s.,()+-][^\d()]{{0,15}})?
@@ -61,21 +66,20 @@ class Numbers:
 
     - `values`: shape `(n,)`, NaN where a cell is no finite number.
     - `wrong`: shape `(n,)`, whether a cell is neither a number nor missing.
-    - `infinite`: how many cells are an infinite number.
     - `decimal`: the decimal mark that the column cannot do without, if any.
     - `example`: how a cell was read, where it is not written as a program would.
     """
 
     values: np.ndarray
     wrong: np.ndarray
-    infinite: int
     decimal: str | None
     example: str | None
 
 
 def is_missing(text: Series) -> np.ndarray:
     """Which cells of a column of text stand for a missing value."""
-    return (text.isna() | text.str.casefold().isin(_MARKS)).to_numpy(bool)
+    marked = text.str.casefold().isin(_MARKS)
+    return np.logical_or(text.isna().to_numpy(bool), marked.to_numpy(bool))
 
 
 def read_numbers(text: Series, decimal: str = ".") -> Numbers:
@@ -95,17 +99,15 @@ def read_numbers(text: Series, decimal: str = ".") -> Numbers:
 
     codes, distinct = pd.factorize(text)
     cells: Any = pd.Series(distinct, dtype=text.dtype)
-    folded = cells.str.casefold()
-    infinite = folded.isin(_INFINITE).to_numpy(bool)
-    known = ~folded.isin(_MARKS | _INFINITE).to_numpy(bool)
+    none = _MARKS | _INFINITE
+    known = np.array([cell.casefold() not in none for cell in distinct], bool)
     values = np.full(len(cells), np.nan)
     values[known], needed, is_plain = _read(cells[known], decimal)
     example = None if is_plain else _example(cells, values)
     wrong = known & np.isnan(values)
     # What is missing to pandas has the code -1, the last of these.
     values, wrong = np.append(values, np.nan), np.append(wrong, False)
-    infinities = int(np.append(infinite, False)[codes].sum())
-    return Numbers(values[codes], wrong[codes], infinities, needed, example)
+    return Numbers(values[codes], wrong[codes], needed, example)
 
 
 def _example(cells: Series, values: np.ndarray) -> str | None:

@@ -1,6 +1,6 @@
 """From a table that nobody prepared to numbers that SGD can run on."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ._table import Notes, Table
 from ._target import find_target, read_target
 
 # pandas is an extra and not imported here; its own annotations are too loose to help.
-DataFrame = Any
+DataFrame: TypeAlias = Any
 
 _FILLED = "filled missing values with the median of {columns}"
 _EXTRA = (
@@ -92,7 +92,8 @@ def _of_frame(data: Any, target: Any) -> Table:
     y, classes = read_target(column, target, notes)
     kept = ~np.isnan(y)
     if not kept.all():
-        notes.say(f"left out {(~kept).sum():,} rows without a target")
+        gone = int((~kept).sum())
+        notes.say(f"left out {gone:,} row{'s' * (gone > 1)} without a target")
         frame, y = frame.loc[kept], y[kept]
     if len(y) < 2:
         raise ValueError(f"The target {target!r} has {len(y)} rows with a value.")

@@ -1,7 +1,7 @@
 """What is to be predicted: a number, or one of two words."""
 
 import difflib
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from ._number_text import is_missing, read_numbers
 from ._table import Notes, some
 
 # pandas is an extra and not imported here; its own annotations are too loose to help.
-Series = Any
+Series: TypeAlias = Any
 
 # Classes that an error names; text of more is no choice among classes.
 _MOST_CLASSES = 20
@@ -53,10 +53,13 @@ def read_target(
         if numbers.example:
             notes.say(f"read the target {name!r} as numbers: {numbers.example}")
         return numbers.values, None
-    # A minus is a missing number, but the other one of two classes beside a plus.
-    signs = set(text.dropna().unique()) == {"+", "-"}
-    words = one_spelling(text if signs else text.mask(is_missing(text)))
-    classes = sorted(words.dropna().unique())
+    # A minus stands for a missing number; but "+" and "-" are two classes, and so are
+    # "none" and "some".
+    given = set(text.str.casefold().dropna().unique()) - {""}
+    both = len(given) == 2 and bool(given & {"-", "none"})
+    missing = (text == "").to_numpy(bool) if both else is_missing(text)
+    words = one_spelling(text.mask(missing))
+    classes = sorted(words.dropna().unique(), key=str.casefold)
     if len(classes) == 2:
         notes.say(f"took {classes[0]!r} as 0 and {classes[1]!r} as 1 of {name!r}")
         values = (words == classes[1]).to_numpy(float)

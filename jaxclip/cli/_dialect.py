@@ -4,10 +4,10 @@ import itertools
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 # duckdb is an extra and not imported here; its own annotations are loose.
-Connection = Any
+Connection: TypeAlias = Any
 
 # In the order of preference where several make a table: a comma may also stand within
 # the numbers or the words of a file that another one delimits.
@@ -17,6 +17,8 @@ _SAMPLE = 20_480
 # Rows from which the header and the decimal mark are told.
 _HEAD = 200
 
+_WORD = "VARCHAR"
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # Not 1,234, where the comma may divide the thousands; and not 1,234.5, where it does.
 _DECIMAL_COMMA = re.compile(r"[+-]?([\d.]+,(\d{1,2}|\d{4,})|0,\d+)")
 _POINT_AFTER_COMMA = re.compile(r",.*\.")
@@ -50,7 +52,7 @@ class Dialect:
 
     def as_text(self) -> "Dialect":
         """The same, but for each cell being taken as it is written."""
-        return replace(self, columns=dict.fromkeys(self.columns, "VARCHAR"))
+        return replace(self, columns=dict.fromkeys(self.columns, _WORD))
 
 
 def sniff(connection: Connection, path: Path, *, all_rows: bool) -> Dialect | None:
@@ -73,12 +75,15 @@ def sniff(connection: Connection, path: Path, *, all_rows: bool) -> Dialect | No
     dialect = min(found, key=lambda dialect: dialect.skip)
     rows = _head(connection, path, dialect)
     types = list(dialect.columns.values())
-    header = _has_header(dialect.header, rows, types)
+    header = _has_header(rows, types)
+    if not header:
+        types = [_widened(*both) for both in zip(types, rows[0], strict=True)]
     names = header_names(rows[0]) if header else [str(j + 1) for j in range(len(types))]
-    if _has_decimal_commas(rows[header:]):
-        # DuckDB has one decimal mark for a file, and reads 1.234 as a fraction with
-        # either. Which numbers are meant is told later, from all of them.
-        types = ["VARCHAR" if kind == "DOUBLE" else kind for kind in types]
+    # Never whole numbers: to a column that starts with such, DuckDB rounds what follows.
+    # And with either decimal mark it reads 1.234 as a fraction: what is meant in a file
+    # that has both marks is told later, from all cells.
+    number = _WORD if _has_decimal_commas(rows[header:]) else "DOUBLE"
+    types = [_WORD if kind == _WORD else number for kind in types]
     return replace(dialect, header=header, columns=dict(zip(names, types, strict=True)))
 
 
@@ -105,7 +110,7 @@ def _ask(
         "DOUBLE" if column["type"] in ("DOUBLE", "FLOAT", "HUGEINT") else column["type"]
         for column in columns
     ]
-    types = [kind if kind in ("BIGINT", "DOUBLE") else "VARCHAR" for kind in types]
+    types = [kind if kind in ("BIGINT", "DOUBLE") else _WORD for kind in types]
     return Dialect(
         delimiter,
         *("" if mark == "(empty)" else mark for mark in (quote, escape)),
@@ -122,29 +127,38 @@ def _head(connection: Connection, path: Path, dialect: Dialect) -> list[list[str
     return [[(cell or "").strip() for cell in row] for row in rows]
 
 
-def _has_header(sniffed: bool, rows: list[list[str]], types: list[str]) -> bool:
+def _has_header(rows: list[list[str]], types: list[str]) -> bool:
     """Whether the first row holds names.
 
-    DuckDB tells it by the types: names are no numbers. That says nothing where all
-    columns are text, and is wrong where the names are numbers themselves.
+    DuckDB tells it by the types, and so takes the 1.5 above a column of whole numbers
+    for a name, and the words of a table of words for names, whatever they are.
     """
     first, rest = rows[0], rows[1:]
-    if not sniffed:
-        numbers = [int(cell) for cell in first if cell.isdecimal()]
-        counted = len(numbers) >= max(3, len(first) - 1) and all(
-            b - a == 1 for a, b in itertools.pairwise(numbers)
-        )
-        # Such as years, or a matrix's own columns; but 1, 2, 3 may also be data.
-        return counted and (first[0] == "" or types.count("DOUBLE") >= len(numbers) / 2)
-    if set(types) != {"VARCHAR"}:
+    numbers = [int(cell) for cell in first if cell.isdecimal()]
+    words = [cell for cell in first if cell and not _NUMBER.fullmatch(cell)]
+    if all(b - a == 1 for a, b in itertools.pairwise(numbers)) and (
+        len(numbers) + len(words) >= len(first) - (first[0] == "")
+        and len(numbers) >= (2 if words else 3)
+        # 1, 2, 3 may also be data; but not above fractions, or beside an index.
+        and (first[0] == "" or types.count("DOUBLE") >= len(numbers) / 2)
+    ):
         return True
-    names = [cell.strip("$€£%()+- ") for cell in first]
-    if any(cell and cell[0].isdecimal() for cell in names):
+    numeric = [cell for cell, kind in zip(first, types, strict=True) if kind != _WORD]
+    if numeric:
+        return not any(_NUMBER.fullmatch(cell) for cell in numeric)
+    if any(_NUMBER.fullmatch(cell.strip("$€£% ")) for cell in first):
         return False
-    again = sum(
-        cell in {row[j] for row in rest} for j, cell in enumerate(first) if cell
-    )
+    again = sum(cell in {row[j] for row in rest} for j, cell in enumerate(first))
     return again < len(first) / 2
+
+
+def _widened(kind: str, cell: str) -> str:
+    """The type of a column with one more cell."""
+    if kind == _WORD or not cell:
+        return kind
+    if not _NUMBER.fullmatch(cell):
+        return _WORD
+    return kind if cell.lstrip("+-").isdecimal() else "DOUBLE"
 
 
 def header_names(cells: list[str]) -> list[str]:

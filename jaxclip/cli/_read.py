@@ -186,16 +186,19 @@ def _read_excel(path: Path) -> DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object)
-    tables = {
-        name: sheet for name, sheet in sheets.items() if min(sheet.shape, default=0) > 1
-    }
+    # A header and two rows; a sheet of remarks may come before them.
+    tables = {name: sheet for name, sheet in sheets.items() if len(sheet) > 2}
     if not tables:
-        raise ValueError("none of its sheets has two rows and two columns")
+        raise ValueError("none of its sheets has a header and two rows")
     name, sheet = next(iter(tables.items()))
+    # Empty rows above a table and columns beside it are no part of it.
+    sheet = sheet.dropna(axis=1, how="all")
+    sheet = sheet.loc[sheet.notna().any(axis=1).idxmax() :]
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "sheet.csv")
         sheet.to_csv(plain, header=False, index=False)
         frame = _read_plain(plain, Path(folder))
+    frame.index += sheet.index[0]
     if len(sheets) > 1:
         frame.attrs["notes"].insert(0, f"took the sheet {name!r} of {len(sheets)}")
     return frame

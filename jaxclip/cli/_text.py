@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 # What the first bytes of a file say of its encoding.
 _MARKS = (
@@ -80,7 +80,7 @@ def as_plain(path: Path, folder: Path) -> tuple[Path, list[str]]:
     return new, [f"read the text in the encoding {encoding}"]
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> Any:
     opener = COMPRESSED.get(path.suffix.lower())
     return path.open("rb") if opener is None else opener(path)
 
@@ -179,6 +179,6 @@ def ragged(row: int, got: int, wanted: int, text: str) -> str:
     """What is wrong with a row of too few or too many cells."""
     text = text if len(text) <= 60 else text[:60] + "…"
     return (
-        f"row {row} has {got} cells where {wanted} are wanted: {text!r}. Mend the row, "
-        "or put cells that hold the delimiter in quotes"
+        f"row {row} has {got} cell{'s' * (got != 1)} where {wanted} are wanted: "
+        f"{text!r}. Mend the row, or put cells that hold the delimiter in quotes"
     )
