@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-
 from jaxclip.cli._table import clean, read_table
 
 # A real table that nobody prepared, beside the repository or absent.

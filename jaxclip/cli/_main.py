@@ -14,9 +14,11 @@ import jax.random as jr
 import numpy as np
 
 from ..advise import advise
+from ..advise._prepare import prepare
+from ..advise._table import Table
+from ._read import read_table
 from ._settings import Settings, words_of
 from ._sweep import Summary, run as run_sweep
-from ._table import Table, clean, read_table
 
 _EXTRA = "The command line needs an extra: `pip install 'jaxclip[cli]'`."
 
@@ -146,7 +148,7 @@ def _with_file(words: list[str]) -> list[str]:
 
 def _load(path: Path | None, target: str | None) -> tuple[Table, str]:
     if path is not None:
-        return clean(read_table(path), target), path.name
+        return prepare(read_table(path), target), path.name
     from sklearn.datasets import load_breast_cancer
 
     bunch: Any = load_breast_cancer(as_frame=True)
@@ -154,7 +156,7 @@ def _load(path: Path | None, target: str | None) -> tuple[Table, str]:
     columns = [name for name in frame.columns if str(name).startswith("mean ")]
     target = "worst area" if target is None else target
     kept = [*columns, target] if target in frame.columns else columns
-    return clean(frame[list(dict.fromkeys(kept))], target), "breast cancer (sklearn)"
+    return prepare(frame[list(dict.fromkeys(kept))], target), "breast cancer (sklearn)"
 
 
 def _progress(iterable: Iterable[Any], label: str) -> Iterable[Any]:
