@@ -17,6 +17,7 @@ from ._figure import advice_figure
 from ._measure import Gain, compare
 from ._outcome import Outcome
 from ._predict import Guess, Prediction, guess
+from ._prepare import prepare
 from ._reasons import Facts, reasons
 from ._reference import Reference, rest
 from ._report import report, to_dict
@@ -24,6 +25,7 @@ from ._residuals import ResidualLaw
 from ._runs import Settings
 from ._search import RECORDS, Progress, Study, explore
 from ._setting import Setting
+from ._table import Table
 from ._trial import KINDS, Held, hold_out
 from ._verdict import Verdict, judge
 
@@ -59,7 +61,9 @@ class Advice:
     - `stable_rows`, `stable_gaussian`: the largest stable learning rate without
         clipping, by the rows' fourth moments and for Gaussian features.
     - `rest`: the excess risk of the point where the best clip comes to rest.
-    - `rows`, `features`, `steps`: the sizes of the table and of a run.
+    - `table`: the rows as numbers, before they were scaled, with what was done to get
+        there (`table.notes`).
+    - `features`, `steps`: how many features SGD runs on, and for how many steps.
     """
 
     verdict: Verdict
@@ -81,9 +85,14 @@ class Advice:
     stable_rows: float
     stable_gaussian: float
     rest: float
-    rows: int
+    table: Table
     features: int
     steps: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.table.y)
 
     def __repr__(self) -> str:
         return f"{self.verdict.sentence}\nRecommended: {self.recommended}."
@@ -117,7 +126,7 @@ class Advice:
 
 def advise(
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     steps: int | None = None,
     runs: int | None = None,
@@ -144,8 +153,12 @@ def advise(
 
     **Arguments:**
 
-    - `X`: shape `(n, d)`, finite numbers. Columns are centred and scaled.
-    - `y`: shape `(n,)`, finite numbers. Centred and scaled.
+    - `X`: an array of shape `(n, d)` of finite numbers; or a pandas or polars frame as
+        it is, with gaps, words, dates and identifiers in it, which becomes numbers by
+        the rules that `advice.notes` then lists (needs the extra `cli`). Columns are
+        centred and scaled.
+    - `y`: shape `(n,)`, what to predict; or the name of a column of the frame, its last
+        by default. Centred and scaled.
     - `steps`: the length of a run, one row a step; one pass over the rows by default,
         but at least 2,000 and at most 20,000 steps. Rounded up to a multiple of 20.
     - `runs`: how many runs of each setting in each split of the rows; by default as
@@ -163,20 +176,33 @@ def advise(
 
     **Raises:**
 
-    A `ValueError` where the arrays do not make a table, a column is constant, there are
+    A `ValueError` where the data do not make a table, a column is constant, there are
     too few rows for the columns, or the columns explain the target without an error.
+
+    !!! example
+
+        ```python
+        import jaxclip as jc
+        import pandas as pd
+
+        advice = jc.advise(pd.read_csv("houses.csv"), "price")
+        print(advice)
+        rule, lr = advice.recommended.clip, advice.recommended.schedule
+        ```
     """
     key = jr.key(0) if key is None else key
     features_key, search_key, run_key, row_key = jr.split(key, 4)
     track = _track(progress)
-    X, y = _standardise(X, y)
+    table = X if isinstance(X, Table) else prepare(X, y)
+    X, y = _standardise(table.X, table.y)
     if features is not None:
         X = np.asarray(
             random_features(X, count("features", features), key=features_key), float
         )
-    total, steps = len(y), _length(steps, len(y))
-    if total > _MOST_ROWS:
-        kept = np.asarray(jr.choice(row_key, total, (_MOST_ROWS,), replace=False))
+    steps = _length(steps, len(y))
+    if len(y) > _MOST_ROWS:
+        seed = jr.randint(row_key, (), 0, 2**31 - 1)
+        kept = np.random.default_rng(int(seed)).permutation(len(y))[:_MOST_ROWS]
         X, y = X[kept], y[kept]
     _need_rows(*X.shape)
 
@@ -184,8 +210,8 @@ def advise(
     values = y - X @ reference.solution
     if values.std() < 1e-5:
         raise ValueError(
-            "`X` explains `y` without an error, so that there is no noise to clip. Is "
-            "`y`, or all that it was computed from, among the columns?"
+            f"`X` explains {table.target!r} without an error, so that there is no "
+            "noise to clip. Is it, or all that it was computed from, among the columns?"
         )
     problem = _limit_problem(reference, values)
     stable = _stable(X, y), float(stable_lr(problem))
@@ -194,21 +220,21 @@ def advise(
     )
     # At four fifths of the limit the mean square is finite, if barely.
     plan = guess(prediction, 0.8 * stable[0])
-    study = Study(X, y, reference, plan.profile, steps)
+    study = Study(X, y, reference, prediction, plan.profile, steps)
     settings, score = explore(study, plan, search_key, track)
     runs = None if runs is None else count("runs", runs, least=2)
     done = hold_out(study, settings, score, plan.clipped, run_key, runs, track)
-    return _conclude(done, prediction, plan, problem, stable, values, total)
+    return _conclude(done, table, prediction, plan, problem, stable, values)
 
 
 def _conclude(
     done: Held,
+    table: Table,
     prediction: Prediction,
     plan: Guess,
     problem: LeastSquares,
     stable: tuple[float, float],
     values: np.ndarray,
-    total: int,
 ) -> Advice:
     """From what was measured to the verdict, its reasons and the setting to use."""
     study, trial = done.study, done.trial
@@ -252,7 +278,7 @@ def _conclude(
         intrinsic_dimension=float(problem.spectrum.intrinsic_dimension),
         passes=steps / len(study.y),
         steps=steps,
-        rows=total,
+        rows=len(table.y),
     )
     step = np.linspace(0, steps, RECORDS + 1)[1:]
     return Advice(
@@ -275,7 +301,7 @@ def _conclude(
         stable_rows=stable[0],
         stable_gaussian=stable[1],
         rest=settles,
-        rows=total,
+        table=table,
         features=study.X.shape[1],
         steps=steps,
     )
@@ -300,26 +326,16 @@ def _stable(X: np.ndarray, y: np.ndarray) -> float:
     return float(stable_lr(Regression(X[:_STABILITY_ROWS], y[:_STABILITY_ROWS])))
 
 
-def _standardise(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    X, y = np.asarray(X, float), np.asarray(y, float)
-    if X.ndim != 2 or y.shape != X.shape[:1]:
-        raise ValueError(
-            "`X` must be a matrix of rows and `y` a vector with a number for each row. "
-            f"Got shapes {X.shape} and {y.shape}."
-        )
+def _standardise(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of mean 0 and standard deviation 1."""
     scaled = []
     for name, values in (("X", X), ("y", y)):
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"`{name}` must be finite; {(~np.isfinite(values)).sum()} of its "
-                "numbers are NaN or infinite. Fill them in or leave their rows out."
-            )
         if len(values) < 2:
             raise ValueError(f"`{name}` must have at least two rows.")
         # In units of the largest, whose square might not be a number.
         unit = np.maximum(np.abs(values).max(axis=0), np.finfo(float).tiny)
         centred = values / unit
-        centred = centred - centred.mean(axis=0)
+        centred -= centred.mean(axis=0)
         spread = centred.std(axis=0)
         constant = spread <= 1e-12
         if np.any(constant):

@@ -7,7 +7,7 @@ import numpy as np
 from ._report import NAMES
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
-CLIPPED, UNCLIPPED, CEILING, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+CLIPPED, UNCLIPPED, GREY = "#0072B2", "#D55E00", "#555555"
 
 
 def advice_figure(advice: Any, title: str = "") -> Any:
@@ -67,6 +67,8 @@ def _risk(ax: Any, advice: Any) -> None:
 
 def _kinds(ax: Any, advice: Any) -> None:
     """What the best setting of each kind reaches, predicted and measured."""
+    from matplotlib.ticker import NullFormatter
+
     names = list(NAMES)
     for height, name in zip(range(len(names), 0, -1), names, strict=True):
         outcome = advice.outcomes[name]
@@ -83,15 +85,13 @@ def _kinds(ax: Any, advice: Any) -> None:
         ax.plot(outcome.predicted, height, "x", color=GREY, ms=8, mew=2)
     ax.plot([], [], "o", color=GREY, label="on rows not seen, mean and 80% of runs")
     ax.plot([], [], "x", color=GREY, mew=2, label="predicted (ODE)")
-    ax.axvline(
-        advice.guess.ceiling, color=CEILING, ls=":", label="best rule of all (ODE)"
-    )
     ax.set(
         title="The best of each kind",
         xlabel="excess risk at the end",
         xscale="log",
         ylim=(0.4, len(names) + 0.6),
     )
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_yticks(range(len(names), 0, -1), [NAMES[name] for name in names])
     ax.legend(fontsize=8, loc="lower right")
 

@@ -108,7 +108,9 @@ def compare(
     by_key = [b - ratio * a for a, b in zip(plain.risks, clipped.risks, strict=True)]
     keys = float(np.mean([np.var(values, ddof=1) for values in by_key]) / len(runs))
     parts = np.sqrt([sampled + table_variance, keys]) / abs(first)
-    return Gain(1 - ratio, float(np.hypot(*parts)), *map(float, parts), risks)
+    rows_error, runs_error = map(float, parts)
+    error = float(np.hypot(rows_error, runs_error))
+    return Gain(1 - ratio, error, rows_error, runs_error, risks)
 
 
 def _of_the_table(whitened: np.ndarray, folds: int, ratio: float) -> float:

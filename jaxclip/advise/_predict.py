@@ -35,28 +35,23 @@ class Law(eqx.Module):
 
     - `risks`, `thresholds`: evenly spaced logarithms; thresholds are on the residual.
     - `mu`, `second`: shape `(risks, thresholds)`; the last threshold does not act.
-    - `information`: shape `(risks,)`, the Fisher information of the residual.
     """
 
     risks: Float[Array, " r"]
     thresholds: Float[Array, " c"]
     mu: Float[Array, "r c"]
     second: Float[Array, "r c"]
-    information: Float[Array, " r"]
 
     @classmethod
     def of(cls, residuals: np.ndarray, start: float) -> "Law":
         """That of residuals, for risks from that of the start down."""
         std = float(np.std(residuals))
-        # Smoothed as a kernel estimate of its density would be: the score of a law of
-        # atoms is a matter of the sample, not of what it is a sample of.
-        width = 1.06 * min(std, 1.5 * _middle(residuals)) * len(residuals) ** -0.2
         noise = Empirical(jnp.asarray(residuals - np.mean(residuals)), _ATOMS)
         low = min(1e-6 * start, 1e-4 * std**2)
         risks = np.geomspace(low, 4 * max(start, std**2), _RISKS)
         most = 4 * max(np.abs(residuals).max(), 4 * np.sqrt(2 * risks[-1]))
         thresholds = np.geomspace(1e-2 * std, most, _THRESHOLDS)
-        table = _tabulate(noise, jnp.asarray(risks), jnp.asarray(thresholds), width)
+        table = _tabulate(noise, jnp.asarray(risks), jnp.asarray(thresholds))
         return cls(*(jnp.log(jnp.asarray(v)) for v in (risks, thresholds)), *table)
 
     def criterion(self, risk: float) -> np.ndarray:
@@ -79,18 +74,14 @@ class Law(eqx.Module):
         shift = np.clip(0.5 * (left - right) / curve, -1, 1)
         best = logs[inner] + shift * (logs[1] - logs[0])
         best = np.where(score[rows, top] > score[:, -1] + 1e-6, best, logs[-1])
-        found = np.interp(np.log(risk), np.asarray(self.risks), best)
+        tiny = np.finfo(float).tiny
+        found = np.interp(np.log(np.maximum(risk, tiny)), np.asarray(self.risks), best)
         return np.where(found > logs[-2], np.inf, np.exp(found))
 
 
-def _middle(values: np.ndarray) -> float:
-    low, high = np.quantile(values, [0.25, 0.75])
-    return float(high - low) / 1.35
-
-
 @eqx.filter_jit
-def _tabulate(noise: Empirical, risks, thresholds, width):
-    r"""mu, second and the Fisher information at every risk, for all thresholds at once.
+def _tabulate(noise: Empirical, risks, thresholds):
+    r"""mu and second at every risk, for all thresholds at once.
 
     With $F$ the law of the residual's size, $\mu(c) = F(c)$, and second follows from
     $d\,\mathrm{second}/dc = 2 c (1 - \mu)$: one integral along the thresholds in place
@@ -115,17 +106,7 @@ def _tabulate(noise: Empirical, risks, thresholds, width):
         left, middle, right = slope[:-2:2], slope[1:-1:2], slope[2::2]
         pieces = (left + 4 * middle + right) * (fine[2::2] - fine[:-2:2]) / 6
         second = jnp.cumsum(pieces)[_BETWEEN // 2 - 1 :: _BETWEEN // 2]
-        return 1 - outside[_BETWEEN::_BETWEEN], second, information(risk)
-
-    def information(risk):
-        stds = jnp.sqrt(2 * risk + noise.variances + width**2)
-        size = jnp.append(-fine[::-1], fine[1:])
-        z = (size[:, None] - noise.means) / stds
-        parts = noise.weights * jnp.exp(-(z**2) / 2) / stds
-        density = jnp.sum(parts, axis=1)
-        slope = jnp.sum(-z / stds * parts, axis=1)
-        square = jnp.where(density > 1e-30, slope**2 / jnp.maximum(density, 1e-30), 0.0)
-        return jnp.trapezoid(square, size) / np.sqrt(2 * np.pi)
+        return 1 - outside[_BETWEEN::_BETWEEN], second
 
     return jax.lax.map(one, risks)
 
@@ -161,31 +142,40 @@ class Prediction:
         return cls(law, values[kept], start, norm, steps)
 
     def curves(
-        self, settings: Settings, profile: np.ndarray | None = None, best: bool = False
+        self, settings: Settings, profile: np.ndarray | None = None
     ) -> np.ndarray:
-        """Shape `(settings, records + 1)`: the risk of each, from step 0 on.
+        """Shape `(settings, records + 1)`: the risk of each, from step 0 on, of runs
+        whose rows are all fresh.
 
         **Arguments:**
 
         - `profile`: what a threshold that follows one follows.
-        - `best`: the rule is the best of all, the score of the residuals' law, and
-            `lr` its rate of descent.
         """
+        return self._solve(settings, profile)[0]
+
+    def on_rows(self, settings: Settings, profile: np.ndarray, rows: int) -> np.ndarray:
+        r"""Shape `(settings,)`: the final risk of runs that draw from so many rows.
+
+        Such runs tend to a fit of those rows, whose own excess risk is about
+        $\mathrm{second} / (2 n \mu^2)$ for each direction that has been learnt.
+        """
+        risk, learnt = self._solve(settings, profile)
+        return risk[:, -1] + learnt / rows
+
+    def _solve(self, settings: Settings, profile: np.ndarray | None):
         profile = np.ones(2) if profile is None else profile
         stride = -(-self.steps // _MOST_STEPS)
-        return np.asarray(
-            _solve(
-                self.law,
-                jnp.asarray(self.eigenvalues),
-                jnp.asarray(self.start),
-                jax.tree.map(jnp.asarray, settings),
-                jnp.asarray(profile),
-                jnp.asarray(self.feature_norm),
-                jnp.asarray(best),
-                self.steps,
-                stride,
-            )
+        found = _solve(
+            self.law,
+            jnp.asarray(self.eigenvalues),
+            jnp.asarray(self.start),
+            jax.tree.map(jnp.asarray, settings.padded()),
+            jnp.asarray(profile),
+            jnp.asarray(self.feature_norm),
+            self.steps,
+            stride,
         )
+        return tuple(np.asarray(part)[: len(settings)] for part in found)
 
     @property
     def at(self) -> np.ndarray:
@@ -194,48 +184,55 @@ class Prediction:
 
 
 @eqx.filter_jit
-def _solve(law, eigenvalues, start, settings, profile, norm, best, steps, stride):
+def _solve(law, eigenvalues, start, settings, profile, norm, steps, stride):
+    """The curves, and what the rows of a table add to their end, times their number."""
     count = -(-steps // stride)
     clip, rate = settings.schedules(profile, steps)
-    spacing = law.thresholds[1] - law.thresholds[0]
-    gap = law.risks[1] - law.risks[0]
 
-    def look_up(table, i, share_i, j, share_j):
-        """Between the four nearest values of a table, for every setting."""
-        low = (1 - share_j) * table[i, j] + share_j * table[i, j + 1]
-        high = (1 - share_j) * table[i + 1, j] + share_j * table[i + 1, j + 1]
-        return (1 - share_i) * low + share_i * high
+    def moments(risk, step):
+        i = _place(jnp.log(risk), law.risks)
+        j = _place(jnp.log(clip.threshold(step) / norm), law.thresholds)
+        return _look_up(law.mu, i, j), jnp.exp(_look_up(jnp.log(law.second), i, j))
 
-    def place(value, first, gap, size):
-        at = jnp.clip((value - first) / gap, 0.0, size - 1.0)
-        i = jnp.minimum(at.astype(int), size - 2)
-        return i, at - i
-
-    def advance(u, k):
-        risk = jnp.sum(u, axis=1)
+    def advance(state, k):
+        u, learnt = state
         step = k * stride
+        mu, second = moments(jnp.sum(u, axis=1), step)
         q = rate(step)
-        cut = jnp.log(clip.threshold(step) / norm)
-        i = place(jnp.log(risk), law.risks[0], gap, len(law.risks))
-        j = place(cut, law.thresholds[0], spacing, len(law.thresholds))
-        mu = jnp.where(best, 1.0, look_up(law.mu, *i, *j))
-        second = jnp.exp(look_up(jnp.log(law.second), *i, *j))
-        top = jnp.log(law.information)
-        score = jnp.exp(-(1 - i[1]) * top[i[0]] - i[1] * top[i[0] + 1])
-        noise = q**2 * jnp.where(best, score, second)
         decay = 2 * (q * mu)[:, None] * eigenvalues[None, :] * stride
         # (1 - exp(-x)) / x is 1 at a rate of 0.
         safe = jnp.where(decay > 1e-9, decay, 1.0)
         mean = jnp.where(decay > 1e-9, -jnp.expm1(-safe) / safe, 1.0)
-        forced = noise[:, None] * eigenvalues[None, :] ** 2 / 2 * stride
+        noise = (q**2 * second)[:, None]
+        forced = noise * eigenvalues[None, :] ** 2 / 2 * stride
         u = u * jnp.exp(-decay) + forced * mean
-        return u, jnp.sum(u, axis=1)
+        return (u, learnt + decay / 2), jnp.sum(u, axis=1)
 
     u = jnp.broadcast_to(start[None, :], (len(settings.lr), len(start)))
-    _, risk = jax.lax.scan(advance, u, jnp.arange(count))
+    (last, learnt), risk = jax.lax.scan(
+        advance, (u, jnp.zeros_like(u)), jnp.arange(count)
+    )
+    mu, second = moments(jnp.sum(last, axis=1), steps)
+    directions = jnp.sum(jnp.expm1(-learnt) ** 2, axis=1)
     risk = jnp.concatenate([jnp.sum(u, axis=1)[None], risk])
     at = jnp.linspace(0, count, _RECORDS + 1).round().astype(int)
-    return risk[at].T
+    return risk[at].T, directions * second / (2 * mu**2)
+
+
+def _place(value, grid):
+    """The interval of an evenly spaced grid that holds a value, and where it is there;
+    beyond the ends, the ends."""
+    at = jnp.clip((value - grid[0]) / (grid[1] - grid[0]), 0.0, len(grid) - 1.0)
+    i = jnp.minimum(at.astype(int), len(grid) - 2)
+    return i, at - i
+
+
+def _look_up(table, rows, columns):
+    """Between the four nearest values of a table."""
+    (i, x), (j, y) = rows, columns
+    low = (1 - y) * table[i, j] + y * table[i, j + 1]
+    high = (1 - y) * table[i + 1, j] + y * table[i + 1, j + 1]
+    return (1 - x) * low + x * high
 
 
 @dataclass(frozen=True)
@@ -245,15 +242,12 @@ class Guess:
     - `unclipped`, `clipped`: the best of 1 setting each, of any rate and threshold.
     - `profile`: of the best threshold over the run, 1 at its end.
     - `gain`: what the clip gains.
-    - `ceiling`: the final risk of the best of all rules, at its best constant or
-        linearly decaying rate.
     """
 
     unclipped: Settings
     clipped: Settings
     profile: np.ndarray
     gain: float
-    ceiling: float
 
 
 def guess(prediction: Prediction, largest_lr: float) -> Guess:
@@ -265,27 +259,24 @@ def guess(prediction: Prediction, largest_lr: float) -> Guess:
         that rows with heavy tails make unclipped SGD unstable.
     """
     norm, law = prediction.feature_norm, prediction.law
-    gaussian = 1 / norm**2
-    lrs = gaussian * 2.0 ** np.arange(-12, 1)
+    lrs = 2.0 ** np.arange(-12, 1) / norm**2
     plain = Settings.grid(lrs, [np.inf], [0, 1], [0])
     risk = prediction.curves(plain)[:, -1]
     allowed = np.where(plain.lr <= max(largest_lr, lrs[0]), risk, np.inf)
-    unclipped = plain[int(np.argmin(allowed))]
-    lowest = float(np.min(allowed))
-    best = law.best(np.array([max(lowest, 1e-12)]))[0] * norm
-    if not np.isfinite(best):
-        best = 1.5 * np.exp(float(law.thresholds[len(law.thresholds) // 2])) * norm
-        acts = False
-    else:
-        acts = True
-    cuts = best * 2.0 ** np.arange(-3, 4)
-    grid = Settings.grid(lrs, cuts, [0, 1], [0])
+    unclipped, lowest = plain[int(np.argmin(allowed))], float(np.min(allowed))
+    best = float(law.best(np.array([lowest]))[0]) * norm
+    acts = np.isfinite(best)
+    if not acts:
+        # None helps: the search begins where one begins to act.
+        best = float(np.exp(law.thresholds[-1])) * norm / 16
+    # A clip may make larger rates than these stable, if it is tight.
+    lrs = np.append(lrs, lrs[-1] * 2.0 ** np.arange(1, 5))
+    grid = Settings.grid(lrs, best * 2.0 ** np.arange(-3, 4), [0, 1], [0])
     curves = prediction.curves(grid)
     top = int(np.argmin(curves[:, -1]))
     clipped, reached = grid[top], float(curves[top, -1])
-    profile = _profile(law.best(np.maximum(curves[top], 1e-12))) if acts else np.ones(2)
-    ceiling = float(prediction.curves(plain, best=True)[:, -1].min())
-    return Guess(unclipped, clipped, profile, 1 - min(reached / lowest, 1.0), ceiling)
+    profile = _profile(law.best(curves[top])) if acts else np.ones(2)
+    return Guess(unclipped, clipped, profile, max(0.0, 1 - reached / lowest))
 
 
 def _profile(thresholds: np.ndarray) -> np.ndarray:

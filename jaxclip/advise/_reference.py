@@ -73,7 +73,7 @@ class Reference:
             square = ((fits[i] - fits[j]) @ straight) ** 2 / 2
             apart = (moves[i] - moves[j])[:, None]
             scatter = np.mean((unit * apart) ** 2, axis=0) / (2 * len(X))
-            return np.sum(np.maximum(square - scatter, 0.0))
+            return np.sum(np.maximum(square - 2 * scatter, 0.0))
 
         errors = [np.mean(np.sum(unit**2, axis=1) * m**2) / (2 * len(X)) for m in moves]
         last = len(cuts) - 1
@@ -127,7 +127,7 @@ class Split:
         """Half the squared distance of each of the parameters, shape `(..., d)`, to the
         training rows' fit; infinite where they are not finite."""
         finite = np.isfinite(params).all(axis=-1)
-        apart = np.where(finite[..., None], params, 0.0) - self.solution
+        apart = np.where(np.expand_dims(finite, -1), params, 0.0) - self.solution
         with np.errstate(over="ignore", invalid="ignore"):
             square = np.sum(apart @ reference.covariance * apart, axis=-1) / 2
         return np.where(finite & np.isfinite(square), square, np.inf)
@@ -138,14 +138,15 @@ class Split:
         """The excess risk of each of the parameters, shape `(..., d)`."""
         square = self.distance(reference, params)
         finite = np.isfinite(square)
-        apart = np.where(finite[..., None], params, 0.0) - self.solution
+        apart = np.where(np.expand_dims(finite, -1), params, 0.0) - self.solution
         gradient = X[self.test].T @ self.pull / len(self.test)
         return square - apart @ gradient + self.error
 
     def by_row(self, X: np.ndarray, params: np.ndarray) -> np.ndarray:
-        """The part of the excess risk that each held-out row adds, shape `(n_test,)`,
-        at mean parameters of shape `(d,)`. Their mean is that of `excess`."""
-        return -(X[self.test] @ (params - self.solution)) * self.pull
+        """The part of the excess risk that each held-out row adds at mean parameters of
+        shape `(d,)` or `(s, d)`: shape `(n_test,)` or `(n_test, s)`."""
+        pull = self.pull if params.ndim == 1 else self.pull[:, None]
+        return -(X[self.test] @ (params - self.solution).T) * pull
 
 
 def influence(residuals: np.ndarray, threshold: float) -> np.ndarray:

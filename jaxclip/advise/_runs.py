@@ -1,6 +1,5 @@
 """Runs of clipped SGD on some of the rows of a table, for many settings at once."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -89,13 +88,7 @@ class Settings(eqx.Module):
     follows: Any
 
     @classmethod
-    def grid(
-        cls,
-        lrs: Sequence[float],
-        thresholds: Sequence[float],
-        decays: Any,
-        follows: Any,
-    ) -> "Settings":
+    def grid(cls, lrs: Any, thresholds: Any, decays: Any, follows: Any) -> "Settings":
         """Every combination, as long vectors."""
         axes = np.meshgrid(lrs, thresholds, decays, follows, indexing="ij")
         return cls(*(np.ravel(axis).astype(float) for axis in axes))
@@ -109,6 +102,12 @@ class Settings(eqx.Module):
 
     def __getitem__(self, index: Any) -> "Settings":
         return jax.tree.map(lambda leaf: np.atleast_1d(leaf[index]), self)
+
+    def padded(self) -> "Settings":
+        """The first once more until there are a multiple of `WIDTH`, so that few
+        programs are compiled."""
+        extra = np.zeros(-len(self) % WIDTH, int)
+        return self[np.append(np.arange(len(self)), extra)]
 
     def schedules(self, profile: Any, steps: int) -> tuple[HardClip, Decay]:
         """The rule and the learning rate, as functions of the step."""
@@ -134,10 +133,7 @@ def final_params(
 
     Shape `(keys, settings, records, d)`, in float64; not finite where a run diverged.
     """
-    # To a multiple of the width, so that few programs are compiled.
-    extra = -len(settings) % WIDTH
-    padded = settings[np.append(np.arange(len(settings)), np.zeros(extra, int))]
-    parts = []
+    parts, padded = [], settings.padded()
     dtype = rows.X.dtype
     for start in range(0, len(padded), WIDTH):
         part = padded[start : start + WIDTH]

@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 
 from .._types import Key
-from ._predict import Guess
+from ._predict import Guess, Prediction
 from ._reference import Reference, Split
 from ._runs import Settings, SomeRows, final_params
 
@@ -32,6 +32,7 @@ class Study:
 
     - `X`, `y`: shapes `(n, d)` and `(n,)`, centred and scaled.
     - `reference`: what excess risks are measured from.
+    - `prediction`: what the ODE says of them.
     - `profile`: shape `(m,)`, of the best predicted threshold over a run.
     - `steps`: the length of a run.
     """
@@ -39,6 +40,7 @@ class Study:
     X: np.ndarray
     y: np.ndarray
     reference: Reference
+    prediction: Prediction
     profile: np.ndarray
     steps: int
 
@@ -85,17 +87,64 @@ class Study:
         dtype = jnp.result_type(float)
         return jnp.asarray(self.X, dtype), jnp.asarray(self.y, dtype)
 
-    def score(self, splits: list[Split], settings: Settings, key: Key) -> np.ndarray:
-        """The mean excess risk of each setting over the splits and `KEYS` keys each;
-        infinite where a run diverged."""
+    def score(self, splits: list[Split], settings: Settings, key: Key) -> "Score":
+        """What settings reach on held-out rows, in runs with `KEYS` keys a split."""
 
         def one(pair):
             split, key = pair
             params = self.run(split, settings, jr.split(key, KEYS))[:, :, -1]
-            return split.excess(self.reference, self.X, params).mean(axis=0)
+            risks = split.excess(self.reference, self.X, params)
+            mean = np.mean(np.where(np.isfinite(params), params, 0.0), axis=0)
+            return risks, split.by_row(self.X, mean)
 
-        pairs = zip(splits, jr.split(key, len(splits)), strict=True)
-        return np.mean(spread(one, pairs), axis=0)
+        pairs = list(zip(splits, jr.split(key, len(splits)), strict=True))
+        risks, rows = zip(*spread(one, pairs), strict=True)
+        expected = self.prediction.on_rows(settings, self.profile, len(self.y))
+        return Score(np.concatenate(risks), np.concatenate(rows), expected)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What settings reach, by the rows and by the ODE.
+
+    - `risks`: shape `(runs, s)`, excess risks; infinite where a run diverged.
+    - `rows`: shape `(n, s)`, what every held-out row adds to their mean.
+    - `expected`: shape `(s,)`, the excess risk that the ODE expects.
+    """
+
+    risks: np.ndarray
+    rows: np.ndarray
+    expected: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Shape `(s,)`."""
+        return self.risks.mean(axis=0)
+
+    def join(self, other: "Score") -> "Score":
+        """Those of more settings on the same rows."""
+        return Score(
+            np.concatenate([self.risks, other.risks], axis=1),
+            np.concatenate([self.rows, other.rows], axis=1),
+            np.concatenate([self.expected, other.expected]),
+        )
+
+    def best(self, kind: np.ndarray) -> int:
+        """The best setting of a kind, given as a mask.
+
+        Of those that the rows cannot tell from the one with the smallest risk (within
+        one standard error of the difference) the one that the ODE expects to be best:
+        where rows are few it guides the choice, where they are many they make it.
+        """
+        mean = np.where(kind, self.mean, np.inf)
+        least = int(np.argmin(mean))
+        with np.errstate(invalid="ignore", over="ignore"):
+            rows = np.var(self.rows - self.rows[:, [least]], axis=0) / len(self.rows)
+            runs = self.risks - self.risks[:, [least]]
+            error = np.sqrt(rows + np.var(runs, axis=0) / len(runs))
+            tied = mean <= mean[least] + error
+        tied[least] = True
+        return int(np.argmin(np.where(kind & tied, self.expected, np.inf)))
 
 
 def spread(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -108,40 +157,35 @@ def spread(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
 class Choice:
     """The best setting of each kind, as positions among the settings.
 
-    - `constant`, `decaying`: without a clip, at a constant rate and at one that falls.
+    - `constant`, `decaying`, `unclipped`: without a clip, at a constant rate, at one
+        that falls, and at any.
     - `clipped`: constant rate and threshold; `scheduled`: any rate and threshold.
     """
 
     constant: int
     decaying: int
+    unclipped: int
     clipped: int
     scheduled: int
 
     @classmethod
-    def of(cls, settings: Settings, score: np.ndarray) -> "Choice":
+    def of(cls, settings: Settings, score: Score) -> "Choice":
         plain = np.isinf(settings.threshold)
         constant = (settings.decays == 0) & (settings.follows == 0)
-
-        def best(kind):
-            return int(np.argmin(np.where(kind, score, np.inf)))
-
         # No clip is the clip with the largest of thresholds: where it is better than
         # all that were tried, clipping gains nothing, and loses nothing either.
         return cls(
-            best(plain & constant),
-            best(plain & ~constant),
-            best(constant),
-            best(np.ones_like(plain)),
+            score.best(plain & constant),
+            score.best(plain & ~constant),
+            score.best(plain),
+            score.best(constant),
+            score.best(np.ones_like(plain)),
         )
-
-    def unclipped(self, score: np.ndarray) -> int:
-        """The better of the two without a clip."""
-        return min(self.constant, self.decaying, key=lambda i: score[i])
 
 
 def explore(
     study: Study, plan: Guess, key: Key, track: Progress
-) -> tuple[Settings, np.ndarray]:
+) -> tuple[Settings, Score]:
     """Settings around the best of each kind on the rows, and their scores.
 
     A coarse grid grows until the best of every kind lies inside of it, or where the
@@ -161,16 +205,13 @@ def explore(
     reach = int(np.ceil(np.log(largest / low) / np.log(4))) + 1
     clips = list(low * 4.0 ** np.arange(reach))
     settings = _every(lrs, clips)
-    score = np.zeros(0)
-    more: Settings | None = settings
+    score = study.score(splits, settings, coarse_key)
     for _ in track(range(_ROUNDS), "search on the rows"):
+        more = _beyond(settings, score.mean, lrs, clips)
         if more is None:
             continue
-        score = np.append(score, study.score(splits, more, coarse_key))
-        more = _beyond(settings, score, lrs, clips)
-        if more is not None:
-            settings = Settings.join(settings, more)
-    settings = settings[np.arange(len(score))]
+        settings = Settings.join(settings, more)
+        score = score.join(study.score(splits, more, coarse_key))
     fine = _around(settings, score)
     return fine, study.score(splits, fine, fine_key)
 
@@ -211,11 +252,11 @@ def _beyond(
     return Settings.join(*parts) if parts else None
 
 
-def _around(settings: Settings, score: np.ndarray) -> Settings:
+def _around(settings: Settings, score: Score) -> Settings:
     """Factors of 2 around the best of each kind."""
     parts = []
     for kind in _kinds(settings):
-        best = int(np.argmin(np.where(kind, score, np.inf)))
+        best = score.best(kind)
         lr, cut = settings.lr[best], settings.threshold[best]
         flags = [settings.decays[best]], [settings.follows[best]]
         near = lr * 2.0 ** np.arange(-2, 3)
@@ -224,9 +265,9 @@ def _around(settings: Settings, score: np.ndarray) -> Settings:
     return Settings.join(*parts)
 
 
-def finalists(settings: Settings, score: np.ndarray, count: int) -> np.ndarray:
+def finalists(settings: Settings, score: Score, count: int) -> np.ndarray:
     """The positions of the best settings, some of each kind, `count` in all."""
-    order = np.argsort(score, kind="stable")
+    order = np.argsort(score.mean, kind="stable")
     kinds = _kinds(settings)
     each = count // 10
     first = np.concatenate(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
 import numpy as np
 
 from .._schedule import PiecewiseLinear
@@ -75,7 +76,9 @@ class Setting:
     @property
     def schedule(self) -> Schedule:
         """The learning rate as a function of the step, for the same."""
-        return Decay(*map(np.asarray, (self.lr, float(self.decays), float(self.steps))))
+        dtype = jnp.result_type(float)
+        numbers = self.lr, float(self.decays), float(self.steps)
+        return Decay(*(jnp.asarray(number, dtype) for number in numbers))
 
     def __str__(self) -> str:
         rate = f"lr {self.lr:.3g}"

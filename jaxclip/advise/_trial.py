@@ -9,7 +9,7 @@ from .._types import Key
 from ._measure import Ends, compare
 from ._reference import Split
 from ._runs import Settings
-from ._search import KEYS, Choice, Progress, Study, finalists, spread
+from ._search import KEYS, Choice, Progress, Score, Study, finalists, spread
 
 # Rows are held out a fifth at a time.
 _FOLDS = 5
@@ -22,7 +22,7 @@ _PRECISE = 0.01
 
 # The best of each kind: without a clip at a constant rate, at one that falls to 0, and
 # the better of the two; then a constant rate and threshold, and any.
-KINDS = ("constant", "decaying", "unclipped", "clipped", "scheduled")
+KINDS: tuple[str, ...] = ("constant", "decaying", "unclipped", "clipped", "scheduled")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Held:
 def hold_out(
     study: Study,
     settings: Settings,
-    score: np.ndarray,
+    score: Score,
     plan: Settings,
     key: Key,
     runs: int | None,
@@ -129,11 +129,10 @@ def choose(
     return chosen
 
 
-def _positions(settings: Settings, score: np.ndarray) -> list[int]:
+def _positions(settings: Settings, score: Score) -> list[int]:
     """The best of each of `KINDS`."""
     best = Choice.of(settings, score)
-    plain = best.unclipped(score)
-    return [best.constant, best.decaying, plain, best.clipped, best.scheduled]
+    return [getattr(best, kind) for kind in KINDS]
 
 
 def _enough(pilot: Trial) -> int:

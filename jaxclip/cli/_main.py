@@ -58,21 +58,23 @@ def _advise_command(tyro: Any):
         target: str | None = None,
         features: int | None = None,
         steps: int | None = None,
-        runs: int = 32,
+        runs: int | None = None,
         seed: int = 0,
         out: Path = Path("jaxclip-advice"),
     ) -> None:
         """Tells whether to clip on a data set, at what threshold, and what follows.
 
         Args:
-            data: A .csv, .parquet or .npz file. Without one, a real table that ships
-                with scikit-learn is used: the size of the worst cell nuclei of 569
-                tumours, from the mean measurements of their nuclei.
+            data: A table: text in any dialect (.csv, .tsv, .txt, .data ...), JSON
+                lines, Excel, Parquet or .npz, also compressed. Without one, a real
+                table that ships with scikit-learn is used: the size of the worst cell
+                nuclei of 569 tumours, from the mean measurements of their nuclei.
             target: The column to predict; the last one by default.
             features: Use so many random features tanh(XW) in place of the columns.
             steps: The length of a run, one row a step; one pass by default, but at
                 least 2,000 and at most 20,000 steps.
-            runs: How many runs to draw the band from.
+            runs: How many runs of each setting in each split of the rows; by default
+                as many as the answer needs.
             seed: Determines all that is random.
             out: Where to write: this name with .json (the numbers) and .png (the
                 figure) added.
@@ -82,12 +84,10 @@ def _advise_command(tyro: Any):
         table, name = _load(data, target)
         # Before the work: a name that cannot be written to must not cost minutes.
         files = _outputs(out)
-        print(f"{name}: {table.target!r} from {len(table.columns)} columns")
-        for note in table.notes:
-            print(f"  {note}")
+        shape = f"{len(table.y):,} rows, {len(table.columns)} columns"
+        print(f"{name}: {table.target!r} from {shape}")
         advice = advise(
-            table.X,
-            table.y,
+            table,
             steps=steps,
             runs=runs,
             features=features,
@@ -95,7 +95,7 @@ def _advise_command(tyro: Any):
             progress=_progress,
         )
         print(f"\n{advice}\n")
-        _write(files, advice, table, name, seed)
+        _write(files, advice, name, seed)
 
     return command
 
@@ -179,19 +179,15 @@ def _outputs(out: Path) -> tuple[Path, Path]:
     return out.with_name(f"{out.name}.json"), out.with_name(f"{out.name}.png")
 
 
-def _write(
-    files: tuple[Path, Path], advice: Any, table: Table, name: str, seed: int
-) -> None:
+def _write(files: tuple[Path, Path], advice: Any, name: str, seed: int) -> None:
     content = {
         "data": name,
-        "target": table.target,
-        "columns": list(table.columns),
-        "cleaning": list(table.notes),
         "seed": seed,
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
         **advice.to_dict(),
     }
-    _write_files(files, content, lambda: advice.figure(f"{name}, {table.target}"))
+    title = f"{name}, {advice.table.target}"
+    _write_files(files, content, lambda: advice.figure(title))
 
 
 def _write_files(
