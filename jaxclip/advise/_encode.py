@@ -30,7 +30,11 @@ _TIME = re.compile(
     re.IGNORECASE,
 )
 _TRUTH = frozenset(("yes", "no", "y", "n", "true", "false", "t", "f", "on", "off"))
-_DATES = ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d")
+# What skrub's search, which looks at a few rows, may miss.
+_DATES = (
+    *("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%d-%b-%Y"),
+    *("%d %b %Y", "%d %B %Y", "%B %d, %Y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%y"),
+)
 
 EMPTY = "dropped {columns} without a value"
 CONSTANT = "dropped {columns} of a single value"

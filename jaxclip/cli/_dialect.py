@@ -79,7 +79,7 @@ def sniff(connection: Connection, path: Path, *, all_rows: bool) -> Dialect | No
     if not header:
         types = [_widened(*both) for both in zip(types, rows[0], strict=True)]
     names = header_names(rows[0]) if header else [str(j + 1) for j in range(len(types))]
-    # Never whole numbers: to a column that starts with such, DuckDB rounds what follows.
+    # Never whole numbers: in a column that starts with them DuckDB rounds what follows.
     # And with either decimal mark it reads 1.234 as a fraction: what is meant in a file
     # that has both marks is told later, from all cells.
     number = _WORD if _has_decimal_commas(rows[header:]) else "DOUBLE"
