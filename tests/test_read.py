@@ -193,6 +193,21 @@ DIALECTS: dict[str, tuple[str | bytes, dict[str, list[Any]], list[str]]] = {
         {"1": ["$1.50", "$2.50", "$3.25"]},
         [_NO_HEADER],
     ),
+    "no header, decimal commas": (
+        "0,5;1,25\n-0,25;2,5\n",
+        {"1": ["0,5", "-0,25"], "2": ["1,25", "2,5"]},
+        [_NO_HEADER],
+    ),
+    "no header, dates": (
+        "2020-01-02,Ys\n2020-01-03,Thule\n",
+        {"1": ["2020-01-02", "2020-01-03"]},
+        [_NO_HEADER],
+    ),
+    "names that start with digits": (
+        "1stFloor,2ndFloor,street\nA1,B2,Ys\nA2,B3,Thule\n",
+        {"1stFloor": ["A1", "A2"], "street": ["Ys", "Thule"]},
+        [],
+    ),
     "years as names": (
         "town,1990,1991,1992\nYs,1.5,2.5,3\nThule,2.5,2.5,3\n",
         {"town": ["Ys", "Thule"], "1990": [1.5, 2.5], "1992": [3, 3]},

@@ -290,6 +290,7 @@ def _long(column: Any, n: int = 60) -> Any:
         ("customer_id", np.random.default_rng(1).permutation(60), False),
         ("customerId", [f"{i:05}" for i in reversed(range(60))], False),
         ("x", [f"C{i}" for i in range(60)], False),
+        ("x", [f"{i} %" for i in range(60)], True),
         ("year", np.arange(60) + 1950, True),
         ("x", np.cumsum(1 + np.arange(60) ** 2), True),
         ("x", np.random.default_rng(1).permutation(60), True),

@@ -99,6 +99,8 @@ class Encoder:
         if numbers is not None:
             if numbers.example:
                 self.notes.of_column(_READ, f"{name} ({numbers.example})")
+                # Nobody counts rows in dollars.
+                return {name: numbers.values}
             return self._numbers(numbers.values, name)
         text = text.mask(missing)
         dates, form = read_dates(text)

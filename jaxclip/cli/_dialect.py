@@ -19,6 +19,10 @@ _HEAD = 200
 
 _WORD = "VARCHAR"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# Numbers with a currency or a decimal comma, and dates: no names, either.
+_DATA = re.compile(
+    r"[$€£(+-]* ?\d[\d.,' ]*[)%$€£ ]*|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b.*"
+)
 # Not 1,234, where the comma may divide the thousands; and not 1,234.5, where it does.
 _DECIMAL_COMMA = re.compile(r"[+-]?([\d.]+,(\d{1,2}|\d{4,})|0,\d+)")
 _POINT_AFTER_COMMA = re.compile(r",.*\.")
@@ -146,7 +150,7 @@ def _has_header(rows: list[list[str]], types: list[str]) -> bool:
     numeric = [cell for cell, kind in zip(first, types, strict=True) if kind != _WORD]
     if numeric:
         return not any(_NUMBER.fullmatch(cell) for cell in numeric)
-    if any(_NUMBER.fullmatch(cell.strip("$€£% ")) for cell in first):
+    if any(_DATA.fullmatch(cell) for cell in first):
         return False
     again = sum(cell in {row[j] for row in rest} for j, cell in enumerate(first))
     return again < len(first) / 2
