@@ -224,6 +224,11 @@ DIALECTS: dict[str, tuple[str | bytes, dict[str, list[Any]], list[str]]] = {
         [_NO_HEADER],
     ),
     "names twice": ("a,a,y\n1,2,3\n4,5,6\n", {"a": [1, 4], "a_1": [2, 5]}, []),
+    "names alike but for their case": (
+        "A,a,y\n1,2,3\n4,5,6\n",
+        {"A": [1, 4], "a": [2, 5]},
+        [],
+    ),
     "a delimiter at the end": (
         "a,y,\n1,2,\n3,4,\n",
         {"a": [1, 3], "y": [2, 4], "unnamed 3": [None, None]},

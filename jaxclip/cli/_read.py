@@ -108,8 +108,9 @@ def _read_plain(path: Path, folder: Path) -> DataFrame:
                 # Further down, a column of numbers holds something else.
                 dialect = sniff(connection, path, all_rows=True) or dialect.as_text()
                 frame = dialect.read(connection, path).df()
-        except duckdb.InvalidInputException as error:
+        except duckdb.Error as error:
             raise ValueError(_shorter(str(error))) from error
+    frame.columns = list(dialect.names)
     first = dialect.skip + dialect.header + 1
     frame.index = range(first, first + len(frame))
     frame.attrs["notes"] = _notes(path, dialect.skip, dialect.header)
