@@ -82,7 +82,7 @@ def test_a_file_holds_what_was_written(tmp_path, ending, kind):
     assert list(read.columns) == list(frame.columns)
     for name in frame.columns:
         assert read[name].tolist() == frame[name].tolist()
-    assert read.attrs.get("notes", []) == []
+    assert read.attrs.get("jaxclip_notes", []) == []
 
 
 def test_the_matrices_of_an_archive_become_columns(tmp_path):
@@ -130,6 +130,11 @@ DIALECTS: dict[str, tuple[str | bytes, dict[str, list[Any]], list[str]]] = {
     "semicolons in quotes": (
         '"a;b";y\n"x;1";2\n"y;2";3\n',
         {"a;b": ["x;1", "y;2"], "y": [2, 3]},
+        [],
+    ),
+    "semicolons in words": (
+        "tags,x,y\nu;v,1,2\nw;z,3,4\nq;r,5,6\n",
+        {"tags": ["u;v", "w;z", "q;r"], "x": [1, 3, 5]},
         [],
     ),
     "lines in quotes": ('a,y\n"u\nv",2\nw,3\n', {"a": ["u\nv", "w"], "y": [2, 3]}, []),
@@ -269,7 +274,7 @@ def test_a_file_in_a_dialect(tmp_path, content, columns, notes):
     for name, cells in columns.items():
         read = [None if pd.isna(cell) else cell for cell in frame[name]]
         assert [c.strip() if isinstance(c, str) else c for c in read] == cells
-    assert frame.attrs["notes"] == notes
+    assert frame.attrs["jaxclip_notes"] == notes
 
 
 def test_rows_are_counted_as_in_the_file(tmp_path):
@@ -315,7 +320,7 @@ def test_the_first_sheet_that_holds_a_table_is_taken(tmp_path):
     assert [str(day)[:10] for day in frame["day"]] == [str(day)[:10] for day in days]
     assert frame["y"].tolist() == [1, 2, 4]
     assert frame.index.tolist() == [4, 5, 6]
-    assert frame.attrs["notes"][0] == "took the sheet 'homes' of 2"
+    assert frame.attrs["jaxclip_notes"][0] == "took the sheet 'homes' of 2"
 
 
 # What is no table

@@ -585,6 +585,18 @@ def test_columns_that_nearly_give_the_target_away_are_named():
     assert prepare(np.c_[WIDE, NOISY + _RNG.normal(size=40)], NOISY).notes == ()
 
 
+def test_many_words_explain_few_rows_by_chance():
+    words = [f"w{j:02}" for j in (*range(29), 0, 1, 2)]
+    y = np.linspace(-1, 1, 32)
+    y[-3:] = y[:3] + 0.02 * NOISY[:3]
+    frame = pd.DataFrame({"a": WIDE[:32, 0], "word": words, "y": y})
+    table = prepare(frame)
+    groups = frame.groupby("word")["y"].transform("mean")
+    share = np.corrcoef(groups, frame["y"])[0, 1] ** 2
+    assert 0.99 < share < 1 - 1e-6 and len(table.columns) == 29
+    assert not any("explains nearly all" in note for note in table.notes)
+
+
 def test_small_errors_are_errors():
     assert prepare(WIDE, WIDE.sum(axis=1) + 1e-4 * NOISY**2).notes == ()
 
