@@ -598,7 +598,7 @@ def test_many_words_explain_few_rows_by_chance():
 
 
 def test_small_errors_are_errors():
-    """A table may be clean, and 30 millionths of the target's deviation be its noise."""
+    """A table may be clean, and its noise be 30 millionths of the target's."""
     noise = np.random.default_rng(11).normal(size=40)
     assert prepare(WIDE, WIDE.sum(axis=1) + 7e-5 * noise).notes == ()
     with pytest.raises(ValueError, match="without an error"):
