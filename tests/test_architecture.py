@@ -147,6 +147,7 @@ changed = {k for k, v in jax.config.values.items() if before.get(k) != v}
 assert not changed, changed
 assert not xla_bridge.backends_are_initialized(), "a device is in use"
 extras = {"matplotlib", "pandas", "sklearn", "tqdm", "tyro", "xarray", "zarr"}
+extras |= {"duckdb", "openpyxl", "polars", "pyarrow", "skrub"}
 assert not extras & set(sys.modules), extras & set(sys.modules)
 """
 

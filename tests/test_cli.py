@@ -80,10 +80,10 @@ def test_a_raw_file_becomes_a_verdict_and_two_files(raw, tmp_path, capsys):
     assert (numbers["seed"], numbers["steps"]) == (3, 400)
     assert numbers["versions"] == {"jax": jax.__version__, "numpy": np.__version__}
     assert numbers["cleaning"] == [
-        "filled 7 missing values of 'size' with its median",
-        "encoded 'town' as 1 indicators, against 'Ys'",
-        "dropped 'country': it is constant",
-        "dropped 'remark': it is empty",
+        "filled missing values with the median of 1 column: size (7)",
+        "took 1 column of words as an indicator of each but the most frequent: "
+        "town (2 values, against 'Ys')",
+        "dropped 2 columns without a value: country, remark",
     ]
 
     assert printed.out.startswith("homes.csv: 'price' from 3 columns\n")
@@ -181,7 +181,7 @@ def _tables(path: Path) -> None:
 
 REFUSED: dict[str, tuple[str, str]] = {
     "no file": ("absent.csv", "There is no file"),
-    "another kind": ("file", "must be a .csv, .parquet or .npz file"),
+    "another kind": ("file", "must be a file of text (.csv, .tsv"),
     "no table": ("junk.csv", "is not a table"),
     "one row": ("one.csv", "must have at least two rows"),
     "another target": ("exact.csv --target bb", "Did you mean 'b'?"),
@@ -189,10 +189,10 @@ REFUSED: dict[str, tuple[str, str]] = {
     "few rows": ("short.csv", "has 3 features and only 3 rows"),
     "an exact fit": ("exact.csv", "`X` explains `y` without an error"),
     "no steps": ("good.csv --steps 0", "`steps` must be at least 1"),
-    "no runs": ("exact.csv --runs 0", "`runs` must be at least 1"),
-    "no features": ("exact.csv --features 0", "`features` must be at least 1"),
-    "no name": ("exact.csv --out .", "`out` must be the name of a file"),
-    "a file above": ("exact.csv --out file/a", "`out` must be where a file can be"),
+    "no runs": ("good.csv --runs 0", "`runs` must be at least 1"),
+    "no features": ("good.csv --features 0", "`features` must be at least 1"),
+    "no name": ("good.csv --out .", "`out` must be the name of a file"),
+    "a file above": ("good.csv --out file/a", "`out` must be where a file can be"),
 }
 
 

@@ -82,7 +82,7 @@ def test_a_file_holds_what_was_written(tmp_path, ending, kind):
     assert list(read.columns) == list(frame.columns)
     for name in frame.columns:
         assert read[name].tolist() == frame[name].tolist()
-    assert read.attrs.get("notes", []) == []
+    assert read.attrs.get("jaxclip_notes", []) == []
 
 
 def test_the_matrices_of_an_archive_become_columns(tmp_path):
@@ -119,7 +119,7 @@ DIALECTS: dict[str, tuple[str | bytes, dict[str, list[Any]], list[str]]] = {
     "points in thousands": (
         "a;b;y\n1,5;1.234;3\n0,25;12.345;6\n",
         # DuckDB alone takes 1.234 for a fraction.
-        {"a": ["1,5", "0,25"], "b": ["1.234", "12.345"], "y": [3, 6]},
+        {"a": ["1,5", "0,25"], "b": ["1.234", "12.345"], "y": ["3", "6"]},
         [],
     ),
     "commas in quotes": (
@@ -130,6 +130,11 @@ DIALECTS: dict[str, tuple[str | bytes, dict[str, list[Any]], list[str]]] = {
     "semicolons in quotes": (
         '"a;b";y\n"x;1";2\n"y;2";3\n',
         {"a;b": ["x;1", "y;2"], "y": [2, 3]},
+        [],
+    ),
+    "semicolons in words": (
+        "tags,x,y\nu;v,1,2\nw;z,3,4\nq;r,5,6\n",
+        {"tags": ["u;v", "w;z", "q;r"], "x": [1, 3, 5]},
         [],
     ),
     "lines in quotes": ('a,y\n"u\nv",2\nw,3\n', {"a": ["u\nv", "w"], "y": [2, 3]}, []),
@@ -193,6 +198,21 @@ DIALECTS: dict[str, tuple[str | bytes, dict[str, list[Any]], list[str]]] = {
         {"1": ["$1.50", "$2.50", "$3.25"]},
         [_NO_HEADER],
     ),
+    "no header, decimal commas": (
+        "0,5;1,25\n-0,25;2,5\n",
+        {"1": ["0,5", "-0,25"], "2": ["1,25", "2,5"]},
+        [_NO_HEADER],
+    ),
+    "no header, dates": (
+        "2020-01-02,Ys\n2020-01-03,Thule\n",
+        {"1": ["2020-01-02", "2020-01-03"]},
+        [_NO_HEADER],
+    ),
+    "names that start with digits": (
+        "1stFloor,2ndFloor,street\nA1,B2,Ys\nA2,B3,Thule\n",
+        {"1stFloor": ["A1", "A2"], "street": ["Ys", "Thule"]},
+        [],
+    ),
     "years as names": (
         "town,1990,1991,1992\nYs,1.5,2.5,3\nThule,2.5,2.5,3\n",
         {"town": ["Ys", "Thule"], "1990": [1.5, 2.5], "1992": [3, 3]},
@@ -209,6 +229,11 @@ DIALECTS: dict[str, tuple[str | bytes, dict[str, list[Any]], list[str]]] = {
         [_NO_HEADER],
     ),
     "names twice": ("a,a,y\n1,2,3\n4,5,6\n", {"a": [1, 4], "a_1": [2, 5]}, []),
+    "names alike but for their case": (
+        "A,a,y\n1,2,3\n4,5,6\n",
+        {"A": [1, 4], "a": [2, 5]},
+        [],
+    ),
     "a delimiter at the end": (
         "a,y,\n1,2,\n3,4,\n",
         {"a": [1, 3], "y": [2, 4], "unnamed 3": [None, None]},
@@ -249,7 +274,7 @@ def test_a_file_in_a_dialect(tmp_path, content, columns, notes):
     for name, cells in columns.items():
         read = [None if pd.isna(cell) else cell for cell in frame[name]]
         assert [c.strip() if isinstance(c, str) else c for c in read] == cells
-    assert frame.attrs["notes"] == notes
+    assert frame.attrs["jaxclip_notes"] == notes
 
 
 def test_rows_are_counted_as_in_the_file(tmp_path):
@@ -295,7 +320,7 @@ def test_the_first_sheet_that_holds_a_table_is_taken(tmp_path):
     assert [str(day)[:10] for day in frame["day"]] == [str(day)[:10] for day in days]
     assert frame["y"].tolist() == [1, 2, 4]
     assert frame.index.tolist() == [4, 5, 6]
-    assert frame.attrs["notes"][0] == "took the sheet 'homes' of 2"
+    assert frame.attrs["jaxclip_notes"][0] == "took the sheet 'homes' of 2"
 
 
 # What is no table

@@ -30,7 +30,11 @@ _TIME = re.compile(
     re.IGNORECASE,
 )
 _TRUTH = frozenset(("yes", "no", "y", "n", "true", "false", "t", "f", "on", "off"))
-_DATES = ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d")
+# What skrub's search, which looks at a few rows, may miss.
+_DATES = (
+    *("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%d-%b-%Y"),
+    *("%d %b %Y", "%d %B %Y", "%B %d, %Y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%y"),
+)
 
 EMPTY = "dropped {columns} without a value"
 CONSTANT = "dropped {columns} of a single value"
@@ -95,6 +99,8 @@ class Encoder:
         if numbers is not None:
             if numbers.example:
                 self.notes.of_column(_READ, f"{name} ({numbers.example})")
+                # Nobody counts rows in dollars.
+                return {name: numbers.values}
             return self._numbers(numbers.values, name)
         text = text.mask(missing)
         dates, form = read_dates(text)

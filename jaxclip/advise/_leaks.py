@@ -161,7 +161,8 @@ def _nearly(
     near = [
         f"{source.name!r} ({100 * share:.3f}%)"
         for source, share in zip(sources, shares, strict=True)
-        if share > _NEARLY
+        # Many indicators explain much of few rows by chance.
+        if (1 - share) * len(y) < (1 - _NEARLY) * (len(y) - source.stop + source.start)
     ]
     if near:
         notes.append(

@@ -123,7 +123,7 @@ def _as_pandas(data: Any, notes: Notes) -> DataFrame:
 
     if not isinstance(data, pd.DataFrame):
         data = _converted(data)
-    for sentence in data.attrs.get("notes", ()):
+    for sentence in data.attrs.get("jaxclip_notes", ()):
         notes.say(sentence)
     names: dict[str, None] = {}
     for name in data.columns:

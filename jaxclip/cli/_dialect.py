@@ -19,6 +19,10 @@ _HEAD = 200
 
 _WORD = "VARCHAR"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# Numbers with a currency or a decimal comma, and dates: no names, either.
+_DATA = re.compile(
+    r"[$€£(+-]* ?\d[\d.,' ]*[)%$€£ ]*|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b.*"
+)
 # Not 1,234, where the comma may divide the thousands; and not 1,234.5, where it does.
 _DECIMAL_COMMA = re.compile(r"[+-]?([\d.]+,(\d{1,2}|\d{4,})|0,\d+)")
 _POINT_AFTER_COMMA = re.compile(r",.*\.")
@@ -31,7 +35,7 @@ class Dialect:
     - `delimiter`, `quote`, `escape`: characters, the latter two empty where none.
     - `skip`: the lines above the table.
     - `header`: whether the first row holds names.
-    - `columns`: the type of each column by its name, in order.
+    - `names`, `types`: of each column.
     """
 
     delimiter: str
@@ -39,20 +43,30 @@ class Dialect:
     escape: str
     skip: int
     header: bool
-    columns: dict[str, str]
+    names: tuple[str, ...]
+    types: tuple[str, ...]
 
     def read(self, connection: Connection, path: Path) -> Any:
-        """The table that the file holds, as DuckDB's cursor of its rows."""
+        """The table that the file holds, as DuckDB's cursor of its rows. Columns have
+        no names yet: to DuckDB, "a" and "A" are the same."""
         return connection.execute(
             "SELECT * FROM read_csv($path, auto_detect=false, delim=$delimiter, "
             "quote=$quote, escape=$escape, skip=$skip, header=$header, "
             "columns=$columns)",
-            {"path": str(path), **vars(self)},
+            {
+                "path": str(path),
+                "delimiter": self.delimiter,
+                "quote": self.quote,
+                "escape": self.escape,
+                "skip": self.skip,
+                "header": self.header,
+                "columns": {str(j): kind for j, kind in enumerate(self.types)},
+            },
         )
 
     def as_text(self) -> "Dialect":
         """The same, but for each cell being taken as it is written."""
-        return replace(self, columns=dict.fromkeys(self.columns, _WORD))
+        return replace(self, types=(_WORD,) * len(self.types))
 
 
 def sniff(connection: Connection, path: Path, *, all_rows: bool) -> Dialect | None:
@@ -74,17 +88,17 @@ def sniff(connection: Connection, path: Path, *, all_rows: bool) -> Dialect | No
         return None
     dialect = min(found, key=lambda dialect: dialect.skip)
     rows = _head(connection, path, dialect)
-    types = list(dialect.columns.values())
+    types = dialect.types
     header = _has_header(rows, types)
     if not header:
-        types = [_widened(*both) for both in zip(types, rows[0], strict=True)]
+        types = tuple(map(_widened, types, rows[0]))
     names = header_names(rows[0]) if header else [str(j + 1) for j in range(len(types))]
-    # Never whole numbers: to a column that starts with such, DuckDB rounds what follows.
+    # Never whole numbers: in a column that starts with them DuckDB rounds what follows.
     # And with either decimal mark it reads 1.234 as a fraction: what is meant in a file
     # that has both marks is told later, from all cells.
     number = _WORD if _has_decimal_commas(rows[header:]) else "DOUBLE"
-    types = [_WORD if kind == _WORD else number for kind in types]
-    return replace(dialect, header=header, columns=dict(zip(names, types, strict=True)))
+    types = tuple(_WORD if kind == _WORD else number for kind in types)
+    return replace(dialect, header=header, names=tuple(names), types=types)
 
 
 def _ask(
@@ -110,13 +124,13 @@ def _ask(
         "DOUBLE" if column["type"] in ("DOUBLE", "FLOAT", "HUGEINT") else column["type"]
         for column in columns
     ]
-    types = [kind if kind in ("BIGINT", "DOUBLE") else _WORD for kind in types]
     return Dialect(
         delimiter,
         *("" if mark == "(empty)" else mark for mark in (quote, escape)),
         skip=skip,
         header=header,
-        columns={str(j): kind for j, kind in enumerate(types)},
+        names=(),
+        types=tuple(kind if kind in ("BIGINT", "DOUBLE") else _WORD for kind in types),
     )
 
 
@@ -127,7 +141,7 @@ def _head(connection: Connection, path: Path, dialect: Dialect) -> list[list[str
     return [[(cell or "").strip() for cell in row] for row in rows]
 
 
-def _has_header(rows: list[list[str]], types: list[str]) -> bool:
+def _has_header(rows: list[list[str]], types: tuple[str, ...]) -> bool:
     """Whether the first row holds names.
 
     DuckDB tells it by the types, and so takes the 1.5 above a column of whole numbers
@@ -146,7 +160,7 @@ def _has_header(rows: list[list[str]], types: list[str]) -> bool:
     numeric = [cell for cell, kind in zip(first, types, strict=True) if kind != _WORD]
     if numeric:
         return not any(_NUMBER.fullmatch(cell) for cell in numeric)
-    if any(_NUMBER.fullmatch(cell.strip("$€£% ")) for cell in first):
+    if any(_DATA.fullmatch(cell) for cell in first):
         return False
     again = sum(cell in {row[j] for row in rest} for j, cell in enumerate(first))
     return again < len(first) / 2

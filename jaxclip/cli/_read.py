@@ -38,7 +38,7 @@ def read_table(path: str | Path) -> DataFrame:
 
     A pandas frame. What could not be told at once is left as text. Columns without a
     header are named "1", "2" ... The index counts rows as they stand in the file, from
-    1 with the header, and `attrs["notes"]` holds sentences on how the file was read.
+    1 with the header, and `attrs["jaxclip_notes"]` says how the file was read.
 
     **Raises:**
 
@@ -91,7 +91,7 @@ def _read_text(path: Path) -> DataFrame:
     with tempfile.TemporaryDirectory() as folder:
         plain, notes = as_plain(path, Path(folder))
         frame = _read_plain(plain, Path(folder))
-    frame.attrs["notes"] = [*notes, *frame.attrs["notes"]]
+    frame.attrs["jaxclip_notes"] = [*notes, *frame.attrs["jaxclip_notes"]]
     return frame
 
 
@@ -108,11 +108,12 @@ def _read_plain(path: Path, folder: Path) -> DataFrame:
                 # Further down, a column of numbers holds something else.
                 dialect = sniff(connection, path, all_rows=True) or dialect.as_text()
                 frame = dialect.read(connection, path).df()
-        except duckdb.InvalidInputException as error:
+        except duckdb.Error as error:
             raise ValueError(_shorter(str(error))) from error
+    frame.columns = list(dialect.names)
     first = dialect.skip + dialect.header + 1
     frame.index = range(first, first + len(frame))
-    frame.attrs["notes"] = _notes(path, dialect.skip, dialect.header)
+    frame.attrs["jaxclip_notes"] = _notes(path, dialect.skip, dialect.header)
     return frame
 
 
@@ -200,7 +201,9 @@ def _read_excel(path: Path) -> DataFrame:
         frame = _read_plain(plain, Path(folder))
     frame.index += sheet.index[0]
     if len(sheets) > 1:
-        frame.attrs["notes"].insert(0, f"took the sheet {name!r} of {len(sheets)}")
+        frame.attrs["jaxclip_notes"].insert(
+            0, f"took the sheet {name!r} of {len(sheets)}"
+        )
     return frame
 
 
