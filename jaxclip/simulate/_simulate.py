@@ -1,12 +1,15 @@
 """The verbs that run SGD: `simulate` with a rule, `train` with an optax optimiser."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import optax
 
 from .._checks import count
 from .._curve import Curve
+from .._optimiser import Optimiser, with_optimiser
 from .._schedule import check_rate
+from .._static import hashable
 from .._types import Key, RealScalarLike, Schedule
 from ..clip import AbstractClip, Adaptive
 from ..clip._adaptive import need_rule
@@ -78,6 +81,20 @@ def simulate(
     lr = check_rate(lr, jnp.arange(0, run.steps, run.every))
     if engine is None:
         engine = default_engine(problem)
+    return _simulate(engine, problem, clip, lr, scope, run)
+
+
+# Behind the checks, which then see numbers: what is misused fails at once. All numbers
+# are arguments, so that a program is compiled once for all of them.
+@eqx.filter_jit
+def _simulate(
+    engine: AbstractEngine,
+    problem: AbstractProblem,
+    clip: AbstractClip,
+    lr: Schedule,
+    scope: AbstractScope,
+    run: Run,
+) -> Curve:
     return engine.compute(problem, clip, lr, scope, run)
 
 
@@ -106,6 +123,11 @@ def train(
     A [`jaxclip.Curve`][] that starts at step 0.
     """
     run = _run(problem, steps, every, key, batch_size, observe)
+    return with_optimiser(_train, optimiser, problem, run)
+
+
+@eqx.filter_jit
+def _train(optimiser: Optimiser, problem: AbstractProblem, run: Run) -> Curve:
     return run_optimiser(problem, optimiser, mean, run)
 
 
@@ -121,7 +143,7 @@ def _run(
     steps, every = check_lengths(problem, steps, every)
     batch_size = count("batch_size", batch_size)
     problem.check_length(steps * batch_size)
-    return Run(steps, every, key, batch_size, observe)
+    return Run(steps, every, key, batch_size, hashable(observe))
 
 
 def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:
