@@ -128,9 +128,7 @@ def _closure(function: FunctionType, outside: frozenset[int]) -> Any:
     except ValueError:
         # A name that has no value yet.
         return function
-    code = _Code(
-        function.__code__, ByIdentity(function.__globals__), function.__name__
-    )
+    code = _Code(function.__code__, ByIdentity(function.__globals__), function.__name__)
     kept = (tuple(contents), function.__defaults__, function.__kwdefaults__)
     return _Closure(code, *(_apart(part, outside) for part in kept))
 

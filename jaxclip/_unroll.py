@@ -11,6 +11,8 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ._checks import count
+from ._optimiser import Optimiser, with_optimiser
+from ._static import hashable
 
 
 def unroll(
@@ -47,7 +49,8 @@ def unroll(
         `as_transform(clip, PerExample())`.
     - `params`: the model, a pytree; what is no array of floats stays as it is.
     - `optimiser`: any optax optimiser. Its numbers may be traced: build it inside the
-        function that is differentiated.
+        function that is differentiated. New numbers compile nothing, as in
+        [`jaxclip.train`][], where `gradient` is the same function again.
     - `batches`: a pytree of arrays whose leading axis is the step.
     - `state`: the optimiser's state at the start, by default a new one.
     - `segment`: steps in a segment, by default the square root of the window's.
@@ -63,6 +66,20 @@ def unroll(
     steps = _count_steps(batches)
     length = max(1, math.isqrt(steps)) if segment is None else count("segment", segment)
     length = min(length, steps)
+    what = hashable(gradient), params, batches, state, length
+    return with_optimiser(_unroll, optimiser, *what)
+
+
+@eqx.filter_jit
+def _unroll(
+    optimiser: Optimiser,
+    gradient: Callable[[Any, Any], Any],
+    params: PyTree[Any],
+    batches: PyTree[Array],
+    state: Any,
+    length: int,
+) -> tuple[PyTree[Any], Any]:
+    """`unroll` with its arguments checked, in segments of `length` steps."""
     moved, fixed = eqx.partition(params, eqx.is_inexact_array)
 
     def step(carry, batch):
@@ -77,7 +94,7 @@ def unroll(
     def run(carry, batches):
         return jax.lax.scan(step, carry, batches)
 
-    whole = steps // length * length
+    whole = _count_steps(batches) // length * length
     head = jax.tree.map(lambda x: x[:whole].reshape(-1, length, *x.shape[1:]), batches)
     tail = jax.tree.map(lambda x: x[whole:], batches)
     carry = moved, optimiser.init(moved) if state is None else state

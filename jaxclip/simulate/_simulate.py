@@ -46,7 +46,9 @@ def simulate(
 
     - `problem`: what SGD runs on.
     - `clip`: the rule; `Identity()` for none. For an `Adaptive` one use `train`.
-    - `lr`: $\gamma_k$, per step: a number or a function of the step.
+    - `lr`: $\gamma_k$, per step: a number or a function of the step. New numbers, those
+        of an `eqx.Module` that is called included, compile nothing; a plain function is
+        compiled in, so that the same one should be handed over again.
     - `steps`: how many steps.
     - `every`: record the risk every so many steps; it must divide `steps`.
     - `key`: determines the data, their order and the noise. The same key gives the
@@ -63,7 +65,8 @@ def simulate(
     - `batch_size`: samples a step.
     - `scope`: `PerTree()` clips the gradient of a batch, `PerExample()` each sample's;
         `PerExample(noise_std=...)` adds noise to their mean, as DP-SGD does.
-    - `observe`: a function of the parameters, recorded beside the risk.
+    - `observe`: a function of the parameters, recorded beside the risk; compiled in,
+        as a plain function of the step is.
 
     **Returns:**
 
@@ -115,7 +118,9 @@ def train(
     **Arguments:**
 
     - `problem`: what to train on.
-    - `optimiser`: an optax optimiser; it is given the mean gradient of each batch.
+    - `optimiser`: an optax optimiser; it is given the mean gradient of each batch. Of
+        one that is made of optax's and this package's transforms new numbers compile
+        nothing; any other is told by its functions, which should then be made once.
     - `steps`, `every`, `key`, `batch_size`, `observe`: as in `simulate`.
 
     **Returns:**
