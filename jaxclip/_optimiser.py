@@ -40,11 +40,19 @@ def with_optimiser(
     Its Python floats are numbers like all others, unless the optimiser decides
     something by one (`if decay > 0`): it is then compiled for their values.
     """
+    return adopt(run, optimiser, *args)[1]
+
+
+def adopt(
+    run: Callable[..., T], optimiser: optax.GradientTransformation, *args: Any
+) -> "tuple[Optimiser, T]":
+    """The pytree that `with_optimiser` hands to `run`, too, for more calls of it."""
     tree = as_pytree(optimiser)
     try:
-        return run(jax.tree.map(_as_number, tree), *args)
+        numbers = jax.tree.map(_as_number, tree)
+        return numbers, run(numbers, *args)
     except _NEEDS_VALUE:
-        return run(tree, *args)
+        return tree, run(tree, *args)
 
 
 class Optimiser(eqx.Module):

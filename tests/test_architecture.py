@@ -31,7 +31,7 @@ IMPORTS = {
     "_static": set(),
     "_curve": set(),
     "_optimiser": {"_static"},
-    "_tune": {"_static", "_optimiser"},
+    "_tune": {"_checks", "_static", "_optimiser"},
     "sweep": {"_checks", "_types"},
     "_schedule": _BASE,
     "clip": {*_BASE, "_schedule"},
