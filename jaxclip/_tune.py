@@ -163,8 +163,8 @@ def _check_leaves(init: Any) -> None:
             )
         if isinstance(leaf, complex) or jnp.iscomplexobj(leaf):
             raise ValueError(
-                f"{_name(path)} is complex: along its gradient a loss may rise. Tune its"
-                f" real and its imaginary part. Got {leaf!r}."
+                f"{_name(path)} is complex: along its gradient a loss may rise. Tune "
+                f"its real and its imaginary part. Got {leaf!r}."
             )
 
 

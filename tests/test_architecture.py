@@ -32,7 +32,7 @@ IMPORTS = {
     "_curve": set(),
     "_optimiser": {"_static"},
     "_tune": {"_checks", "_static", "_optimiser"},
-    "sweep": {"_checks", "_types"},
+    "sweep": _BASE,
     "_schedule": _BASE,
     "clip": {*_BASE, "_schedule"},
     "transform": {*_BASE, "_schedule", "clip"},
