@@ -61,12 +61,18 @@ def tune(
     if not jax.tree.leaves(moved):
         raise ValueError("`init` must hold a float or an array of floats to tune.")
     objective = _Objective(hashable(loss), fixed)
-    first = _value(objective, moved)
-    real = first.shape == () and not jnp.iscomplexobj(first)
-    if not real or not jnp.isfinite(first):
-        raise ValueError(f"`loss(init)` must be one finite number. Got {first}.")
     if optimiser is None:
         optimiser = optx.BFGS(rtol=1e-8, atol=1e-10)
+    by_gradient = _goes_by_gradient(optimiser)
+    kind, _ = eqx.filter_eval_shape(objective, moved, None)
+    if kind.shape != () or not jnp.issubdtype(kind.dtype, jnp.floating):
+        raise ValueError(
+            f"`loss(init)` must be one finite number, and real. Got {kind}."
+        )
+    first, finite = _look(objective, moved, by_gradient)
+    if not jnp.isfinite(first):
+        raise ValueError(f"`loss(init)` must be one finite number. Got {first}.")
+    _check_gradient(finite)
     search = _minimise if isinstance(optimiser, optx.AbstractMinimiser) else _descend
     best, smallest, history = moved, first, [first]
     points = search(objective, optimiser, moved, first)
@@ -75,8 +81,9 @@ def tune(
         # False for NaN too, so that a step too far is never taken for an answer.
         if value < smallest:
             best, smallest = moved, value
-    if isinstance(optimiser, optx.AbstractMinimiser):
-        _check_stall(objective, optimiser, best, history)
+    if not history[-1] < history[-2]:
+        # It ended where it stands still, which a gradient that is not finite does, too.
+        _check_gradient(_look(objective, best, by_gradient)[1])
     return eqx.combine(best, fixed), jnp.stack(history)
 
 
@@ -98,13 +105,12 @@ class _Objective(eqx.Module):
 
 
 @eqx.filter_jit
-def _value(objective: _Objective, moved):
-    return objective(moved, None)[0]
-
-
-@eqx.filter_jit
-def _gradient(objective: _Objective, moved):
-    return jax.grad(lambda y: objective(y, None)[0])(moved)
+def _look(objective: _Objective, moved, by_gradient: bool):
+    """The loss, and whether its gradient is finite, leaf by leaf."""
+    if not by_gradient:
+        return objective(moved, None)[0], True
+    (value, _), gradient = jax.value_and_grad(objective, has_aux=True)(moved, None)
+    return value, _are_finite(gradient)
 
 
 _TAGS = frozenset()
@@ -168,17 +174,10 @@ def _check_leaves(init: Any) -> None:
             )
 
 
-def _check_stall(objective, solver, best, history) -> None:
-    """Refuses a search that ended because of a gradient that is not finite.
-
-    It then stands still, at a point whose loss is a number like any other. A search
-    that still moved did so by finite gradients, and need not evaluate another.
-    """
-    while isinstance(solver, optx.BestSoFarMinimiser):
-        solver = solver.solver
-    still = not history[-1] < history[-2]
-    if still and not isinstance(solver, _WITHOUT_GRADIENT):
-        _check_gradient(_are_finite(_gradient(objective, best)))
+def _goes_by_gradient(optimiser: Any) -> bool:
+    while isinstance(optimiser, optx.BestSoFarMinimiser):
+        optimiser = optimiser.solver
+    return not isinstance(optimiser, _WITHOUT_GRADIENT)
 
 
 def _check_gradient(finite: Any) -> None:

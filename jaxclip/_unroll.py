@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ._checks import count
-from ._optimiser import Optimiser, with_optimiser
+from ._checks import count, is_traced
+from ._optimiser import Optimiser, as_pytree, with_optimiser
 from ._static import hashable
 
 
@@ -66,13 +66,17 @@ def unroll(
     steps = _count_steps(batches)
     length = max(1, math.isqrt(steps)) if segment is None else count("segment", segment)
     length = min(length, steps)
+    numbers = as_pytree(optimiser), params, batches, state
+    if any(map(is_traced, jax.tree.leaves(numbers))):
+        # It is part of a program, which is compiled as a whole: a call inside of it
+        # would hold a copy of batches that are constants there.
+        return _train(optimiser, gradient, params, batches, state, length)
     what = hashable(gradient), params, batches, state, length
-    return with_optimiser(_unroll, optimiser, *what)
+    return with_optimiser(_train_jitted, optimiser, *what)
 
 
-@eqx.filter_jit
-def _unroll(
-    optimiser: Optimiser,
+def _train(
+    optimiser: optax.GradientTransformation | Optimiser,
     gradient: Callable[[Any, Any], Any],
     params: PyTree[Any],
     batches: PyTree[Array],
@@ -101,6 +105,9 @@ def _unroll(
     carry, _ = jax.lax.scan(run, carry, head)
     (moved, state), _ = run(carry, tail)
     return eqx.combine(moved, fixed), state
+
+
+_train_jitted = eqx.filter_jit(_train)
 
 
 def _count_steps(batches: PyTree[Array]) -> int:
