@@ -73,9 +73,11 @@ def tune(
     if not jnp.isfinite(first):
         raise ValueError(f"`loss(init)` must be one finite number. Got {first}.")
     _check_gradient(finite)
-    search = _minimise if isinstance(optimiser, optx.AbstractMinimiser) else _descend
     best, smallest, history = moved, first, [first]
-    points = search(objective, optimiser, moved, first)
+    if isinstance(optimiser, optx.AbstractMinimiser):
+        points = _minimise(objective, optimiser, moved, by_gradient)
+    else:
+        points = _descend(objective, optimiser, moved, first)
     for _, (moved, value) in zip(range(steps), points, strict=False):
         history.append(value)
         # False for NaN too, so that a step too far is never taken for an answer.
@@ -116,21 +118,26 @@ def _look(objective: _Objective, moved, by_gradient: bool):
 _TAGS = frozenset()
 
 
-def _minimise(objective, solver: optx.AbstractMinimiser, moved, first):
+def _minimise(objective, solver: optx.AbstractMinimiser, moved, by_gradient: bool):
     """The accepted points of an optimistix minimiser and their losses, until it
     converges."""
-    del first
     out, aux = eqx.filter_eval_shape(objective, moved, None)
     state = solver.init(objective, moved, None, {}, out, aux, _TAGS)
     done = False
     while not done:
-        moved, state, value, done = _solver_step(solver, objective, moved, state)
+        step = _solver_step(solver, objective, moved, state, by_gradient)
+        moved, state, value, done = step
         yield moved, value
 
 
 @eqx.filter_jit
-def _solver_step(solver: optx.AbstractMinimiser, objective, moved, state):
+def _solver_step(
+    solver: optx.AbstractMinimiser, objective, moved, state, by_gradient: bool
+):
     moved, state, value = solver.step(objective, moved, None, {}, state, _TAGS)
+    if not by_gradient:
+        # What these hand on is of another point: of a corner of their simplex.
+        value, _ = objective(moved, None)
     done, _ = solver.terminate(objective, moved, None, {}, state, _TAGS)
     return moved, state, value, done
 

@@ -40,8 +40,8 @@ class Compilations:
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, duration: float, **others: Any) -> None:
-        del duration, others
+    def _listen(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+        del duration_secs, kwargs
         self.count += event == _COMPILED
 
 
@@ -141,7 +141,10 @@ def basins(i: int) -> Any:
 
 
 def sweep(i: int) -> Any:
-    axes = {"lr": rate(i) * np.array([0.5, 1.0]), "threshold": 3.0 + i + np.arange(4.0)}
+    axes: dict[str, Any] = {
+        "lr": rate(i) * np.array([0.5, 1.0]),
+        "threshold": 3.0 + i + np.arange(4.0),
+    }
     axes["key"] = jr.split(jr.key(i), 2)
     return jc.sweep(final_risk, axes, progress=False).values
 

@@ -167,7 +167,8 @@ def hidden_nan(point):
 @pytest.mark.parametrize("optimiser", [None, optax.sgd(0.1)], ids=["bfgs", "sgd"])
 @pytest.mark.parametrize("loss", [root, hidden_nan])
 def test_a_gradient_that_is_not_finite_is_named(loss, optimiser):
-    start = {"a": jnp.ones(2), "b": jnp.array([0.0, -1.0]) * (loss is hidden_nan)}
+    second = -1.0 if loss is hidden_nan else 0.0
+    start = {"a": jnp.ones(2), "b": jnp.array([0.0, second])}
     assert jnp.isfinite(loss(start))
     with pytest.raises(ValueError, match=r"`init\['b'\]` is not finite"):
         jc.tune(loss, start, steps=3, optimiser=optimiser)
@@ -187,8 +188,9 @@ def test_a_search_without_gradients_may_have_none():
     solver = optx.NelderMead(rtol=1e-6, atol=1e-6)
     start = {"a": jnp.ones(1), "b": jnp.zeros(1)}
     for optimiser in (solver, optx.BestSoFarMinimiser(solver)):
-        best, _ = jc.tune(root, start, steps=60, optimiser=optimiser)
-        assert root(best) < 1e-2
+        best, history = jc.tune(root, start, steps=40, optimiser=optimiser)
+        np.testing.assert_allclose(root(best), np.min(history), rtol=1e-12)
+        assert root(best) < 0.1
 
 
 @pytest.mark.float32
@@ -199,7 +201,7 @@ def test_complex_numbers_are_refused_by_name(value):
 
 
 def test_a_loss_that_is_not_real():
-    for loss in (lambda x: x * (1 + 0j), lambda x: x > 0):
+    for loss in (lambda x: jnp.asarray(x, complex), lambda x: x > 0):
         with pytest.raises(ValueError, match="must be one finite number, and real"):
             jc.tune(loss, 1.0)
 

@@ -12,6 +12,8 @@ from ._chunks import Program
 
 # What XLA says where memory is short, which is no point's fault.
 _NO_MEMORY = "RESOURCE_EXHAUSTED"
+# What a running program raises: the second where a function on the host did.
+_FAILURES = (RuntimeError, ValueError)
 
 
 @contextlib.contextmanager
@@ -30,7 +32,7 @@ def named(
     """
     try:
         yield
-    except RuntimeError as error:
+    except _FAILURES as error:
         if _NO_MEMORY in str(error):
             raise
         alone = eqx.filter_jit(point)
@@ -54,7 +56,7 @@ def _failure(
     entries = [axis.take(i) for axis, i in zip(program.axes, index, strict=True)]
     try:
         jax.block_until_ready(alone(*entries))
-    except RuntimeError as error:
+    except _FAILURES as error:
         # Equinox puts the stack before its message, and advice behind it.
         _, *after = str(error).rsplit("EquinoxRuntimeError: ", 1)
         return after[0].split("\n----")[0].strip() if after else str(error)
