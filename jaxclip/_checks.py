@@ -72,6 +72,9 @@ def as_float(name: str, value: Any) -> Array:
 
 
 def _as_float(name: str, value: Any) -> Array:
+    if isinstance(value, int) and not isinstance(value, bool):
+        # So that 3 is of the same type as 3.0, and compiles nothing anew.
+        value = float(value)
     try:
         value = jnp.asarray(value)
     except (TypeError, ValueError) as error:

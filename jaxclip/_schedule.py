@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from ._checks import as_float, check, is_traced, nonnegative
+from ._static import hashable
 from ._types import RealScalarLike, Schedule, Step
 
 
@@ -125,7 +126,7 @@ def as_schedule(value: Any, name: str = "value") -> Schedule:
     if isinstance(value, eqx.Module) and callable(value):
         return value
     if callable(value):
-        return FromFunction(value, name)
+        return FromFunction(hashable(value), name)
     return Constant(nonnegative(name, value))
 
 

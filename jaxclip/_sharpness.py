@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -10,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from ._checks import count
+from ._static import hashable
 from ._types import Key, Params
 
 
@@ -31,15 +33,25 @@ def sharpness(
 
     **Arguments:**
 
-    - `loss`: a function of the parameters that returns a number.
+    - `loss`: a function of the parameters that returns a number. A call with the same
+        function again, and other numbers, compiles nothing.
     - `params`: where, a pytree of arrays of one precision.
     - `key`: draws the first direction.
     - `iterations`: how many products; as many sets of parameters are held in memory. No
         more are made than there are parameters, with which the value is exact.
     """
+    size = count("iterations", iterations)
+    params = jax.tree.map(jnp.asarray, params)
+    return _sharpness(hashable(loss), params, key, size)
+
+
+@eqx.filter_jit
+def _sharpness(
+    loss: Callable[[Any], Float[Array, ""]], params: Params, key: Key, iterations: int
+) -> Float[Array, ""]:
     flat, restore = ravel_pytree(params)
     slope = jax.grad(lambda x: loss(restore(x)))
-    size = min(count("iterations", iterations), flat.size)
+    size = min(iterations, flat.size)
 
     def orthogonal(vector, basis):
         # In the highest precision: an accelerator's default loses the orthogonality.
@@ -86,12 +98,23 @@ def loss_barrier(
 
     **Arguments:**
 
-    - `loss`: a function of the parameters that returns a number.
+    - `loss`: a function of the parameters that returns a number. A call with the same
+        function again, and other numbers, compiles nothing.
     - `first`, `second`: the points $x$ and $y$, pytrees of arrays.
     - `points`: how many points of the line are tried, its ends included, at least 2.
     """
     number = count("points", points, least=2)
+    first, second = jax.tree.map(jnp.asarray, (first, second))
+    return _loss_barrier(hashable(loss), first, second, number)
 
+
+@eqx.filter_jit
+def _loss_barrier(
+    loss: Callable[[Any], Float[Array, ""]],
+    first: Params,
+    second: Params,
+    number: int,
+) -> Float[Array, ""]:
     def at(t):
         def between(x, y):
             weight = t.astype(x.dtype)

@@ -1,11 +1,12 @@
 """The largest learning rate at which unclipped SGD is stable."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ._types import RealScalar
-from .problem import LeastSquares, Regression, SquaredLoss
+from .problem import LeastSquares, Regression, Spectrum, SquaredLoss
 
 
 def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
@@ -34,7 +35,7 @@ def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
     A learning rate, per step, for one sample a step.
     """
     if isinstance(problem, LeastSquares):
-        return _gaussian(problem)
+        return _gaussian(problem.spectrum)
     if isinstance(problem, Regression) and isinstance(problem.loss, SquaredLoss):
         return _rows(problem)
     raise ValueError(
@@ -43,9 +44,10 @@ def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
     )
 
 
-def _gaussian(problem: LeastSquares) -> RealScalar:
-    eigenvalues = problem.spectrum.eigenvalues
-    multiplicity = problem.spectrum.multiplicity.astype(eigenvalues.dtype)
+@eqx.filter_jit
+def _gaussian(spectrum: Spectrum) -> RealScalar:
+    eigenvalues = spectrum.eigenvalues
+    multiplicity = spectrum.multiplicity.astype(eigenvalues.dtype)
 
     def excess(rate):
         scaled = rate * eigenvalues

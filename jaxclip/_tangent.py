@@ -11,7 +11,8 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from ._checks import count
-from ._types import Key, Params, RealScalarLike
+from ._static import hashable
+from ._types import Key, Params, RealScalar, RealScalarLike
 from .clip import AbstractClip
 
 
@@ -29,7 +30,8 @@ def tangent_kernel(
 
     **Arguments:**
 
-    - `model`: $F$, a function of the parameters and one input that returns a number.
+    - `model`: $F$, a function of the parameters and one input that returns a number. A
+        call with the same function again, and other numbers, compiles nothing.
     - `params`: $w$, a pytree of arrays.
     - `xs`: the inputs, a pytree of arrays with a leading axis of length `n`.
 
@@ -38,6 +40,15 @@ def tangent_kernel(
     Shape `(n, n)`, in the squared unit of $F$ over that of the parameters. The memory
     is that of `n` sets of parameters.
     """
+    params, xs = jax.tree.map(jnp.asarray, (params, xs))
+    return _tangent_kernel(hashable(model), params, xs)
+
+
+# Operation by operation these would be compiled one after the other.
+@eqx.filter_jit
+def _tangent_kernel(
+    model: Callable[[Any, Any], Float[Array, ""]], params: Params, xs: PyTree[Array]
+) -> Float[Array, "n n"]:
     rows = jax.vmap(jax.grad(model), (None, 0))(params, xs)
 
     def gram(leaf):
@@ -63,11 +74,21 @@ def largest_curvature(
 
     **Arguments:**
 
-    - `loss`: a function of the parameters that returns a number.
+    - `loss`: a function of the parameters that returns a number. A call with the same
+        function again, and other numbers, compiles nothing.
     - `params`: where, a pytree of arrays.
     - `key`: draws the first direction.
     - `iterations`: how many products.
     """
+    length = count("iterations", iterations)
+    params = jax.tree.map(jnp.asarray, params)
+    return _largest_curvature(hashable(loss), params, key, length)
+
+
+@eqx.filter_jit
+def _largest_curvature(
+    loss: Callable[[Any], Float[Array, ""]], params: Params, key: Key, length: int
+) -> Float[Array, ""]:
     leaves, structure = jax.tree.flatten(params)
     keys = jr.split(key, len(leaves))
     start = [jr.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
@@ -79,7 +100,6 @@ def largest_curvature(
         return product, jnp.asarray(optax.tree.vdot(v, product))
 
     first = jax.tree.unflatten(structure, start)
-    length = count("iterations", iterations)
     return jax.lax.scan(body, first, length=length)[1][-1]
 
 
@@ -146,6 +166,19 @@ def pl_violations(
             "`loss` and `gradient_norm` must be vectors of one length, at least 2. Got "
             f"shapes {loss.shape} and {gradient_norm.shape}."
         )
+    numbers = jax.tree.map(jnp.asarray, (lr, mu, floor))
+    return _pl_violations(loss, gradient_norm, clip, *numbers)
+
+
+@eqx.filter_jit
+def _pl_violations(
+    loss: Float[Array, " s"],
+    gradient_norm: Float[Array, " s"],
+    clip: AbstractClip,
+    lr: RealScalar,
+    mu: RealScalar,
+    floor: RealScalar,
+) -> PLViolations:
     step = jnp.arange(len(loss))
     norm, eps = gradient_norm[:-1], jnp.finfo(loss.dtype).eps
     h = lr * jax.vmap(clip.factor)(norm, step[:-1])
@@ -190,5 +223,17 @@ def hard_clip_floor(
     - `steps`: shape `(s,)`, the values of $T$.
     - `largest`: $\lambda$, the largest eigenvalue of the tangent kernel on the path.
     """
+    numbers = jax.tree.map(jnp.asarray, (loss0, threshold, lr, steps, largest))
+    return _hard_clip_floor(*numbers)
+
+
+@jax.jit
+def _hard_clip_floor(
+    loss0: RealScalar,
+    threshold: RealScalar,
+    lr: RealScalar,
+    steps: Float[Array, " s"],
+    largest: RealScalar,
+) -> Float[Array, " s"]:
     root = jnp.sqrt(2 * loss0) - jnp.sqrt(largest) * lr * threshold * steps
     return jnp.maximum(root, 0.0) ** 2 / 2

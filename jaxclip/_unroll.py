@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ._checks import count
+from ._checks import count, is_traced
+from ._optimiser import Optimiser, as_pytree, with_optimiser
+from ._static import hashable
 
 
 def unroll(
@@ -47,7 +49,8 @@ def unroll(
         `as_transform(clip, PerExample())`.
     - `params`: the model, a pytree; what is no array of floats stays as it is.
     - `optimiser`: any optax optimiser. Its numbers may be traced: build it inside the
-        function that is differentiated.
+        function that is differentiated. New numbers compile nothing, as in
+        [`jaxclip.train`][], where `gradient` is the same function again.
     - `batches`: a pytree of arrays whose leading axis is the step.
     - `state`: the optimiser's state at the start, by default a new one.
     - `segment`: steps in a segment, by default the square root of the window's.
@@ -63,6 +66,24 @@ def unroll(
     steps = _count_steps(batches)
     length = max(1, math.isqrt(steps)) if segment is None else count("segment", segment)
     length = min(length, steps)
+    numbers = as_pytree(optimiser), params, batches, state
+    if any(map(is_traced, jax.tree.leaves(numbers))):
+        # It is part of a program, which is compiled as a whole: a call inside of it
+        # would hold a copy of batches that are constants there.
+        return _train(optimiser, gradient, params, batches, state, length)
+    what = hashable(gradient), params, batches, state, length
+    return with_optimiser(_train_jitted, optimiser, *what)
+
+
+def _train(
+    optimiser: optax.GradientTransformation | Optimiser,
+    gradient: Callable[[Any, Any], Any],
+    params: PyTree[Any],
+    batches: PyTree[Array],
+    state: Any,
+    length: int,
+) -> tuple[PyTree[Any], Any]:
+    """`unroll` with its arguments checked, in segments of `length` steps."""
     moved, fixed = eqx.partition(params, eqx.is_inexact_array)
 
     def step(carry, batch):
@@ -77,13 +98,16 @@ def unroll(
     def run(carry, batches):
         return jax.lax.scan(step, carry, batches)
 
-    whole = steps // length * length
+    whole = _count_steps(batches) // length * length
     head = jax.tree.map(lambda x: x[:whole].reshape(-1, length, *x.shape[1:]), batches)
     tail = jax.tree.map(lambda x: x[whole:], batches)
     carry = moved, optimiser.init(moved) if state is None else state
     carry, _ = jax.lax.scan(run, carry, head)
     (moved, state), _ = run(carry, tail)
     return eqx.combine(moved, fixed), state
+
+
+_train_jitted = eqx.filter_jit(_train)
 
 
 def _count_steps(batches: PyTree[Array]) -> int:

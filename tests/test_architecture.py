@@ -21,21 +21,23 @@ SOURCES = {
 
 # What each module or folder may import of the others. Each imports only what is above
 # it, so that this table is itself a proof that there is no cycle.
-_BASE = {"_types", "_checks"}
+_BASE = {"_types", "_checks", "_static"}
 _MODEL = {*_BASE, "_schedule", "clip", "problem", "_curve"}
 _CRITERIA = {*_MODEL, "limit", "_feedback"}
 _PREDICTION = {*_CRITERIA, "_criteria", "_score", "_stability", "_tune"}
 IMPORTS = {
     "_types": set(),
     "_checks": set(),
+    "_static": set(),
     "_curve": set(),
-    "_tune": set(),
-    "sweep": {"_checks", "_types"},
+    "_optimiser": {"_static"},
+    "_tune": {"_checks", "_static", "_optimiser"},
+    "sweep": _BASE,
     "_schedule": _BASE,
     "clip": {*_BASE, "_schedule"},
     "transform": {*_BASE, "_schedule", "clip"},
     "problem": {*_BASE, "clip"},
-    "simulate": {*_MODEL, "transform"},
+    "simulate": {*_MODEL, "_optimiser", "transform"},
     "limit": _MODEL,
     "_feedback": {*_MODEL, "limit"},
     "_criteria": _CRITERIA,
@@ -43,7 +45,7 @@ IMPORTS = {
     "_sharpness": _BASE,
     "_stability": {*_BASE, "problem"},
     "_tangent": {*_BASE, "clip"},
-    "_unroll": _BASE,
+    "_unroll": {*_BASE, "_optimiser"},
     "diagnose": {*_BASE, "clip", "transform"},
     "advise": {*_PREDICTION, "transform", "simulate"},
     "cli": {*_MODEL, "simulate", "sweep", "advise"},

@@ -263,12 +263,13 @@ def test_a_batch_is_made_to_fit_the_memory(monkeypatch):
     monkeypatch.setattr(_chunks, "_free", lambda devices: free)
     read = tuple(read_axes({"x": np.ones(100)}, fn).values())
     devices = jax.devices()[:1]
-    program = _chunks.build(lambda leaves: fn(leaves[0]), read, devices, None)
+    source = _chunks.Source(lambda leaves: fn(leaves[0]), "fn")
+    program = _chunks.build(source, read, devices, None)
     (points,) = program.layout.block
     assert 1 <= points <= 10
     assert _chunks._needed(program.compiled) <= free / 2
     # What is asked for is taken.
-    program = _chunks.build(lambda leaves: fn(leaves[0]), read, devices, 50)
+    program = _chunks.build(source, read, devices, 50)
     assert program.layout.block == (50,)
 
 
@@ -365,6 +366,84 @@ MISUSES: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
 def test_misuse(fn, axes, settings, message):
     with pytest.raises(ValueError, match=message):
         jc.sweep(fn, axes, progress=False, **settings)
+
+
+# Numbers that the precision has not
+
+OUTSIDE = {
+    "an integer": np.array([1, 2**31], np.int64),
+    "a negative integer": np.array([-(2**31) - 1, 1], np.int64),
+    "an unsigned integer": np.array([2**32], np.uint64),
+    "a large float": np.array([1.0, 1e39]),
+    "a small float": np.array([1e-50, 1.0]),
+    "a complex number": np.array([1.0, 1e39 + 1j]),
+}
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("values", OUTSIDE.values(), ids=OUTSIDE.keys())
+def test_no_number_of_an_axis_is_changed(values):
+    """With x64 they come back as they are; without it they are refused by value."""
+
+    def values_of(axis):
+        return jc.sweep(lambda x: {"x": x["a"]}, {"x": {"a": axis}}, progress=False)
+
+    if jax.config.read("jax_enable_x64"):
+        np.testing.assert_array_equal(values_of(values).values["x"], values)
+        return
+    with pytest.raises(ValueError, match=r"The axis `x\.a` holds .* cannot hold"):
+        values_of(values)
+    # What fits is rounded as ever.
+    fits = np.array([0.1, -3.0, np.inf, np.nan, 0.0])
+    result = values_of(fits).values["x"]
+    np.testing.assert_array_equal(result, fits.astype(np.float32))
+
+
+def test_integers_beyond_every_type():
+    with pytest.raises(ValueError, match="within the range of its type"):
+        jc.sweep(lambda x: x, {"x": np.array([2**70])}, progress=False)
+
+
+# The point that fails
+
+
+def refuse(x, c, key):
+    bad = (x > 1.5) & (c["a"] == 3)
+    x = eqx.error_if(x, bad, "x is too large for this a")
+    return x * c["a"].astype(x.dtype) + 0 * jr.normal(key)
+
+
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_the_point_that_fails_is_named(batch_size):
+    axes = {
+        "x": jnp.array([1.0, 2.0, 3.0]),
+        "c": {"a": jnp.array([1, 3]), "b": jnp.array([0.5, 0.25])},
+        "key": jr.split(jr.key(0), 2),
+    }
+    with pytest.raises(RuntimeError) as caught:
+        jc.sweep(refuse, axes, batch_size=batch_size, progress=False)
+    data = str(jr.key_data(axes["key"])[0])
+    assert str(caught.value) == (
+        f"`fn` failed at the point key[0] (key data {data}), x=2.0, "
+        "c[1] (a = 3, b = 0.25): x is too large for this a"
+    )
+    # Without that value nothing fails.
+    axes["c"] = jax.tree.map(lambda leaf: leaf[:1], axes["c"])
+    assert jc.sweep(refuse, axes, progress=False).values.shape == (3, 1, 2)
+
+
+def test_a_host_function_that_raises():
+    def on_host(x):
+        if x > 1.5:
+            raise RuntimeError("the host says no")
+        return np.asarray(x)
+
+    def fn(x):
+        shape = jax.ShapeDtypeStruct((), x.dtype)
+        return jax.pure_callback(on_host, shape, x, vmap_method="sequential")
+
+    with pytest.raises(RuntimeError, match=r"(?s)the point x=2\.0: .*the host says no"):
+        jc.sweep(fn, {"x": jnp.arange(3.0)}, progress=False)
 
 
 # The picture

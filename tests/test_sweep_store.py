@@ -112,6 +112,44 @@ def test_a_store_holds_the_table(tmp_path, expected):
     assert alone.attrs["jax"] == jax.__version__
 
 
+def kinds(x):
+    whole = jnp.asarray(x, int)
+    return {
+        "float": x,
+        "complex": x * (1 + 1j),
+        "int": whole,
+        "uint": whole.astype(jnp.uint8),
+        "bool": x >= 0,
+    }
+
+
+def test_what_was_not_computed_reads_as_nothing(tmp_path, monkeypatch):
+    """The table of a sweep that stopped in between: NaN, and no zero for a result."""
+    program_run = Program.run
+
+    def fail(self, chunk):
+        if chunk == (1,):
+            raise KeyboardInterrupt
+        return program_run(self, chunk)
+
+    monkeypatch.setattr(Program, "run", fail)
+    axes = {"x": jnp.arange(3.0)}
+    one = {"batch_size": 1, "devices": jax.devices()[:1], "progress": False}
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(KeyboardInterrupt):
+        jc.sweep(kinds, axes, store=tmp_path, **one)
+    table = xr.open_zarr(tmp_path / "table.zarr", chunks=None, consolidated=False)
+    np.testing.assert_array_equal(table["float"], [0.0, np.nan, np.nan])
+    np.testing.assert_array_equal(np.isnan(table["complex"]), [False, True, True])
+    np.testing.assert_array_equal(table["int"], [0, *[np.iinfo(int).min] * 2])
+    np.testing.assert_array_equal(table["uint"], [0, 255, 255])
+    np.testing.assert_array_equal(table["bool"], [True, False, False])
+    monkeypatch.setattr(Program, "run", program_run)
+    with jax.numpy_dtype_promotion("standard"):
+        values = jc.sweep(kinds, axes, store=tmp_path, **one).values
+    np.testing.assert_array_equal(values["float"], [0.0, 1.0, 2.0])
+    np.testing.assert_array_equal(values["int"], [0, 1, 2])
+
+
 def test_a_finished_sweep_is_read(tmp_path, expected, computed):
     run(tmp_path)
     assert len(computed) == CHUNKS

@@ -149,6 +149,68 @@ def test_errors(loss, init, steps, message):
         jc.tune(loss, init, steps=steps)
 
 
+# Gradients that are no numbers
+
+
+def root(point):
+    """Finite at 0, where the derivative in `b` is infinite."""
+    return jnp.sum(point["a"] ** 2) + jnp.sqrt(jnp.sum(point["b"] ** 2))
+
+
+def hidden_nan(point):
+    """The side of the `where` that is not taken has a gradient that is NaN."""
+    safe = jnp.where(point["b"] > 0, jnp.sqrt(point["b"]), 0.0)
+    return jnp.sum(point["a"] ** 2) + jnp.sum(safe)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("optimiser", [None, optax.sgd(0.1)], ids=["bfgs", "sgd"])
+@pytest.mark.parametrize("loss", [root, hidden_nan])
+def test_a_gradient_that_is_not_finite_is_named(loss, optimiser):
+    second = -1.0 if loss is hidden_nan else 0.0
+    start = {"a": jnp.ones(2), "b": jnp.array([0.0, second])}
+    assert jnp.isfinite(loss(start))
+    with pytest.raises(ValueError, match=r"`init\['b'\]` is not finite"):
+        jc.tune(loss, start, steps=3, optimiser=optimiser)
+
+
+@pytest.mark.parametrize("optimiser", [None, optax.sgd(1.0)], ids=["bfgs", "sgd"])
+def test_a_gradient_that_is_not_finite_later(optimiser):
+    # One step leads from 1 to exactly 0, where the slope of the root is infinite.
+    def at_one(x):
+        return jnp.where(x > 0.5, x**2 / 2, jnp.sqrt(jnp.abs(x)))
+
+    with pytest.raises(ValueError, match="The gradient of the loss in `init`"):
+        jc.tune(at_one, 1.0, steps=8, optimiser=optimiser)
+
+
+def test_a_search_without_gradients_may_have_none():
+    solver = optx.NelderMead(rtol=1e-6, atol=1e-6)
+    start = {"a": jnp.ones(1), "b": jnp.zeros(1)}
+    for optimiser in (solver, optx.BestSoFarMinimiser(solver)):
+        best, history = jc.tune(root, start, steps=40, optimiser=optimiser)
+        np.testing.assert_allclose(root(best), np.min(history), rtol=1e-12)
+        assert root(best) < 0.1
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("value", [jnp.ones(2, complex), np.ones(2) * 1j, 2.0 + 1j])
+def test_complex_numbers_are_refused_by_name(value):
+    with pytest.raises(ValueError, match=r"`init\['z'\]` is complex"):
+        jc.tune(lambda p: jnp.sum(jnp.abs(p["z"])), {"x": 1.0, "z": value})
+
+
+def test_a_loss_that_is_not_real():
+    for loss in (lambda x: jnp.asarray(x, complex), lambda x: x > 0):
+        with pytest.raises(ValueError, match="must be one finite number, and real"):
+            jc.tune(loss, 1.0)
+
+
+def test_tuning_is_not_traced():
+    with pytest.raises(ValueError, match="`init` is traced"):
+        jax.jit(lambda x: jc.tune(lambda y: y**2, x)[0])(1.0)
+
+
 # The risk of the ODE: Student's t noise, isotropic, T = 20, R(0) = 1/2
 
 DIM, HORIZON, START = 10, 20, 0.5

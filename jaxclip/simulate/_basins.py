@@ -2,8 +2,9 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -92,6 +93,31 @@ def basins(
         )
 
     rate = check_rate(lr, jnp.arange(0, noisy + steps, _STRETCH))
+    length = _Length(steps, noisy, batch_size)
+    return _basins(landscape, clip, rate, starts, minima, key, tolerance, length)
+
+
+class _Length(NamedTuple):
+    """How many steps with and without noise, and how many starts at once."""
+
+    steps: int
+    noisy: int
+    batch_size: int
+
+
+# All numbers are arguments: the program is compiled once for all of them.
+@eqx.filter_jit
+def _basins(
+    landscape: AbstractLandscape,
+    clip: AbstractClip,
+    rate: Schedule,
+    starts: PyTree[Array],
+    minima: PyTree[Array],
+    key: Key | None,
+    tolerance: RealScalar,
+    length: _Length,
+) -> Int[Array, " n"]:
+    steps, noisy, batch_size = length
     descent = _Descent(landscape, clip, rate)
 
     def one(indexed):

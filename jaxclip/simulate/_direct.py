@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .._curve import Curve
+from .._optimiser import Optimiser
 from .._types import Params
 from ..problem import AbstractProblem
 from ._loop import Run, record
@@ -15,7 +16,7 @@ from ._loop import Run, record
 
 def run_optimiser(
     problem: AbstractProblem,
-    optimiser: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation | Optimiser,
     reduce: Callable[[PyTree[Array]], Params],
     run: Run,
 ) -> Curve:

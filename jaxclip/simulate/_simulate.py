@@ -1,12 +1,15 @@
 """The verbs that run SGD: `simulate` with a rule, `train` with an optax optimiser."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import optax
 
 from .._checks import count
 from .._curve import Curve
+from .._optimiser import Optimiser, with_optimiser
 from .._schedule import check_rate
+from .._static import hashable
 from .._types import Key, RealScalarLike, Schedule
 from ..clip import AbstractClip, Adaptive
 from ..clip._adaptive import need_rule
@@ -43,7 +46,9 @@ def simulate(
 
     - `problem`: what SGD runs on.
     - `clip`: the rule; `Identity()` for none. For an `Adaptive` one use `train`.
-    - `lr`: $\gamma_k$, per step: a number or a function of the step.
+    - `lr`: $\gamma_k$, per step: a number or a function of the step. New numbers, those
+        of an `eqx.Module` that is called included, compile nothing; a plain function is
+        compiled in, so that the same one should be handed over again.
     - `steps`: how many steps.
     - `every`: record the risk every so many steps; it must divide `steps`.
     - `key`: determines the data, their order and the noise. The same key gives the
@@ -60,7 +65,8 @@ def simulate(
     - `batch_size`: samples a step.
     - `scope`: `PerTree()` clips the gradient of a batch, `PerExample()` each sample's;
         `PerExample(noise_std=...)` adds noise to their mean, as DP-SGD does.
-    - `observe`: a function of the parameters, recorded beside the risk.
+    - `observe`: a function of the parameters, recorded beside the risk; compiled in,
+        as a plain function of the step is.
 
     **Returns:**
 
@@ -78,6 +84,20 @@ def simulate(
     lr = check_rate(lr, jnp.arange(0, run.steps, run.every))
     if engine is None:
         engine = default_engine(problem)
+    return _simulate(engine, problem, clip, lr, scope, run)
+
+
+# Behind the checks, which then see numbers: what is misused fails at once. All numbers
+# are arguments, so that a program is compiled once for all of them.
+@eqx.filter_jit
+def _simulate(
+    engine: AbstractEngine,
+    problem: AbstractProblem,
+    clip: AbstractClip,
+    lr: Schedule,
+    scope: AbstractScope,
+    run: Run,
+) -> Curve:
     return engine.compute(problem, clip, lr, scope, run)
 
 
@@ -98,7 +118,9 @@ def train(
     **Arguments:**
 
     - `problem`: what to train on.
-    - `optimiser`: an optax optimiser; it is given the mean gradient of each batch.
+    - `optimiser`: an optax optimiser; it is given the mean gradient of each batch. Of
+        one that is made of optax's and this package's transforms new numbers compile
+        nothing; any other is told by its functions, which should then be made once.
     - `steps`, `every`, `key`, `batch_size`, `observe`: as in `simulate`.
 
     **Returns:**
@@ -106,6 +128,11 @@ def train(
     A [`jaxclip.Curve`][] that starts at step 0.
     """
     run = _run(problem, steps, every, key, batch_size, observe)
+    return with_optimiser(_train, optimiser, problem, run)
+
+
+@eqx.filter_jit
+def _train(optimiser: Optimiser, problem: AbstractProblem, run: Run) -> Curve:
     return run_optimiser(problem, optimiser, mean, run)
 
 
@@ -121,7 +148,7 @@ def _run(
     steps, every = check_lengths(problem, steps, every)
     batch_size = count("batch_size", batch_size)
     problem.check_length(steps * batch_size)
-    return Run(steps, every, key, batch_size, observe)
+    return Run(steps, every, key, batch_size, hashable(observe))
 
 
 def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:

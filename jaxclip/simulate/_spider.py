@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, PyTree
 from .._checks import count, positive
 from .._curve import Curve
 from .._schedule import as_schedule
+from .._static import hashable
 from .._types import Key, Params, Schedule
 from ..clip import AbstractClip, SpiderClip
 from ..problem import AbstractProblem, FiniteSum
@@ -206,20 +207,25 @@ def run_spider(
     # An upper bound: which steps renew is known only once they are made.
     largest = max(optimiser.anchor_size or 0, optimiser.batch_size)
     problem.check_length(steps * largest)
+    run = Run(steps, every, key, optimiser.batch_size, hashable(observe))
+    return _run(problem, optimiser, run)
 
+
+@eqx.filter_jit
+def _run(problem: AbstractProblem, optimiser: Spider, run: Run) -> Curve:
     def advance(state, first):
         del first
 
         def body(state, _):
             return optimiser.step(problem, state), None
 
-        return jax.lax.scan(body, state, length=every)[0]
+        return jax.lax.scan(body, state, length=run.every)[0]
 
     return record(
         problem,
-        Run(steps, every, key, optimiser.batch_size, observe),
+        run,
         advance,
-        optimiser.init(problem, key),
+        optimiser.init(problem, run.key),
         params_of=lambda state: state.params,
         observed_of=lambda state: state,
     )

@@ -52,6 +52,18 @@ class Axis:
             for leaf, impl in pairs
         )
 
+    def describe(self, index: int) -> str:
+        """One entry in words, for an error: its value, or its index and numbers."""
+        if self.paths == ("",) and self.impls == (None,):
+            return f"{self.name}={_short(self.leaves[0][index])}"
+        parts = zip(self.paths, self.leaves, self.impls, strict=True)
+        shown = [
+            f"{path + ' = ' if path else ''}"
+            f"{'' if impl is None else 'key data '}{_short(leaf[index])}"
+            for path, leaf, impl in parts
+        ]
+        return f"{self.name}[{index}] ({', '.join(shown)})"
+
     def coordinates(self) -> dict[str, Coordinate]:
         """What labels the axis: its values where they are numbers; otherwise an index,
         and beside it the data of its keys and those of its leaves that are numbers."""
@@ -153,16 +165,55 @@ def _read_leaf(name: str, leaf: Any) -> tuple[np.ndarray, str | None]:
                 f"The axis `{name}` is one key; an axis is several along a first axis: "
                 "`jax.random.split(key, n)`."
             )
-    try:
-        # In JAX's precision, which is what `fn` would be given for one point.
-        array = np.asarray(jnp.asarray(leaf))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"The axis `{name}` must be an array of numbers. Got {leaf!r}."
-        ) from error
+    array = _in_precision(name, leaf)
     if array.ndim == 0:
         raise ValueError(
             f"The axis `{name}` is one number; an axis is an array with a leading axis."
             f" Got {leaf!r}; for a list of numbers write `jnp.array([...])`."
         )
     return array, impl
+
+
+def _in_precision(name: str, leaf: Any) -> np.ndarray:
+    """A leaf in JAX's precision, which is what `fn` would be given for one point.
+
+    **Raises:**
+
+    A `ValueError` where it holds no numbers, or one that this precision has not: JAX
+    would wrap an integer around, and make an infinity or a zero of a float.
+    """
+    try:
+        given = np.asarray(leaf)
+        # What overflows is refused below, with its value.
+        with np.errstate(over="ignore"):
+            array = np.asarray(jnp.asarray(leaf))
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The axis `{name}` must be an array of numbers, each of them within the "
+            f"range of its type. Got {_short(leaf)}."
+        ) from error
+    lost = _lost(given, array)
+    if lost.any():
+        raise ValueError(
+            f"The axis `{name}` holds {_short(given[lost][0])}, which {array.dtype} "
+            f"cannot hold: it would become {_short(array[lost][0])}. Set "
+            "`jax_enable_x64`, or take other values."
+        )
+    return array
+
+
+def _lost(given: np.ndarray, array: np.ndarray) -> Any:
+    """Where the numbers of an array are others than those given, beyond rounding."""
+    if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
+        return given != array
+    if np.issubdtype(array.dtype, np.inexact):
+        # Of real and imaginary parts alike: only their ends count.
+        return (np.isfinite(given) & ~np.isfinite(array)) | (
+            (given != 0) & (array == 0)
+        )
+    return np.zeros(array.shape, bool)
+
+
+def _short(value: Any) -> str:
+    text = str(value).replace("\n", " ")
+    return text if len(text) <= 80 else f"{text[:77]}..."

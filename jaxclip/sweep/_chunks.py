@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -101,8 +101,26 @@ class Program:
         return _place(self.layout, self.axes, self.shardings, chunk)
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a program is compiled from.
+
+    - `point`: the function at one point, of the leaves of the axes in nested order.
+    - `key`: equal for two functions that compute the same.
+    """
+
+    point: Callable[..., Any] = dataclasses.field(compare=False)
+    key: Hashable
+
+
+# The programs of the latest sweeps, oldest first: the same one again, with other
+# numbers on its axes, compiles nothing. A few, since a program holds constants.
+_KEPT: dict[Hashable, tuple[Any, tuple[NamedSharding, ...]]] = {}
+_MOST_KEPT = 16
+
+
 def build(
-    point: Callable[..., Any],
+    source: Source,
     axes: tuple[Axis, ...],
     devices: Sequence[Device],
     batch_size: int | None,
@@ -115,7 +133,7 @@ def build(
     points = _POINTS if batch_size is None else batch_size
     while True:
         layout = Layout.make(axes, len(devices), points)
-        program = compile_layout(point, axes, devices, layout)
+        program = compile_layout(source, axes, devices, layout)
         here = math.prod(layout.block) // layout.devices(len(devices))
         if batch_size is not None or here == 1:
             return program
@@ -126,12 +144,29 @@ def build(
 
 
 def compile_layout(
-    point: Callable[..., Any],
+    source: Source,
     axes: tuple[Axis, ...],
     devices: Sequence[Device],
     layout: Layout,
 ) -> Program:
-    """The program for chunks that are already decided on."""
+    """The program for chunks that are already decided on, compiled if it is new."""
+    key = source, layout, tuple(devices)
+    kept = _KEPT.pop(key, None)
+    if kept is None:
+        kept = _compile(source.point, axes, devices, layout)
+    _KEPT[key] = kept
+    while len(_KEPT) > _MOST_KEPT:
+        del _KEPT[next(iter(_KEPT))]
+    compiled, shardings = kept
+    return Program(layout, axes, compiled, shardings)
+
+
+def _compile(
+    point: Callable[..., Any],
+    axes: tuple[Axis, ...],
+    devices: Sequence[Device],
+    layout: Layout,
+) -> tuple[Any, tuple[NamedSharding, ...]]:
     used = devices[: layout.devices(len(devices))]
     sizes = list(layout.block)
     sizes[layout.split] //= len(used)
@@ -150,8 +185,7 @@ def compile_layout(
     )
     shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
     example = _place(layout, axes, shardings, (0,) * len(axes))
-    compiled = jax.jit(function).lower(*example).compile()
-    return Program(layout, axes, compiled, shardings)
+    return jax.jit(function).lower(*example).compile(), shardings
 
 
 def _nest(point: Callable[..., Any], sizes: Sequence[int]) -> Callable[..., Any]:

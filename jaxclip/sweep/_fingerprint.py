@@ -43,6 +43,13 @@ def fingerprint(
     }
 
 
+def digest(jaxpr: Any) -> str:
+    """What a closed jaxpr computes, its constants included, as one hash."""
+    config: Any = jax.config
+    precision = f"{config.jax_enable_x64}{config.jax_default_matmul_precision}"
+    return _digest(precision.encode(), _text(jaxpr), *_constants(jaxpr))
+
+
 def differences(mine: dict[str, Any], stored: dict[str, Any]) -> list[str]:
     """The names of the entries that differ, with both values where they are short."""
     shown = {"precision", "platform", "jaxclip", "jax"}

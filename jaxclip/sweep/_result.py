@@ -62,6 +62,20 @@ class Table:
         return leaf.transpose(*self.order, *range(len(self.axes), leaf.ndim))
 
 
+def blank(dtype: np.dtype) -> Any:
+    """What a point that has not been computed reads: NaN where the type has it.
+
+    Otherwise the smallest number of a type with a sign, and the largest of one without;
+    booleans have none to spare, and are false.
+    """
+    if np.issubdtype(dtype, np.inexact):
+        return dtype.type(np.nan)
+    if np.issubdtype(dtype, np.integer):
+        range_ = np.iinfo(dtype)
+        return dtype.type(range_.min or range_.max)
+    return dtype.type(0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweep:
     """The result of [`jaxclip.sweep`][].

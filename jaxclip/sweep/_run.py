@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy as np
 
 from .._types import Device
 from ._axes import Axis
-from ._chunks import Layout, Program, build, compile_layout
+from ._chunks import Layout, Program, Source, build, compile_layout
 from ._disk import locked
+from ._failure import named
 from ._processes import agree, gather, leads, my_share, together
-from ._result import Table
+from ._result import Table, blank
 from ._store import Store
 
 
@@ -24,9 +25,11 @@ class Work:
     """What is to be computed, and where.
 
     - `point`: the function at one point, of the leaves of the axes in nested order.
+    - `key`: what it is told from others by, where a compiled program is looked for.
     """
 
     point: Callable[..., Any]
+    key: Hashable
     table: Table
     devices: tuple[Device, ...]
     batch_size: int | None
@@ -34,14 +37,18 @@ class Work:
 
     def program(self) -> Program:
         """The program of a sweep whose cut is free, the same in all processes."""
-        program = build(self.point, self._axes, self.devices, self.batch_size)
+        program = build(self._source, self._axes, self.devices, self.batch_size)
         *block, split = agree([*program.layout.block, program.layout.split])
         layout = Layout(program.layout.lengths, tuple(block), split)
         return program if layout == program.layout else self.program_for(layout)
 
     def program_for(self, layout: Layout) -> Program:
         """The program of a sweep that is already cut."""
-        return compile_layout(self.point, self._axes, self.devices, layout)
+        return compile_layout(self._source, self._axes, self.devices, layout)
+
+    @property
+    def _source(self) -> Source:
+        return Source(self.point, self.key)
 
     @property
     def _axes(self) -> tuple[Axis, ...]:
@@ -53,10 +60,12 @@ def in_memory(work: Work) -> tuple[tuple[np.ndarray, ...], float]:
     program, table = work.program(), work.table
     layout = program.layout
     kinds = list(zip(table.shapes, table.dtypes, strict=True))
-    wholes = [np.zeros(layout.lengths + shape, dtype) for shape, dtype in kinds]
+    wholes = [
+        np.full(layout.lengths + shape, blank(dtype), dtype) for shape, dtype in kinds
+    ]
     total = 0.0
     with together():
-        for chunk, results, seconds in _run(program, layout.chunks(), work.progress):
+        for chunk, results, seconds in _run(work, program, layout.chunks()):
             total += seconds
             for whole, part in zip(wholes, results, strict=True):
                 whole[layout.region(chunk)] = part
@@ -91,7 +100,7 @@ def into_store(
         if left:
             program = program or work.program_for(store.layout)
             with together():
-                for chunk, results, seconds in _run(program, left, work.progress):
+                for chunk, results, seconds in _run(work, program, left):
                     store.write(chunk, results, seconds)
     return store
 
@@ -121,14 +130,15 @@ def _assemble(program: Program, mine: np.ndarray) -> np.ndarray:
 
 
 def _run(
-    program: Program, chunks: list[tuple[int, ...]], progress: bool
+    work: Work, program: Program, chunks: list[tuple[int, ...]]
 ) -> Iterator[tuple[tuple[int, ...], list[np.ndarray], float]]:
     """This process's share of some chunks: each with its results and its seconds."""
     mine = my_share(chunks)
-    with _bar(len(mine), progress and leads()) as bar:
+    with _bar(len(mine), work.progress and leads()) as bar:
         for chunk in mine:
             start = time.perf_counter()
-            results = program.run(chunk)
+            with named(work.point, program, chunk):
+                results = program.run(chunk)
             yield chunk, results, time.perf_counter() - start
             # After what the caller did with the chunk, such as writing it.
             bar.update()

@@ -22,7 +22,7 @@ import numpy as np
 from ._chunks import Layout
 from ._disk import digest, explained, make_folders, read_json, sync, write_json
 from ._fingerprint import differences
-from ._result import Table
+from ._result import Table, blank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +217,8 @@ def _make_arrays(group: Any, table: Table, layout: Layout) -> None:
             shape=lengths + shape,
             chunks=block + tuple(max(1, n) for n in shape),
             dtype=table.dtypes[i],
+            # Read where no chunk has been written: 0 would pass for a result.
+            fill_value=blank(table.dtypes[i]),
             dimension_names=table.dims(i),
             attributes=dict(table.about(name)),
             # A checksum in each file, so that a damaged one is never read.

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 
 from .._checks import count
+from .._static import hashable
 from .._types import Device
 from ._axes import read_axes
-from ._fingerprint import fingerprint, version
+from ._fingerprint import digest, fingerprint, version
 from ._point import at_point, trace
 from ._result import Sweep
 from ._run import Work, in_memory, into_store
@@ -39,7 +40,8 @@ def sweep(
     **Arguments:**
 
     - `fn`: called with the axes as keyword arguments, one entry of each; returns any
-        pytree of arrays. It is traced and vmapped.
+        pytree of arrays. It is traced and vmapped; another sweep of the same function,
+        over axes of the same lengths, compiles nothing.
     - `axes`: name to array, key array, or pytree of arrays that share a leading axis,
         of which there is one entry a point. Make keys with `jax.random.key`: those
         of the old kind are numbers to JAX, and taken for settings.
@@ -51,7 +53,9 @@ def sweep(
     - `store`: a folder for the numbers. Finished chunks are then written to it, and not
         held in memory. The same sweep, run again with this folder, goes on where it was
         killed, cut into the chunks that it had then, whatever the devices and the
-        `batch_size` are now; the table is `table.zarr` in it.
+        `batch_size` are now; the table is `table.zarr` in it. Read before it is
+        finished, points that are missing are NaN; of integers they are the smallest
+        of their type (the largest where it has no sign), and false of booleans.
     - `units`: name to unit, of axes and of what `fn` returns (`"value"` where it
         returns one array): the `units` of the table's columns, which xarray writes on
         the axes of plots.
@@ -67,9 +71,11 @@ def sweep(
 
     **Raises:**
 
-    A `ValueError` where an argument is misused, `store` is no store, or is that of
-    another sweep; a `BlockingIOError` where another sweep is writing to it; an
-    `OSError` where it cannot be written to. Nothing finished is lost by any of them.
+    A `ValueError` where an argument is misused, an axis holds a number that JAX's
+    precision has not, `store` is no store, or is that of another sweep; a
+    `RuntimeError` that names the point where `fn` fails at one; a `BlockingIOError`
+    where another sweep is writing to the store; an `OSError` where it cannot be
+    written to. Nothing finished is lost by any of them.
     """
     named = read_axes(axes, fn)
     if batch_size is not None:
@@ -79,7 +85,9 @@ def sweep(
     nested = tuple(sorted(named.values(), key=lambda axis: not axis.is_key))
     point = at_point(fn, nested)
     table, jaxpr = trace(point, tuple(named.values()), nested, units or {})
-    work = Work(point, table, places, batch_size, progress)
+    # Traced at each call, since `fn` may read what has changed since the last one.
+    key = hashable(fn), digest(jaxpr)
+    work = Work(point, key, table, places, batch_size, progress)
     attrs = _provenance(fn, places)
     if store is None:
         leaves, seconds = in_memory(work)

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -51,12 +52,7 @@ def centered_clip(
         state: CenteredClipState,
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, CenteredClipState]:
-        def move(_, center):
-            around = _around(updates, center)
-            mean, _ = transform.update(around, state.inner, params)
-            return plus(center, mean)
-
-        center = jax.lax.fori_loop(0, iterations, move, state.center)
+        center = _centered(clip, iterations, updates, state, params)
         step = jnp.asarray(optax.safe_increment(state.inner.step))
         return center, CenteredClipState(center, ClipState(step))
 
@@ -87,16 +83,44 @@ def geometric_median(
         updates: optax.Updates, params: optax.Params | None = None
     ) -> optax.Updates:
         del params
-
-        def move(_, center):
-            distance = jax.vmap(safe_norm)(_around(updates, center))
-            weight = 1 / jnp.maximum(distance, least.astype(distance.dtype))
-            return _average(updates, weight / jnp.sum(weight))
-
-        mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), updates)
-        return jax.lax.fori_loop(0, iterations, move, mean)
+        return _median(least, iterations, updates)
 
     return optax.stateless(aggregate)
+
+
+# Loops of updates that are not jitted would be compiled each time.
+@eqx.filter_jit
+def _centered(
+    clip: AbstractClip,
+    iterations: int,
+    updates: optax.Updates,
+    state: CenteredClipState,
+    params: optax.Params | None,
+) -> optax.Updates:
+    """The aggregate after so many moves from the last one."""
+    transform = as_transform(clip, PerExample(jnp.mean))
+
+    def move(_, center):
+        around = _around(updates, center)
+        mean, _ = transform.update(around, state.inner, params)
+        return plus(center, mean)
+
+    return jax.lax.fori_loop(0, iterations, move, state.center)
+
+
+@eqx.filter_jit
+def _median(
+    least: Float[Array, ""], iterations: int, updates: optax.Updates
+) -> optax.Updates:
+    """The weighted mean after so many iterations."""
+
+    def move(_, center):
+        distance = jax.vmap(safe_norm)(_around(updates, center))
+        weight = 1 / jnp.maximum(distance, least.astype(distance.dtype))
+        return _average(updates, weight / jnp.sum(weight))
+
+    mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), updates)
+    return jax.lax.fori_loop(0, iterations, move, mean)
 
 
 def _around(updates: optax.Updates, center: optax.Updates) -> optax.Updates:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._checks import count
+from .._static import hashable
 from .._types import Params, Step
 from ..clip import AbstractClip, Adaptive
 from ..clip._adaptive import need_rule
@@ -39,7 +41,8 @@ def clipped_grad(
 
     **Arguments:**
 
-    - `loss`: `loss(params, example)`, the loss of one example.
+    - `loss`: `loss(params, example)`, the loss of one example. What is returned is
+        compiled once for the same function and shapes, whatever the numbers.
     - `clip`: the rule. Not an `Adaptive` one: there is no state here.
     - `scope`: the reduction and the noise, as for `as_transform`.
     - `microbatch`: how many examples at a time; all at once by default. It must divide
@@ -59,32 +62,49 @@ def clipped_grad(
     if microbatch is not None:
         count("microbatch", microbatch)
 
-    def reduced(params: Params, batch: PyTree[Array], step: Step) -> Params:
+    known = hashable(loss)
+
+    def gradient(params: Params, batch: PyTree[Array], *, step: Step = 0) -> Params:
+        # Python numbers are numbers: they must not be compiled in.
+        params, batch, step = jax.tree.map(jnp.asarray, (params, batch, step))
+        return _gradient(known, rule, scope, microbatch, params, batch, step)
+
+    return gradient
+
+
+# A call that is not jitted would compile the loop over microbatches each time.
+@eqx.filter_jit
+def _gradient(
+    loss: Callable[[Any, Any], Float[Array, ""]],
+    rule: AbstractClip,
+    scope: PerExample,
+    microbatch: int | None,
+    params: Params,
+    batch: PyTree[Array],
+    step: Step,
+) -> Params:
+    def reduced(examples):
         """Of one microbatch, without noise."""
-        gradients = jax.vmap(jax.grad(loss), (None, 0))(params, batch)
+        gradients = jax.vmap(jax.grad(loss), (None, 0))(params, examples)
         norms = scope.norms(gradients, params)
         parts, _ = factors(rule, norms, (), step, True)
         return scope.multiply(gradients, parts.factors)
 
-    def gradient(params: Params, batch: PyTree[Array], *, step: Step = 0) -> Params:
-        if microbatch is None:
-            return scope.perturb(reduced(params, batch, step), step)
-        size = microbatch
-        pieces = jax.tree.map(lambda leaf: _split(leaf, size), batch)
-        number = jnp.shape(jax.tree.leaves(pieces)[0])[0]
+    if microbatch is None:
+        return scope.perturb(reduced(batch), step)
+    pieces = jax.tree.map(lambda leaf: _split(leaf, microbatch), batch)
+    number = jnp.shape(jax.tree.leaves(pieces)[0])[0]
 
-        def add(total, piece):
-            return jax.tree.map(_add, total, reduced(params, piece, step)), None
+    def add(total, piece):
+        return jax.tree.map(_add, total, reduced(piece)), None
 
-        total, _ = jax.lax.scan(add, jax.tree.map(_wide_zeros, params), pieces)
-        # The mean of the pieces' means, or the sum of their sums.
-        share = scope.reduce(jnp.ones(number), axis=0) / number
-        mean = jax.tree.map(
-            lambda leaf, x: times(leaf, share).astype(x.dtype), total, params
-        )
-        return scope.perturb(mean, step)
-
-    return gradient
+    total, _ = jax.lax.scan(add, jax.tree.map(_wide_zeros, params), pieces)
+    # The mean of the pieces' means, or the sum of their sums.
+    share = scope.reduce(jnp.ones(number), axis=0) / number
+    mean = jax.tree.map(
+        lambda leaf, x: times(leaf, share).astype(x.dtype), total, params
+    )
+    return scope.perturb(mean, step)
 
 
 def _wide_zeros(leaf: Array) -> Array:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
+from .._checks import is_traced
+
 
 class GuardState(NamedTuple):
     """The state of a guard: that of what it guards, and how many updates were not
@@ -54,7 +56,11 @@ def skip_nonfinite(
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             return zeros, state.inner
 
-        updates, inner = jax.lax.cond(finite, go, skip, updates)
+        if is_traced(finite):
+            updates, inner = jax.lax.cond(finite, go, skip, updates)
+        else:
+            # An update that is not jitted would compile the condition each time.
+            updates, inner = go(updates) if finite else skip(updates)
         return updates, GuardState(inner, _count(state, finite))
 
     return _guard(guarded, update)
