@@ -98,8 +98,9 @@ def _tabulate(noise: Empirical, risks, thresholds):
 
     def one(risk):
         stds = jnp.sqrt(2 * risk + noise.variances)
-        upper = jax.scipy.stats.norm.cdf((fine[:, None] - noise.means) / stds)
-        lower = jax.scipy.stats.norm.cdf((-fine[:, None] - noise.means) / stds)
+        means, stds = noise.means[None, :], stds[None, :]
+        upper = jax.scipy.special.ndtr((fine[:, None] - means) / stds)
+        lower = jax.scipy.special.ndtr((-fine[:, None] - means) / stds)
         outside = 1 - (upper - lower) @ noise.weights
         slope = 2 * fine * outside
         # Simpson's rule on each pair of intervals, so that the ends are thresholds.
@@ -224,7 +225,7 @@ def _place(value, grid):
     beyond the ends, the ends."""
     at = jnp.clip((value - grid[0]) / (grid[1] - grid[0]), 0.0, len(grid) - 1.0)
     i = jnp.minimum(at.astype(int), len(grid) - 2)
-    return i, at - i
+    return i, at - i.astype(at.dtype)
 
 
 def _look_up(table, rows, columns):

@@ -119,7 +119,7 @@ class Split:
         leverage = np.einsum("ni,ni->n", A @ inverse, A) / len(A)
         moves = influence(residuals, reference.threshold)
         moves = moves / (1 - np.minimum(leverage, 0.5))
-        error = np.mean(leverage * moves**2) / 2
+        error = float(np.mean(leverage * moves**2) / 2)
         held_out = y[test] - X[test] @ x
         return cls(train, test, x, error, influence(held_out, reference.threshold))
 

@@ -53,7 +53,8 @@ class Decay(eqx.Module):
     steps: Float[Array, ""]
 
     def __call__(self, step: Step) -> Float[Array, "..."]:
-        return self.lr * (1 - self.decays * (step / self.steps))
+        passed = jnp.asarray(step, self.steps.dtype) / self.steps
+        return self.lr * (1 - self.decays * passed)
 
 
 class Profile(eqx.Module):
@@ -68,7 +69,7 @@ class Profile(eqx.Module):
         last = len(self.profile) - 1
         at = jnp.asarray(step, self.profile.dtype) / self.steps * last
         i = jnp.clip(at.astype(int), 0, last - 1)
-        share = jnp.clip(at - i, 0.0, 1.0)
+        share = jnp.clip(at - i.astype(at.dtype), 0.0, 1.0)
         value = (1 - share) * self.profile[i] + share * self.profile[i + 1]
         return self.threshold * (1 + self.follows * (value - 1))
 
