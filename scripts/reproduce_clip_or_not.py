@@ -95,8 +95,8 @@ def schedule(report: Report) -> list[Claim]:
     kappas = jnp.linspace(0.1, 5, 10 if report.quick else 50)
 
     def heuristic(kappa):
-        rule = jc.heuristic_clip(problem, lr, kappa, steps=steps)
-        return jc.solve(jc.RiskODE(), problem, rule, lr, steps=at).risk
+        rule, compensated = jc.heuristic_clip(problem, lr, kappa, steps=steps)
+        return jc.solve(jc.RiskODE(), problem, rule, compensated, steps=at).risk
 
     scanned = jax.lax.map(jax.jit(heuristic), kappas)
     sgd = report.simulate_many(problem, clip, rate, at, 24 if report.quick else 100)
@@ -117,9 +117,10 @@ def schedule(report: Report) -> list[Claim]:
             jnp.max(best.risk / plain.risk),
             1 + 1e-6,
         ),
-        at_most(
-            "max-CCC ends below the best heuristic multiple",
-            best.risk[-1] / jnp.min(scanned[:, -1]),
+        Claim(
+            "max-CCC ends below the best heuristic multiple, within 6%",
+            float(best.risk[-1] / jnp.min(scanned[:, -1])),
+            0.94,
             1.0,
         ),
         follows("SGD with the max-CCC schedule follows its ODE", sgd, best, dimension),
@@ -128,14 +129,14 @@ def schedule(report: Report) -> list[Claim]:
 
 def early_harm(report: Report) -> list[Claim]:
     """The heuristic schedule has no guarantee: with Laplace noise and a multiple of .7
-    it starts worse than no clipping at the same rate."""
+    it starts worse than no clipping with the same descent."""
     dim = 200
     problem = jc.LeastSquares(
         jc.Spectrum.isotropic(dim), jc.Laplace(1.0), jnp.array([2**0.5])
     )
     at, lr = np.linspace(0, 20 * dim, 201), 0.5 / dim
-    clip = jc.heuristic_clip(problem, lr, 0.7, steps=int(at[-1]))
-    clipped = jc.solve(jc.RiskODE(), problem, clip, lr, steps=at)
+    clip, rate = jc.heuristic_clip(problem, lr, 0.7, steps=int(at[-1]))
+    clipped = jc.solve(jc.RiskODE(), problem, clip, rate, steps=at)
     plain = jc.solve(jc.RiskODE(), problem, jc.Identity(), lr, steps=at)
     report.save("early_harm", step=at, clipped=clipped.risk, plain=plain.risk)
     ratio = np.asarray(clipped.risk / plain.risk)
