@@ -164,8 +164,9 @@ def real_data(report: Report) -> list[Claim]:
     features = jc.random_features(X, count, key=jr.key(report.seed))
     claims = []
     sets = sets[:1] if report.quick else sets
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    for ax, (name, target, spread, eta) in zip(axes, sets, strict=False):
+    figure, axes = plt.subplots(1, len(sets), figsize=(5.5 * len(sets), 4.4),
+                                layout="constrained", squeeze=False)  # fmt: skip
+    for ax, (name, target, spread, eta) in zip(axes[0], sets, strict=True):
         y = (target - target.mean()) / target.std()
         optimum = jc.Regression(features, y).optimum
         start = optimum + spread * jr.normal(jr.key(report.seed + 1), (count,))
@@ -180,16 +181,14 @@ def real_data(report: Report) -> list[Claim]:
         at = np.arange(0, len(y) // 100 * 100 + 1, 20)
         sgd = report.simulate_many(rows, clip, lr, at, 16 if report.quick else 50)
         sgd.plot(ax, color=BLUE, label="SGD on the rows, 80% band")
-        for law, problem, style in (
-            ("empirical", empirical, "--"),
-            ("Gaussian", gaussian, ":"),
-        ):
+        laws = (("Gaussian", gaussian, ":"), ("empirical", empirical, "--"))
+        for law, problem, style in laws[:1] if report.quick else laws:
             ode = jc.solve(jc.RiskODE(rtol=1e-6), problem, clip, lr, steps=at)
             ode.plot(ax, color="black", ls=style, label=f"ODE, {law} residuals")
             report.save(f"real {name} {law}", step=at, sgd=sgd.risk, ode=ode.risk)
             worst = jnp.max(jnp.abs(jnp.log(sgd.risk.mean(axis=0) / ode.risk)))
-            text = f"{name} (N = {dimension:.1f}), {law} residuals: mean within 15%"
-            claims.append(at_most(text, jnp.expm1(worst), 0.15))
+            text = f"{name} (N = {dimension:.1f}), {law} residuals: mean off the ODE"
+            claims.append(at_most(text, jnp.expm1(worst), 0.1))
         ax.set(title=f"{name}, N = {dimension:.1f}", xscale="linear")
         ax.legend(fontsize=8)
     report.finish(figure, "real_data")

@@ -49,7 +49,7 @@ jax.config.update("jax_enable_x64", True)
 
 def online(report: Report) -> list[Claim]:
     """Sample gradients against the accuracy: eps^-3 with variance reduction, eps^-4
-    for clipped SGD."""
+    for clipped SGD. With the constants of the theorem the lead begins below .05."""
     grid = np.array([0.2, 0.14, 0.1, 0.07, 0.05, 0.035])
     if report.quick:
         grid = grid[:-1]
@@ -86,11 +86,14 @@ def online(report: Report) -> list[Claim]:
             Claim("clipped SGD: exponent of 1 / eps", -slopes[0], 3.6, 4.2),
             Claim("SPIDER with clipping: exponent of 1 / eps", -slopes[1], 2.5, 3.2),
             at_least("... apart by", slopes[1] - slopes[0], 0.8),
+            *([] if report.quick else [
+                at_least(f"... so that at eps = {grid[-1]} it needs less: SGD over it",
+                         sgd[-1] / spider[-1], 1.1)]),
         ],
     ) + of(
         "derived here",
         [at_most("violations of the descent inequality, online", violations, 0)],
-    )
+    )  # fmt: skip
 
 
 def steep_start(report: Report) -> list[Claim]:
@@ -124,7 +127,7 @@ def guarantee(report: Report) -> list[Claim]:
     that stands still there nor one on the wall, at 1, would do."""
     eps, size = 0.02, 1024
     family = HardFamily(eps, multiple=15.0)
-    keys = jr.split(jr.key(report.seed + 1), 4 if report.quick else 16)
+    keys = jr.split(jr.key(report.seed + 1), 2 if report.quick else 16)
     steps = int(np.ceil(8 * gap(family) / eps**2))
     claims = []
     for name, problem, optimiser, bound in (
