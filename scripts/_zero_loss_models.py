@@ -198,7 +198,7 @@ def sparse(report: Report) -> list[Claim]:
     _recovery(report, times, path, error(noisy), error(batches)[0])
     # At slow times .1, .2, .3 and .5.
     clock = error(noisy.mean(axis=0))[[1, 2, 3, 5]] / path[1:5] - 1
-    return of("HaoChen et al. 2020, in the form above", [
+    return of("HaoChen et al. 2020; weaker: fewer steps, noise of signs", [
         at_least("sparse vector: distance without noise", path[0], 2),
         at_least("sparse vector: least distance under minibatches",
                  error(batches).min(), 2),

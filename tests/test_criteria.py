@@ -419,6 +419,7 @@ def heuristic(problem, lr, kappa):
     return risk, *jax.vmap(at)(jnp.asarray(REPORT), risk)
 
 
+@pytest.mark.float32
 def test_heuristic_is_a_multiple_of_the_residual_and_can_do_harm():
     problem = make_problem(LAPLACE, exponent=1.0, excess=5.0)
     lr = 0.6 / problem.spectrum.trace
