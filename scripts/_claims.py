@@ -7,7 +7,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,17 @@ BLUE, ORANGE, GREEN, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, our number for it, and where that number has to lie."""
+    """A statement, our number for it, and where that number has to lie.
+
+    `source` says whose statement it is: a place in the paper; or that it is weaker than
+    the paper's, and how; or that it is derived here.
+    """
 
     text: str
     value: float
     low: float
     high: float
+    source: str = ""
 
     @property
     def holds(self) -> bool:
@@ -37,7 +42,14 @@ class Claim:
     def __str__(self) -> str:
         wanted = f"[{self.low:.6g}, {self.high:.6g}]"
         verdict = "holds" if self.holds else "FAILS"
-        return f"{verdict}  {self.value:>12.6g}  {wanted:<26} {self.text}"
+        source = f" ({self.source})" if self.source else ""
+        return f"{verdict}  {self.value:>12.6g}  {wanted:<26} {self.text}{source}"
+
+
+def of(source: str, claims: Sequence[Claim]) -> list[Claim]:
+    """The claims, with a source for those that name none."""
+    return [claim if claim.source else replace(claim, source=source)
+            for claim in claims]  # fmt: skip
 
 
 def near(text: str, value: Any, expected: float, relative: float) -> Claim:

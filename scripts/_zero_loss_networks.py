@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import matplotlib.pyplot as plt
 import numpy as np
-from _claims import BLUE, GREEN, ORANGE, Claim, Report, at_most
+from _claims import BLUE, GREEN, ORANGE, Claim, Report, at_most, of
 from _zero_loss_models import NONE, slope, solve
 
 import jaxclip as jc
@@ -40,14 +40,14 @@ def network(report: Report) -> list[Claim]:
     error = np.sqrt(4 * errors[-1] ** 2 + errors[-2] ** 2)
     away = np.abs(mean - flow)[1:]
     _by_the_flow(report, times, flow, rates, means, errors, mean)
-    return [
+    return of("paper: the flow of label noise; weaker: of means, not in law", [
         at_most("network: tr H under label noise, end over start", flow[-1] / flow[0],
                 0.95),
         at_most("network: standard errors of the runs, at no rate, from the flow",
                 (away / error[1:]).max(), 4.0),
         at_most("network: their distance over the fall of tr H",
                 away.max() / (flow[0] - flow[-1]), 0.05),
-    ]  # fmt: skip
+    ])  # fmt: skip
 
 
 def _at(path: Any, i: int) -> Any:
@@ -136,8 +136,8 @@ def cost(report: Report) -> list[Claim]:
         title=f"{more:.0f} times the parameters take {longer:.0f} times as long",
     )
     report.finish(figure, "cost")
-    return [
+    return of("derived here", [
         at_most("matrix-free flow of a network: its loss", max(losses), 1e-10),
         at_most("matrix-free flow: tr H against its start", max(traces), 0.99),
         at_most("matrix-free flow: exponent of the cost in parameters", exponent, 1.5),
-    ]
+    ])  # fmt: skip

@@ -407,19 +407,70 @@ def test_max_ccc_is_never_worse_than_unclipped(name, excess, exponent):
 
 @eqx.filter_jit
 def heuristic(problem, lr, kappa):
-    clip = jc.heuristic_clip(problem, lr, kappa, steps=SCHEDULED)
-    risk = jc.solve(jc.RiskODE(), problem, clip, lr, steps=REPORT).risk
-    return risk, jax.vmap(clip.threshold)(jnp.asarray(REPORT))
+    """The risk, the threshold on the residual and the rate of descent."""
+    clip, rate = jc.heuristic_clip(problem, lr, kappa, steps=SCHEDULED)
+    risk = jc.solve(jc.RiskODE(), problem, clip, rate, steps=REPORT).risk
+
+    def at(step, risk):
+        norm = problem.spectrum.feature_norm
+        m = jc.moments(clip, problem.noise, risk, norm, step)
+        return clip.threshold(step) / norm, rate(step) * m.mu
+
+    return risk, *jax.vmap(at)(jnp.asarray(REPORT), risk)
 
 
+@pytest.mark.float32
 def test_heuristic_is_a_multiple_of_the_residual_and_can_do_harm():
     problem = make_problem(LAPLACE, exponent=1.0, excess=5.0)
     lr = 0.6 / problem.spectrum.trace
-    risk, threshold = heuristic(problem, lr, jnp.asarray(0.7))
-    expected = 0.7 * jnp.sqrt((2 * risk + 1) * problem.spectrum.trace)
-    np.testing.assert_allclose(threshold, expected, rtol=3e-3)
+    risk, threshold, descent = heuristic(problem, lr, jnp.asarray(0.7))
+    np.testing.assert_allclose(threshold, 0.7 * jnp.sqrt(2 * risk + 1), rtol=3e-3)
+    # The rate is compensated: one that is not would descend at half of it here.
+    np.testing.assert_allclose(descent, lr, rtol=3e-3)
     none = unclipped(problem, float(lr))
     assert np.all(risk[2:5] > 1.02 * none[2:5]) and risk[-1] < 0.9 * none[-1]
+
+
+def compensated(problem, lr, kappa):
+    """The risk on the heuristic schedule by scipy: moments in closed form, of normal
+    residuals given the noise."""
+    lam, noise = np.asarray(problem.spectrum.eigenvalues), problem.noise
+
+    def field(step, v):
+        risk = lam @ v
+        c, std = kappa * np.sqrt(2 * risk + float(noise.variance)), np.sqrt(2 * risk)
+        low, high = (-c - noise.means) / std, (c - noise.means) / std
+        cdf, pdf = scipy.stats.norm.cdf, scipy.stats.norm.pdf
+        inside = cdf(high) - cdf(low)
+        square = (noise.means**2 + std**2) * inside - std**2 * (
+            high * pdf(high) - low * pdf(low)
+        )
+        square += 2 * std * noise.means * (pdf(low) - pdf(high))
+        mu = noise.weights @ inside
+        second = noise.weights @ (square + c**2 * (1 - inside))
+        return lam * (-2 * lr * v + (lr / mu) ** 2 * second / 2)
+
+    start = np.asarray(problem.error0) ** 2 / 2
+    run = scipy.integrate.solve_ivp(
+        field, (0, REPORT[-1]), start, t_eval=REPORT, method="LSODA", rtol=1e-9,
+        atol=1e-14,
+    )  # fmt: skip
+    return lam @ run.y
+
+
+def test_heuristic_runs_at_the_compensated_rate():
+    noise = MIXTURES["sparse_sign"]
+    problem = make_problem(noise, exponent=1 / 6)
+    lr = 0.4 / float(problem.spectrum.trace)
+    ends = []
+    for kappa in (0.2, 0.5, 3.0):
+        risk, _, _ = heuristic(problem, jnp.asarray(lr), jnp.asarray(kappa))
+        expected = compensated(problem, lr, kappa)
+        np.testing.assert_allclose(risk, expected, rtol=2e-3)
+        ends.append(float(risk[-1]))
+    # A threshold that hardly acts leaves unclipped SGD.
+    assert ends[0] < 0.4 * ends[1] < 0.4 * ends[2]
+    np.testing.assert_allclose(ends[2], unclipped(problem, lr)[-1], rtol=0.02)
 
 
 # The score rule as an algorithm
@@ -593,6 +644,14 @@ def test_heavy_rows_are_stable_only_at_smaller_rates():
             ),
             "`problem.noise.variance` must be positive and finite",
         ),
+        (
+            lambda p: jc.heuristic_clip(
+                make_problem(jc.Rademacher(1.0), excess=1e-3), 0.1, 0.5, steps=9
+            ),
+            "`kappa` must give a clipping-comparison criterion of at least 0.001",
+        ),
+        (lambda p: jc.heuristic_clip(p, -0.1, 1.0, steps=9), "`lr` must be non-neg"),
+        (lambda p: jc.heuristic_clip(p, 0.1, 1.0, steps=0), "`steps` must be at least"),
         (
             lambda p: jc.max_ccc(
                 jc.LeastSquares(p.spectrum, jc.Gaussian(0.0), 0 * p.error0),
