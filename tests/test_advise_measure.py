@@ -226,6 +226,9 @@ def test_what_the_rows_cannot_tell_apart_the_ode_chooses():
     assert Score(risks, rows, expected).best(kind) == 1
     assert Score(risks, 0.01 * rows, expected).best(kind) == 0
     assert Score(risks, rows, expected).best(np.array([True, False, True])) == 0
+    # A rate that the ODE does not know to be unstable is not chosen for its sake.
+    assert Score(risks, rows, np.array([0.5, np.inf, 0.1])).best(kind) == 0
+    assert Score(risks, rows, np.full(3, np.inf)).best(kind) == 0
     # A setting that diverges on one key is out.
     risks[3, 1] = np.inf
     assert Score(risks, rows, expected).best(kind) == 0

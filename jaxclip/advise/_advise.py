@@ -219,8 +219,9 @@ def advise(
         Prediction.of(reference, values, steps) for _ in track([0], "solve the limits")
     )
     # At four fifths of the limit the mean square is finite, if barely.
-    plan = guess(prediction, 0.8 * stable[0])
-    study = Study(X, y, reference, prediction, plan.profile, steps)
+    largest = 0.8 * stable[0]
+    plan = guess(prediction, largest)
+    study = Study(X, y, reference, prediction, plan.profile, steps, largest)
     settings, score = explore(study, plan, search_key, track)
     runs = None if runs is None else count("runs", runs, least=2)
     done = hold_out(study, settings, score, plan.clipped, run_key, runs, track)

@@ -35,6 +35,7 @@ class Study:
     - `prediction`: what the ODE says of them.
     - `profile`: shape `(m,)`, of the best predicted threshold over a run.
     - `steps`: the length of a run.
+    - `largest_lr`: the largest rate that is stable on the rows without a clip.
     """
 
     X: np.ndarray
@@ -43,6 +44,7 @@ class Study:
     prediction: Prediction
     profile: np.ndarray
     steps: int
+    largest_lr: float = np.inf
 
     @property
     def inner(self) -> int:
@@ -100,6 +102,9 @@ class Study:
         pairs = list(zip(splits, jr.split(key, len(splits)), strict=True))
         risks, rows = zip(*spread(one, pairs), strict=True)
         expected = self.prediction.on_rows(settings, self.profile, len(self.y))
+        # The ODE does not know that long rows make such rates unstable.
+        unstable = np.isinf(settings.threshold) & (settings.lr > self.largest_lr)
+        expected = np.where(unstable, np.inf, expected)
         return Score(np.concatenate(risks), np.concatenate(rows), expected)
 
 
@@ -134,17 +139,18 @@ class Score:
 
         Of those that the rows cannot tell from the one with the smallest risk (within
         one standard error of the difference) the one that the ODE expects to be best:
-        where rows are few it guides the choice, where they are many they make it.
+        where rows are few it guides the choice, where they are many they make it. Only
+        the rows' error counts: a setting whose runs scatter widely is near to the edge
+        of stability, which the ODE does not know.
         """
         mean = np.where(kind, self.mean, np.inf)
         least = int(np.argmin(mean))
-        with np.errstate(invalid="ignore", over="ignore"):
-            rows = np.var(self.rows - self.rows[:, [least]], axis=0) / len(self.rows)
-            runs = self.risks - self.risks[:, [least]]
-            error = np.sqrt(rows + np.var(runs, axis=0) / len(runs))
-            tied = mean <= mean[least] + error
-        tied[least] = True
-        return int(np.argmin(np.where(kind & tied, self.expected, np.inf)))
+        apart = self.rows - self.rows[:, [least]]
+        error = np.sqrt(np.var(apart, axis=0) / len(apart))
+        tied = kind & (mean <= mean[least] + error) & np.isfinite(self.expected)
+        if not tied.any():
+            return least
+        return int(np.argmin(np.where(tied, self.expected, np.inf)))
 
 
 def spread(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
