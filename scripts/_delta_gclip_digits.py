@@ -103,7 +103,8 @@ def differences(name: str, right: np.ndarray, margin: float) -> list[Claim]:
             verdict = f"{NAMES[ours]} is {in_words(gap, error)} {NAMES[other]}"
             text = (f"{name}: {verdict} in test accuracy, by {gap:+.4f} +- "
                     f"{error:.4f}: |difference| + 2 errors (paper, CIFAR-10: "
-                    f"competitive; the nearest that was run: within {margin:.0%})")  # fmt: skip
+                    "competitive; the nearest that was run: within "
+                    f"{margin:.0%})")  # fmt: skip
             claims.append(at_most(text, abs(gap) + 2 * error, margin))
     return claims
 

@@ -34,11 +34,13 @@ def paired(first: Any, second: Any) -> tuple[float, float]:
     return float(difference.mean()), float(variance) ** 0.5
 
 
-def in_words(gap: float, error: float) -> str:
-    """Which of two is ahead, where that is beyond two errors."""
+def in_words(
+    gap: float, error: float, words: tuple[str, str] = ("ahead of", "behind")
+) -> str:
+    """Whether one of two is above the other or below, beyond two errors."""
     if abs(gap) < 2 * error:
         return "no different from"
-    return "ahead of" if gap > 0 else "behind"
+    return words[0] if gap > 0 else words[1]
 
 
 def wide_network(key: Any) -> jc.WideNetwork:

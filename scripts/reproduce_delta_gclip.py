@@ -30,7 +30,8 @@ import matplotlib
 matplotlib.use("Agg")
 from _claims import Claim, Report, at_most, exactly, near, reproduce
 from _delta_gclip_digits import conv, mlp
-from _delta_gclip_wide import DELTA, depths, drift, wide_network
+from _delta_gclip_wide import DELTA, wide_network
+from _delta_gclip_width import depths, drift
 
 import jaxclip as jc
 
