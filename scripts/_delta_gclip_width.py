@@ -19,7 +19,7 @@ def depths(report: Report) -> list[Claim]:
     The rate is half of one over the curvature at the start: that of 1.1 in
     `wide_network` is too large for the deepest, whose curvature grows along the path.
     """
-    width, hidden = (128, (1, 4)) if report.quick else (512, (1, 3, 6))
+    width, hidden = (128, (1, 4)) if report.quick else (256, (1, 3, 6))
     claims = []
     for layers in hidden:
         wide = Wide(width, jr.key(report.seed), layers, 2.0)
@@ -42,7 +42,7 @@ def drift(report: Report) -> list[Claim]:
     (Dyer and Gur-Ari, arXiv:1909.11304).
     """
     widths = np.array([64, 256] if report.quick else [64, 128, 256, 512, 1024])
-    keys = jr.split(jr.key(report.seed), 4 if report.quick else 6)
+    keys = jr.split(jr.key(report.seed), 4)
 
     def moves(key, width):
         wide = Wide(int(width), key)
