@@ -10,7 +10,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from ._checks import count
+from ._checks import count, positive
 from ._static import hashable
 from ._types import Key, Params, RealScalar, RealScalarLike
 from .clip import AbstractClip
@@ -142,16 +142,25 @@ def pl_violations(
     [`jaxclip.DeltaClip`][] has such a $\delta$ everywhere (arXiv:2404.08624). A hard
     clip has one on a given path, its threshold over the largest norm there.
 
+    The counts say something only for constants that were chosen before the run: with
+    $\mu$ the smallest eigenvalue of the tangent kernel along the path itself,
+    $\|\nabla L\|^2 = r^T K r \ge 2 \mu L$ is an identity, and `inequality` is zero
+    whatever the network does. The guarantee for wide networks is that the eigenvalue
+    stays above a fraction of its start (Liu, Zhu and Belkin 2020, arXiv:2003.00307),
+    so that half of its start is a $\mu$ that can be wrong.
+
     **Arguments:**
 
-    - `loss`: shape `(s,)`, $L_t$ at every step of a run, from step 0. Steps from where
-        it has fallen to $L_0$ times the precision of its type are left out.
+    - `loss`: shape `(s,)`, $L_t$ at every step of a run, from step 0, in the unit of
+        the loss; its smallest possible value has to be 0. Steps from where it has
+        fallen to $L_0$ times the precision of its type are left out. A step with a
+        loss or a gradient that is not finite breaks everything that it enters.
     - `gradient_norm`: shape `(s,)`, $\|\nabla L_t\|$.
     - `clip`: the rule.
     - `lr`: the learning rate $\gamma$, per step.
-    - `mu`: $\mu$, such as the smallest eigenvalue of [`jaxclip.tangent_kernel`][]
-        along the path.
-    - `floor`: $\delta$, the clip's smallest factor.
+    - `mu`: $\mu$, positive, in the unit of the squared norm over the loss: such as
+        half the smallest eigenvalue of [`jaxclip.tangent_kernel`][] at the start.
+    - `floor`: $\delta$, the clip's smallest factor, positive.
 
     **Returns:**
 
@@ -159,15 +168,20 @@ def pl_violations(
 
     **Raises:**
 
-    A `ValueError` where the two arrays are not vectors of one length, at least 2.
+    A `ValueError` where the two arrays are not vectors of one length, at least 2; where
+    `lr`, `mu` or `floor` is not positive and finite, as with a tangent kernel of
+    deficient rank.
     """
     if loss.ndim != 1 or loss.shape != gradient_norm.shape or len(loss) < 2:
         raise ValueError(
             "`loss` and `gradient_norm` must be vectors of one length, at least 2. Got "
             f"shapes {loss.shape} and {gradient_norm.shape}."
         )
-    numbers = jax.tree.map(jnp.asarray, (lr, mu, floor))
-    return _pl_violations(loss, gradient_norm, clip, *numbers)
+    lr, mu, floor = (
+        positive(name, value).astype(loss.dtype)
+        for name, value in (("lr", lr), ("mu", mu), ("floor", floor))
+    )
+    return _pl_violations(loss, gradient_norm, clip, lr, mu, floor)
 
 
 @eqx.filter_jit
@@ -179,23 +193,33 @@ def _pl_violations(
     mu: RealScalar,
     floor: RealScalar,
 ) -> PLViolations:
+    dtype, eps = loss.dtype, jnp.finfo(loss.dtype).eps
     step = jnp.arange(len(loss))
-    norm, eps = gradient_norm[:-1], jnp.finfo(loss.dtype).eps
+    # An infinity is below another one, a NaN is below nothing.
+    loss, gradient_norm = (
+        jnp.where(jnp.isfinite(x), x, jnp.nan) for x in (loss, gradient_norm)
+    )
+    norm = gradient_norm[:-1]
     h = lr * jax.vmap(clip.factor)(norm, step[:-1])
     # What a sum of squares is rounded by, on the side of no violation.
     slack = 1 + 100 * eps
-    bound = (1 - lr * floor * mu) ** step.astype(loss.dtype) * loss[0]
+    # Through the logarithm: a power of 1 minus a tiny number would round the number.
+    # In a step whose share is 1 or more nothing would be left of the loss.
+    decay = jnp.log1p(-jnp.minimum(lr * floor * mu, 1))
+    bound = jnp.where(step > 0, jnp.exp(step.astype(dtype) * decay), 1) * loss[0]
     length = jnp.cumsum(h * norm)
-    above = loss > eps * loss[0]
 
-    def counted(broken):
-        return jnp.sum(broken & above[: len(broken)])
+    # Counted as what does not hold, so that a NaN, which compares false, is counted.
+    small = loss <= eps * loss[0]
+
+    def broken(holds):
+        return jnp.sum(~(holds | small[: len(holds)]))
 
     return PLViolations(
-        inequality=counted(gradient_norm**2 * slack < 2 * mu * loss),
-        descent=counted(loss[1:] > (loss[:-1] - h * norm**2 / 2) * slack),
-        rate=counted(loss > bound * slack),
-        path=counted(length > 2 * jnp.sqrt(2 * loss[0] / mu) * slack),
+        inequality=broken(gradient_norm**2 * slack >= 2 * mu * loss),
+        descent=broken(loss[1:] <= (loss[:-1] - h * norm**2 / 2) * slack),
+        rate=broken(loss <= bound * slack),
+        path=broken(length <= 2 * jnp.sqrt(2 * loss[0] / mu) * slack),
     )
 
 

@@ -3,8 +3,13 @@
 scikit-learn's digits, the labels to train on corrupted at 0, 20 and 40 percent, a small
 network, plain SGD with per-example clipping. The criterion compares thresholds at the
 best learning rate of each, so training does too: the rate is chosen on validation rows
-with clean labels, and the losses are those of test rows that nothing else has seen. All
-derived or measured here; the paper has no network.
+with clean labels, and the losses are those of test rows that nothing else has seen.
+
+The statement is that of "To Clip or not to Clip" (arXiv:2406.11733), for SGD on least
+squares: where the criterion (CCC) of a threshold is above 1, clipping with the best
+rate lowers the risk faster now. The paper has no network, and says nothing of a whole
+training: every claim here is ours, some weaker than that statement and some against
+what one might read into it, and they say so.
 
 What is found: whether clipping helps is foretold, for clean and for corrupted test
 labels, and most of the gain comes with the threshold that is advised. With corrupted
@@ -19,9 +24,8 @@ a claim fails. `--quick` takes one corruption and fewer seeds, and does not tune
 notebook 02 does.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -42,144 +46,22 @@ from _claims import (
     near,
     reproduce,
 )
-from sklearn.datasets import load_digits
+from _diagnose_training import (
+    IMAGES,
+    NO_CLIP,
+    RATES,
+    THRESHOLDS,
+    grid_search,
+    learning_rate,
+    losses,
+    pilot,
+    runs,
+    train,
+)
 
 import jaxclip as jc
 
 jax.config.update("jax_enable_x64", True)
-
-ROWS, VALIDATION, STEPS, BATCH = 1200, 200, 300, 8
-THRESHOLDS = np.geomspace(0.1, 10, 12)
-NO_CLIP = 1e3
-RATES = (0.14, 0.28, 0.57, 1.13)
-
-
-class Losses(NamedTuple):
-    """Cross entropy: of validation and of test rows, their labels clean; of the same
-    rows, their labels corrupted like those that are trained on."""
-
-    validation: Any
-    test: Any
-    corrupted_validation: Any
-    corrupted: Any
-
-
-def load() -> tuple[jax.Array, jax.Array]:
-    digits: Any = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
-    images = (digits.data[order] / 16 - 0.3).astype(np.float32)
-    return jnp.asarray(images), jnp.asarray(digits.target[order].astype(np.int32))
-
-
-IMAGES, LABELS = load()
-HELD_OUT = slice(ROWS, ROWS + VALIDATION)
-
-
-def loss(model: Any, example: Any) -> Any:
-    image, label = example
-    return optax.softmax_cross_entropy_with_integer_labels(model(image), label)
-
-
-def start(key: Any, dtype: Any) -> Any:
-    return eqx.nn.MLP(64, 10, 32, 1, dtype=dtype, key=key)
-
-
-def corrupt(key: Any, labels: Any, fraction: Any) -> Any:
-    """Another digit in place of a fraction of the labels."""
-    which, by = jr.split(key)
-    wrong = (labels + jr.randint(by, labels.shape, 1, 10)) % 10
-    return jnp.where(jr.bernoulli(which, fraction, labels.shape), wrong, labels)
-
-
-def data(key: Any, fraction: Any) -> tuple[Any, Any]:
-    """The rows to train on, and the order in which training takes them."""
-    noise, order = jr.split(key)
-    labels = corrupt(noise, LABELS[:ROWS], fraction)
-    epochs = jr.split(order, -(-STEPS * BATCH // ROWS))
-    order = jax.vmap(lambda k: jr.permutation(k, ROWS))(epochs).reshape(-1)
-    return labels, order[: STEPS * BATCH].reshape(STEPS, BATCH)
-
-
-def train(
-    threshold: Any, lr: Any, key: Any, fraction: Any, images: Any = IMAGES
-) -> tuple[Any, Any]:
-    """The trained network, and the labels it was trained on."""
-    model_key, data_key = jr.split(key)
-    labels, order = data(data_key, fraction)
-    gradients = eqx.filter_vmap(eqx.filter_grad(loss), in_axes=(None, 0))
-    clip = jc.as_transform(jc.HardClip(threshold), jc.PerExample())
-    model, _ = jc.unroll(
-        lambda model, rows: gradients(model, (images[rows], labels[rows])),
-        start(model_key, images.dtype),
-        optax.chain(clip, optax.sgd(jnp.asarray(lr, images.dtype))),
-        order,
-    )
-    return model, labels
-
-
-def learning_rate(threshold: Any, rate: Any) -> Any:
-    # A clipped step is at most the threshold times the learning rate long.
-    return rate * jnp.maximum(1, 2 / threshold)
-
-
-def losses(model: Any, fraction: Any, images: Any = IMAGES) -> Losses:
-    log_p = jax.nn.log_softmax(jax.vmap(model)(images[ROWS:]))
-    clean = -jnp.take_along_axis(log_p, LABELS[ROWS:, None], axis=1)[:, 0]
-    # The mean over the wrong labels, in place of one draw of them.
-    wrong = (-log_p.sum(axis=1) - clean) / 9
-    mixed = (1 - fraction) * clean + fraction * wrong
-    means = [
-        part.mean()
-        for each in (clean, mixed)
-        for part in (each[:VALIDATION], each[VALIDATION:])
-    ]
-    return Losses(*means)
-
-
-@jax.jit
-def runs(threshold: Any, rates: Any, keys: Any, fraction: Any) -> Losses:
-    """The losses after training, shape `(rates, keys)`."""
-
-    def one(rate, key):
-        lr = learning_rate(threshold, rate)
-        return losses(train(threshold, lr, key, fraction)[0], fraction)
-
-    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(rates, keys)
-
-
-@jax.jit
-def diagnoses(threshold: Any, rate: Any, keys: Any, fraction: Any) -> Any:
-    """At the end of a training: for clean validation rows, and for its own labels."""
-
-    def one(key):
-        lr = learning_rate(threshold, rate)
-        model, labels = train(threshold, lr, key, fraction)
-        batch = IMAGES[:ROWS], labels
-        target, grid = (IMAGES[HELD_OUT], LABELS[HELD_OUT]), jnp.asarray(THRESHOLDS)
-        clean = jc.diagnose(loss, model, batch, target=target, thresholds=grid)
-        return clean, jc.diagnose(loss, model, batch, thresholds=grid)
-
-    return jax.lax.map(one, keys)
-
-
-def grid_search(keys: Any, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """The test losses, clean and corrupted, of each threshold at the rate of its least
-    loss on validation rows, clean and corrupted; no clip comes last. Shape
-    `(thresholds, keys)`."""
-    clean, corrupted = [], []
-    for threshold in (*THRESHOLDS, NO_CLIP):
-        found = runs(threshold, jnp.array(RATES), keys, fraction)
-        clean.append(found.test[jnp.argmin(found.validation.mean(axis=1))])
-        best = jnp.argmin(found.corrupted_validation.mean(axis=1))
-        corrupted.append(found.corrupted[best])
-    return np.array(clean), np.array(corrupted)
-
-
-def pilot(threshold: float, keys: Any, fraction: float) -> Any:
-    """Trains at the best rate for a threshold, then asks which would help now."""
-    rates = jnp.array(RATES)
-    validation = runs(threshold, rates, keys, fraction).validation
-    return diagnoses(threshold, rates[validation.mean(axis=1).argmin()], keys, fraction)
 
 
 def pooled(found: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -214,22 +96,24 @@ def prediction(report: Report) -> list[Claim]:
     figure, axes = plt.subplots(2, columns, figsize=(4.6 * columns, 7), squeeze=False,
                                 sharex=True, layout="constrained")  # fmt: skip
     for column, fraction in zip(axes.T, fractions, strict=True):
-        keys = jr.split(jr.fold_in(key, 1), seeds)
+        keys, others = jr.split(jr.fold_in(key, 1), (2, seeds))
         first = [pooled(each) for each in pilot(NO_CLIP, keys, fraction)]
         best = int(np.argmax(first[0][0]))
         second = pilot(float(THRESHOLDS[best]), keys, fraction)
         criteria = [*first, *(pooled(each) for each in second)]
+        # The largest of twelve is a lucky one: what it says is measured again.
+        again = pooled(pilot(NO_CLIP, others, fraction)[0])
         clean, corrupted = grid_search(jr.split(jr.fold_in(key, 2), seeds), fraction)
         report.save(f"digits {fraction}", thresholds=THRESHOLDS, clean=clean,
-                    criteria=criteria, corrupted=corrupted)  # fmt: skip
+                    criteria=criteria, again=again, corrupted=corrupted)  # fmt: skip
         draw(column, fraction, criteria, clean, corrupted)
-        claims += judge(f"{fraction:.0%}", criteria, clean, corrupted)
+        claims += judge(f"{fraction:.0%}", criteria, again, clean, corrupted)
     report.finish(figure, "digits")
     return claims
 
 
 def judge(
-    name: str, criteria: Any, clean: np.ndarray, corrupted: np.ndarray
+    name: str, criteria: Any, fresh: Any, clean: np.ndarray, corrupted: np.ndarray
 ) -> list[Claim]:
     """What the criterion said against what training did."""
     (ccc, error), _, (later, _), (own, _) = criteria
@@ -242,29 +126,36 @@ def judge(
     print(f"         {name}, no clip: loss {none.mean():.4f}")
     gain = (none.mean() - mean) / (none.mean() - mean[best])
     place, won = 1 + np.sum(mean < mean[first]), in_errors(none - clean[first])
-    says = f"{name}: the criterion is above 1, in errors: clipping helps"
-    claims = [at_least(says, np.log(ccc[first]) / error[first], 2)]
+    says = (f"{name} corrupted: the criterion of the advised threshold is above 1, in "
+            "errors, other pilots (clipping helps, as the paper has it)")  # fmt: skip
+    claims = [at_least(says, np.log(fresh[0][first]) / fresh[1][first], 2)]
     if name == "0%":
         # Between .3 and 10 all thresholds end within each other's errors.
         return [
             *claims,
-            at_least("... and it does no harm: gain in the loss, in errors", won, -2),
+            at_least("... gain in the test loss, in errors (weaker than the paper's: "
+                     "it does no harm)", won, -2),
             at_most("... place of the advised threshold among 12", place, 4),
-        ]
+        ]  # fmt: skip
     undecided = np.log(ccc[first] / ccc[best]) / error[best]
     missed = in_errors(clean[first] - clean[best])
-    kept = in_errors(corrupted[-1] - corrupted[least])
+    kept = corrupted[-1] - corrupted[least]
+    kept_error = kept.std(ddof=1) / np.sqrt(len(kept))
+    at_best = (kept.mean() + 2 * kept_error) / corrupted[-1].mean()
     return [
         *claims,
-        at_least("... and it does: gain in the test loss, in errors", won, 2),
+        at_least("... and it does: gain in the test loss of a whole training, in "
+                 "errors (more than the paper says)", won, 2),
         at_least("... share of the possible gain that it brings", gain[first], 0.7),
         at_least("... and that asking again brings", gain[again], 0.7),
         Claim("... NOT in the best third: place among 12", place, 5, 8),
         at_most("... whose criterion is the same, in errors", undecided, 1),
         at_least("... but whose whole training is better, in errors", missed, 2),
-        at_most("... for its own labels, after clipping: criterion", own[first], 1),
-        at_most("... and there no threshold gains, in errors", kept, 2),
-    ]
+        at_most("... for its own labels, after clipping: criterion (no clip helps)",
+                own[first], 1),
+        at_most("... and there no threshold gains: best gain and 2 errors, over the "
+                "loss", at_best, 0.015),
+    ]  # fmt: skip
 
 
 def draw(axes: Any, fraction: float, criteria: Any, clean: Any, corrupted: Any) -> None:
@@ -333,7 +224,7 @@ def hypergradient(report: Report) -> list[Claim]:
     report.save("hypergradient", before=before, after=after, history=history)
     print(f"         tuned: threshold {threshold:.3g}, learning rate {lr:.3g}, test "
           f"loss {after.mean():.3f}; threshold 1: {before.mean():.3f}")  # fmt: skip
-    text = "gain of the tuned threshold over threshold 1 in the test loss, in errors"
+    text = "gain of a tuned threshold over threshold 1 in the test loss, in errors"
     gain = at_least(text, in_errors(before - after), 2.0)
     return [gain, *derivatives(validation)]
 

@@ -1,19 +1,27 @@
-"""Every claim about gradient descent with large steps that we test, with a verdict.
+"""Claims about gradient descent with large steps, each with a verdict.
 
-The claims are those of "Special Properties of Gradient Descent with Large Learning
-Rates" (arXiv:2205.15142), on functions of our own, and what clipping does to them,
-derived here. Writes data and figures into `results/large_steps/`, and exits with an
-error where a claim fails. `--quick` takes coarser diagrams and fewer runs, and leaves
-out the network, which notebook 06 has.
+The paper is "Special Properties of Gradient Descent with Large Learning Rates"
+(arXiv:2205.15142). Each line says whose statement it is: the paper's, as its abstract
+has it; that of the theorem, whose wording and constants were not available and which is
+derived here; or ours. The functions are our own, and so is all about clipping.
 
-Not tested: the paper's own functions and constants, its deep networks on images, and
-that a large rate makes them generalise better. On the small network here the loss rises
-between the solutions of a large and of a small rate, but no barrier was found on the
-line from a small-rate solution to where a large rate leads on from it.
+The paper's networks are a ResNet-18 without batch normalization and others on CIFAR-10
+and CIFAR-100, where a large rate is essential for the best test accuracy, and a small
+rate with each batch repeated does not reach it. Those data and machines are not at
+hand. The nearest that was run is a network of 3,400 weights on the 8 x 8 digits of
+scikit-learn. Trained on 200 of them it has the paper's gain in test accuracy, and
+trained on 1000 it has not: see `generalisation`. The loss rises between the solutions
+of a large and of a small rate there, but no barrier was found on the line from a
+small-rate solution to where a large rate leads on from it.
+
+Writes data and figures into `results/large_steps/`, and exits with an error where a
+claim fails. `--quick` takes coarser diagrams and fewer runs, and leaves out the
+networks, which notebook 06 has.
 """
 
 import resource
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,7 +33,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from _claims import Claim, Report, at_least, at_most, exactly, near, reproduce
-from _large_steps_network import network
+from _large_steps_network import generalisation, network
 from _large_steps_noise import noise, split_variance, split_wells
 from _two_wells import STEPS, WELLS, descend, inside, midpoints, share
 
@@ -40,9 +48,11 @@ def table(report: Report) -> list[Claim]:
     for lr, expected in rows:
         ends = np.asarray(descend(WELLS, lr, jnp.inf, starts))
         found = [int(np.sum(ends == i)) for i in (0, 1)]
-        text = f"rate {lr}: starts that end in the "
-        claims.append(exactly(text + "global minimum", found[0], expected, 2))
-        claims.append(exactly(text + "local one", found[1], 10001 - expected, 2))
+        text = f"rate {lr}: of 10001 starts, those that end in the"
+        claims.append(exactly(f"{text} global minimum (paper: all at a large rate; "
+                              "counts derived)", found[0], expected, 2))  # fmt: skip
+        claims.append(exactly(f"{text} local one (paper: a positive share at a small "
+                              "one)", found[1], 10001 - expected, 2))  # fmt: skip
     return claims
 
 
@@ -58,23 +68,23 @@ def ball(dim: int, radius: float, number: int, seed: int) -> np.ndarray:
 def dimensions(report: Report) -> list[Claim]:
     """The threshold in several dimensions, with several curvatures, and smoothed."""
     number, claims = 300 if report.quick else 3000, []
-    for dim in (2, 20):
+    for dim in (2, 20) if report.quick else (2, 20, 200):
         wells, starts = jc.TwoWells(jnp.zeros(dim)), ball(dim, 0.25, number, dim)
         for lr, local in ((0.099, 1), (0.101, 0)):
             ends = descend(wells, lr, jnp.inf, starts)
-            text = f"dimension {dim}, rate {lr}: share that ends in the local minimum"
-            claims.append(exactly(text, share(ends, 1), local))
+            text = f"dimension {dim}, rate {lr} for a threshold of .1: share local"
+            claims.append(exactly(f"{text} (theorem)", share(ends, 1), local))
     wells = jc.TwoWells(jnp.zeros(2), spurious_curvature=[8.0, 20.0])
     starts = ball(2, 0.2, number, 0)
     for factor, local in ((0.99, 1), (1.01, 0)):
         ends = descend(wells, factor * wells.escape_lr, jnp.inf, starts)
-        text = f"curvatures 8 and 20, rate {factor} * 2/20: share that stays local"
+        text = f"curvatures 8 and 20, rate {factor} * 2/20: share local (derived)"
         claims.append(exactly(text, share(ends, 1), local))
     smooth = jc.TwoWells(jnp.zeros(1), smoothing=0.05)
     caught = [descend(smooth, lr, jnp.inf, midpoints(2000)) for lr in (0.103, 0.11)]
     claims += [
         at_least(
-            "a smooth rim traps some starts in a 2-cycle just above the threshold",
+            "a smooth rim traps some starts just above the threshold (derived)",
             share(caught[0], -1),
             0.01,
         ),
@@ -87,39 +97,48 @@ def theorem(report: Report) -> list[Claim]:
     """How soon starts leave the ball, and that they do not return."""
     del report
     lr, starts = 0.105, inside(WELLS, 2000)
-    centre, radius = WELLS.basin_centre, WELLS.basin_radius
-    farthest = float(centre[0] + radius) - 3
+    radius = float(WELLS.basin_radius)
+    farthest = float(WELLS.basin_centre[0]) + radius - 3
     bound = np.ceil(np.log(farthest / np.abs(starts[:, 0] - 3)) / np.log(lr * 20 - 1))
-    steps = int(bound.max())
-
-    @jax.jit
-    @jax.vmap
-    def outside(start):
-        curve = jc.simulate(
-            jc.TwoWells(start), jc.Identity(), lr, steps=steps, key=jr.key(0),
-            observe=lambda x: jnp.abs(x - centre)[0] > radius,
-        )  # fmt: skip
-        return jnp.argmax(curve.observed), jnp.any(curve.observed)
-
-    first, left = outside(starts)
+    first, left = outside(starts, lr, int(bound.max()))
+    claims = [
+        exactly("rate .105: share of the ball that leaves it (theorem)", left.mean(),
+                1),
+        at_most("steps until it does, over the bound log(r / distance) / log(lr m - 1) "
+                "(theorem)", np.max(first / bound), 1),
+    ]  # fmt: skip
+    # A bound can be kept by far: what is seen is its rate.
+    distance = np.geomspace(1e-12, 0.1, 200)
+    for lr in (0.105, 0.12, 0.15):
+        first, _ = outside(3 + distance[:, None], lr, 600)
+        slope = np.polyfit(-np.log(distance), first, 1)[0]
+        text = f"rate {lr}: steps per factor e of the distance, times log(lr m - 1)"
+        claims.append(near(f"{text} (theorem)", slope * np.log(lr * 20 - 1), 1, 0.02))
     # a = 1, m = 10, rate .9: q (D + s r) = 1.1 < D - r = 2.
     wells = jc.TwoWells(jnp.zeros(1), spurious_curvature=10.0)
     r = float(wells.basin_centre[0] + wells.basin_radius) - 3
     ends = descend(wells, 0.9, jnp.inf, midpoints(10001))
     return [
-        exactly("rate .105: share of the ball that leaves it", jnp.mean(left), 1),
-        at_most(
-            "steps until it does, over the bound log(r / distance) / log(lr m - 1)",
-            np.max(np.asarray(first) / bound),
-            1,
-        ),
-        at_most(
-            "m = 10, rate .9: the condition of no return, q(D + sr) / (D - r)",
-            0.1 * (3 + 8 * r) / (3 - r),
-            1,
-        ),
-        exactly("where it holds, all starts end in 0: share", share(ends, 0), 1),
-    ]
+        *claims,
+        at_most("m = 10, rate .9: the condition of no return, q(D + sr) / (D - r)",
+                0.1 * (3 + 8 * r) / (3 - r), 1),
+        exactly("where it holds, all starts end in 0: share (theorem)", share(ends, 0),
+                1),
+    ]  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=2)
+def outside(starts: Any, lr: Any, steps: int) -> Any:
+    """The first step at which each start is outside of the ball, and whether it is."""
+
+    def one(start):
+        curve = jc.simulate(
+            jc.TwoWells(start), jc.Identity(), lr, steps=steps, key=jr.key(0),
+            observe=lambda x: jnp.abs(x - WELLS.basin_centre)[0] > WELLS.basin_radius,
+        )  # fmt: skip
+        return jnp.argmax(curve.observed), jnp.any(curve.observed)
+
+    return jax.vmap(one)(starts)
 
 
 def clip(report: Report) -> list[Claim]:
@@ -134,7 +153,8 @@ def clip(report: Report) -> list[Claim]:
         return share(descend(WELLS, 0.15, threshold, starts), 0)
 
     return [
-        near("rate .15: the threshold tau_c", critical, 2.69686, 1e-5),
+        near("rate .15: the clip's threshold tau_c (derived, as all about clips)",
+             critical, 2.69686, 1e-5),
         exactly("basin's share that leaves at .99 tau_c", leave(0.99 * critical), 0),
         at_least("at 1.03 tau_c", leave(1.03 * critical), 0.01),
         near("at 1.1 tau_c, of starts within .25 of the minimum",
@@ -212,5 +232,5 @@ if __name__ == "__main__":
         2205,
         (table, dimensions, theorem, noise, split_variance, split_wells, clip,
          diagrams),
-        long=(network,),
+        long=(network, generalisation),
     )  # fmt: skip

@@ -141,7 +141,10 @@ def test_a_real_table_without_a_file(tmp_path, capsys, target):
     assert np.isfinite(asked.value.table.X).all()
     assert asked.value.table.y.shape == (569,)
     printed = capsys.readouterr().out
-    assert f"breast cancer (sklearn): {target!r} from 569 rows, {columns} columns" in printed
+    assert (
+        f"breast cancer (sklearn): {target!r} from 569 rows, {columns} columns"
+        in printed
+    )
 
 
 def test_progress_is_written_beside_the_report(capsys):

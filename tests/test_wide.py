@@ -136,6 +136,69 @@ def test_every_violation_is_seen(descent):
     # The path is 3.6 long, and the bound is that for a larger mu.
     assert check(curve, mu=30.0).path > 10
     assert check(curve, mu=30.0).inequality == STEPS + 1
+    # A step that should leave less than nothing of the loss: only the start is right.
+    assert check(curve, mu=30.0).rate == STEPS
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_run_that_diverged_is_not_one_without_violations(descent, bad):
+    """A NaN compares false, so that a count of what is above a bound would miss it."""
+    curve = descent(DELTA)
+    late = np.arange(STEPS + 1) >= 40
+    gone = jax.jit(check)(
+        curve,
+        loss=jnp.where(late, bad, curve.risk),
+        norm=jnp.where(late, bad, curve.observed),
+    )
+    # From step 40 on: the steps into them, and the paths up to them, for `descent` and
+    # `path`, whose last is at the step before the end.
+    least = STEPS + 1 - 40
+    assert gone.rate == least
+    assert gone.descent == least
+    assert gone.path == least - 1
+    assert gone.inequality == least
+    lost = check(curve, loss=np.full(STEPS + 1, bad))
+    assert counts(lost) == (STEPS + 1, STEPS, STEPS + 1, STEPS)
+
+
+@pytest.mark.float32
+def test_the_rate_is_right_where_one_step_is_below_rounding():
+    """A loss that falls by the guaranteed rate itself, and one by half of it."""
+    steps, decay = 20_000, 3.02e-6 if jnp.result_type(float) == jnp.float32 else 1e-13
+    share = np.exp(np.log1p(-np.float64(decay)) * np.arange(steps + 1))
+    slow = np.exp(np.log1p(-np.float64(decay) / 2) * np.arange(steps + 1))
+    keep, late = (
+        jc.pl_violations(jnp.asarray(loss, jnp.result_type(float)), jnp.ones(steps + 1),
+                         jc.Identity(), 1.0, mu=decay, floor=1.0).rate
+        for loss in (share, slow)
+    )  # fmt: skip
+    assert keep == 0
+    assert int(late) > 0.9 * steps
+
+
+def test_with_mu_of_the_path_itself_the_inequality_is_an_identity():
+    """Half the smallest eigenvalue at the start can be wrong, and it is for a deep
+    linear model $F = u v$ whose target has the other sign: its kernel is $u^2 + v^2$,
+    and $u^2 - v^2$ stays what it was."""
+    u, v, target, lr, kernels, losses = 1.2, 0.8, -0.5, 0.02, [], []
+    for _ in range(300):
+        residual = u * v - target
+        kernels.append(u**2 + v**2)
+        losses.append(residual**2 / 2)
+        u, v = u - lr * residual * v, v - lr * residual * u
+    kernel, loss = np.array(kernels), np.array(losses)
+    assert kernel.min() < 0.4 * kernel[0]
+    model = jc.tangent_kernel(lambda w, x: w[0] * w[1] * x, jnp.array([1.2, 0.8]),
+                              np.ones(1))  # fmt: skip
+    assert model[0, 0] == pytest.approx(kernel[0])
+
+    def broken(mu):
+        norm = jnp.sqrt(jnp.asarray(2 * kernel * loss))
+        return jc.pl_violations(jnp.asarray(loss), norm, jc.Identity(), lr, mu=mu,
+                                floor=1.0).inequality  # fmt: skip
+
+    assert broken(kernel.min()) == 0
+    assert broken(kernel[0] / 2) == np.sum(kernel < kernel[0] / 2) > 10
 
 
 def test_steps_below_the_precision_are_left_out():
@@ -207,6 +270,12 @@ def test_a_wide_network_keeps_its_kernel():
                                       iterations=0), "`iterations`"),
         (lambda: jc.pl_violations(jnp.ones(3), jnp.ones(2), jc.Identity(), 0.1, mu=1.0,
                                   floor=1.0), r"\(3,\) and \(2,\)"),
+        (lambda: jc.pl_violations(jnp.ones(2), jnp.ones(2), jc.Identity(), 0.1,
+                                  mu=-1e-17, floor=1.0), "`mu` must be positive"),
+        (lambda: jc.pl_violations(jnp.ones(2), jnp.ones(2), jc.Identity(), jnp.nan,
+                                  mu=1.0, floor=1.0), "`lr` must be positive"),
+        (lambda: jc.pl_violations(jnp.ones(2), jnp.ones(2), jc.Identity(), 0.1,
+                                  mu=1.0, floor=0.0), "`floor` must be positive"),
     ],
 )  # fmt: skip
 def test_misuse_is_refused(make, message):

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._types import Example, Key, Params, RealScalar, RealScalarLike, Step
+from .._types import Example, Params, RealScalar, RealScalarLike, Step
 from ..clip import HardClip
 from ..problem import AbstractLinear
 from ..simulate import Blocked, simulate
@@ -122,7 +122,7 @@ def final_params(
     rows: SomeRows,
     settings: Settings,
     profile: Any,
-    keys: Key,
+    keys: Any,
     steps: int,
     records: int,
 ) -> np.ndarray:
@@ -147,7 +147,7 @@ def final_params(
 # The rows travel as an argument: as a constant they would be compiled in.
 @eqx.filter_jit
 def _params(
-    rows: SomeRows, settings: Settings, profile, keys: Key, steps: int, records: int
+    rows: SomeRows, settings: Settings, profile, keys: Any, steps: int, records: int
 ) -> Float[Array, "keys settings records d"]:
     engine, every = Blocked(settings=WIDTH), steps // records
 

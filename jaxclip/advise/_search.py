@@ -70,7 +70,7 @@ class Study:
             for i in range(count)
         ]
 
-    def run(self, split: Split, settings: Settings, keys: Key) -> np.ndarray:
+    def run(self, split: Split, settings: Settings, keys: Any) -> np.ndarray:
         """Shape `(keys, settings, records, d)`: where runs on the training rows are."""
         order = np.resize(split.train, len(self.y))
         rows = SomeRows(
