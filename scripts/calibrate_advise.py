@@ -112,25 +112,25 @@ class Truth:
         """Half the squared distance to the true coefficients, in the target's variance:
         the columns are independent, with variance 1."""
         error = np.asarray(params) * self.scale / self.spread - self.coefficients
-        risk = np.sum(error**2, axis=-1) / 2 / self.scale**2
+        with np.errstate(over="ignore", invalid="ignore"):
+            risk = np.sum(error**2, axis=-1) / 2 / self.scale**2
         return np.where(np.isfinite(risk), risk, np.inf)
 
     def of(self, setting, key) -> float:
         """The mean true risk of runs at a setting that `advise` named."""
-        keys = jr.split(key, NAMED_RUNS)
         at = np.arange(setting.steps)
         cut = setting.threshold_at(at) if setting.clips else np.full(len(at), np.inf)
-        params = _runs(
-            self.rows,
-            jnp.asarray(setting.rate_at(at)),
-            jnp.asarray(cut),
-            keys,
-            setting.steps,
-        )
+        return self.on_schedule(setting.rate_at(at), cut, key)
+
+    def on_schedule(self, rates: np.ndarray, cuts: np.ndarray, key) -> float:
+        """The same for a rate and a threshold at every step."""
+        keys, steps = jr.split(key, NAMED_RUNS), len(rates)
+        params = _runs(self.rows, jnp.asarray(rates), jnp.asarray(cuts), keys, steps)
         return float(self(params).mean())
 
     def best(self, steps: int, key) -> float:
-        """The smallest mean true risk over a fine grid of rates and thresholds."""
+        """The smallest mean true risk over a fine grid of rates and thresholds, in runs
+        other than those by which it was found the smallest."""
         norm = float(np.sqrt(self.rows.X.shape[1]))
         size = float(np.median(np.abs(np.asarray(self.rows.residuals))))
         lrs = np.geomspace(2.0**-11, 2.0**-1, 21) / norm**2
@@ -140,7 +140,11 @@ class Truth:
             self(_grid(self.rows, jnp.asarray(lrs), jnp.asarray(cuts), d, keys, steps))
             for d in (0.0, 1.0)
         ]
-        return float(np.min(np.mean(risks, axis=1)))
+        mean = np.mean(risks, axis=1)
+        falls, i, j = np.unravel_index(np.argmin(mean), mean.shape)
+        rates = lrs[i] * (1 - falls * np.arange(steps) / steps)
+        fresh = jr.fold_in(key, 1)
+        return self.on_schedule(rates, np.full(steps, cuts[j]), fresh)
 
 
 class Read(eqx.Module):

@@ -123,7 +123,8 @@ def test_runs_on_few_rows_end_where_they_are_expected_to():
     # To a fifth: with too few rows for the fit to be normal, and rates not small.
     assert_within(ratio, error + 0.05, 1.0, power=0.8)
     fresh = law.curves(settings)[:, -1]
-    assert np.all(np.mean(expected, axis=0) > 1.5 * fresh)
+    # Which runs on fresh rows do not.
+    assert np.all(np.mean(expected, axis=0) > [1.1, 2.0] * fresh)
 
 
 # Runs

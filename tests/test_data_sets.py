@@ -106,7 +106,7 @@ def _losses(X, y, params) -> np.ndarray:
 
 
 def _plain_gain(X, y, steps: int, seed: int) -> tuple[float, float]:
-    """What a clip gains on held-out rows, tuned on others, and its error over splits."""
+    """What a clip gains on rows held out, tuned on others, and its error."""
     rng = np.random.default_rng(seed)
     n, d = X.shape
     fit = np.linalg.lstsq(X, y, rcond=None)[0]

@@ -54,17 +54,23 @@ class Law(eqx.Module):
         table = _tabulate(noise, jnp.asarray(risks), jnp.asarray(thresholds))
         return cls(*(jnp.log(jnp.asarray(v)) for v in (risks, thresholds)), *table)
 
+    @property
+    def _score(self) -> np.ndarray:
+        """The logarithm of mu^2 / second; below all that it is ever worth looking at
+        where no residual of the sample is as small as a threshold."""
+        return np.log(np.maximum(np.asarray(self.mu**2 / self.second), 1e-30))
+
     def criterion(self, risk: float) -> np.ndarray:
         """The clipping-comparison criterion of each threshold at a risk: mu^2 / second
         in units of its value where no threshold acts."""
-        score = np.log(np.asarray(self.mu**2 / self.second))
+        score = self._score
         at = [np.interp(np.log(risk), np.asarray(self.risks), row) for row in score.T]
         return np.exp(np.array(at) - at[-1])
 
     def best(self, risk: np.ndarray) -> np.ndarray:
         """The threshold with the largest mu^2 / second at each risk, on the residual;
         infinite where none beats none."""
-        score = np.log(np.asarray(self.mu**2 / self.second))
+        score = self._score
         logs = np.asarray(self.thresholds)
         top = np.argmax(score, axis=1)
         inner = np.clip(top, 1, len(logs) - 2)

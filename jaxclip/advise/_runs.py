@@ -16,6 +16,9 @@ from ..simulate import Blocked, simulate
 
 # Settings in one call: a program is compiled for each number of them, so there is one.
 WIDTH = 64
+# A run whose parameters are as large as this, where all columns have a standard
+# deviation of 1, has diverged.
+_DIVERGED = 1e30
 
 
 class SomeRows(AbstractLinear):
@@ -141,7 +144,9 @@ def final_params(
         part = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), part)
         found = _params(rows, part, jnp.asarray(profile, dtype), keys, steps, records)
         parts.append(np.asarray(found, float))
-    return np.concatenate(parts, axis=1)[:, : len(settings)]
+    found = np.concatenate(parts, axis=1)[:, : len(settings)]
+    # Before its square is no number any more.
+    return np.where(np.abs(found) < _DIVERGED, found, np.inf)
 
 
 # The rows travel as an argument: as a constant they would be compiled in.
