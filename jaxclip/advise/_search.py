@@ -155,8 +155,11 @@ class Score:
 
 def spread(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """The function of each item, some of them at a time."""
+    # The first alone: two threads would each compile the same program.
+    first, *rest = items
+    found = [function(first)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(function, items))
+        return found + list(pool.map(function, rest))
 
 
 @dataclass(frozen=True)
