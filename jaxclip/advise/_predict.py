@@ -170,19 +170,23 @@ class Prediction:
         return risk[:, -1] + learnt / rows
 
     def _solve(self, settings: Settings, profile: np.ndarray | None):
-        profile = np.ones(2) if profile is None else profile
+        profile = np.ones(_RECORDS + 1) if profile is None else profile
         stride = -(-self.steps // _MOST_STEPS)
-        found = _solve(
-            self.law,
-            jnp.asarray(self.eigenvalues),
-            jnp.asarray(self.start),
-            jax.tree.map(jnp.asarray, settings.padded()),
-            jnp.asarray(profile),
-            jnp.asarray(self.feature_norm),
-            self.steps,
-            stride,
-        )
-        return tuple(np.asarray(part)[: len(settings)] for part in found)
+        found = [
+            _solve(
+                self.law,
+                jnp.asarray(self.eigenvalues),
+                jnp.asarray(self.start),
+                jax.tree.map(jnp.asarray, part),
+                jnp.asarray(profile),
+                jnp.asarray(self.feature_norm),
+                self.steps,
+                stride,
+            )
+            for part in settings.chunks()
+        ]
+        risk, learnt = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return risk[: len(settings)], learnt[: len(settings)]
 
     @property
     def at(self) -> np.ndarray:
@@ -282,7 +286,7 @@ def guess(prediction: Prediction, largest_lr: float) -> Guess:
     curves = prediction.curves(grid)
     top = int(np.argmin(curves[:, -1]))
     clipped, reached = grid[top], float(curves[top, -1])
-    profile = _profile(law.best(curves[top])) if acts else np.ones(2)
+    profile = _profile(law.best(curves[top]))
     return Guess(unclipped, clipped, profile, max(0.0, 1 - reached / lowest))
 
 
@@ -290,6 +294,6 @@ def _profile(thresholds: np.ndarray) -> np.ndarray:
     """Thresholds over those at the end; where there is none, the largest there is."""
     finite = np.isfinite(thresholds)
     if not finite[-1]:
-        return np.ones(2)
+        return np.ones_like(thresholds)
     largest = thresholds[finite].max()
     return np.where(finite, thresholds, largest) / thresholds[-1]

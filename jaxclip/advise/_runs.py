@@ -107,11 +107,12 @@ class Settings(eqx.Module):
     def __getitem__(self, index: Any) -> "Settings":
         return jax.tree.map(lambda leaf: np.atleast_1d(leaf[index]), self)
 
-    def padded(self) -> "Settings":
-        """The first once more until there are a multiple of `WIDTH`, so that few
-        programs are compiled."""
+    def chunks(self) -> list["Settings"]:
+        """`WIDTH` at a time, the last filled up with the first once more: a program is
+        compiled for each number of settings, so there is one number."""
         extra = np.zeros(-len(self) % WIDTH, int)
-        return self[np.append(np.arange(len(self)), extra)]
+        order = np.append(np.arange(len(self)), extra)
+        return [self[part] for part in order.reshape(-1, WIDTH)]
 
     def schedules(self, profile: Any, steps: int) -> tuple[HardClip, Decay]:
         """The rule and the learning rate, as functions of the step."""
@@ -137,10 +138,9 @@ def final_params(
 
     Shape `(keys, settings, records, d)`, in float64; not finite where a run diverged.
     """
-    parts, padded = [], settings.padded()
+    parts = []
     dtype = rows.X.dtype
-    for start in range(0, len(padded), WIDTH):
-        part = padded[start : start + WIDTH]
+    for part in settings.chunks():
         part = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), part)
         found = _params(rows, part, jnp.asarray(profile, dtype), keys, steps, records)
         parts.append(np.asarray(found, float))
