@@ -188,7 +188,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "one row": ("one.csv", "must have at least two rows"),
     "another target": ("exact.csv --target bb", "Did you mean 'b'?"),
     "a constant target": ("constant.csv", "The target 'b' is constant (2)"),
-    "few rows": ("short.csv", "has 3 features and only 3 rows"),
+    "few rows": ("short.csv", "must have at least ten rows. Got 3"),
     "an exact fit": ("exact.csv", "`X` explains `y` without an error"),
     "no steps": ("good.csv --steps 0", "`steps` must be at least 1"),
     "no runs": ("good.csv --runs 0", "`runs` must be at least 1"),

@@ -193,12 +193,12 @@ def advise(
     key = jr.key(0) if key is None else key
     features_key, search_key, run_key, row_key = jr.split(key, 4)
     track = _track(progress)
+    runs = None if runs is None else count("runs", runs, least=2)
+    features = None if features is None else count("features", features)
     table = X if isinstance(X, Table) else prepare(X, y)
     X, y = _standardise(table.X, table.y)
     if features is not None:
-        X = np.asarray(
-            random_features(X, count("features", features), key=features_key), float
-        )
+        X = np.asarray(random_features(X, features, key=features_key), float)
     steps = _length(steps, len(y))
     if len(y) > _MOST_ROWS:
         seed = jr.randint(row_key, (), 0, 2**31 - 1)
@@ -223,7 +223,6 @@ def advise(
     plan = guess(prediction, largest)
     study = Study(X, y, reference, prediction, plan.profile, steps, largest)
     settings, score = explore(study, plan, search_key, track)
-    runs = None if runs is None else count("runs", runs, least=2)
     done = hold_out(study, settings, score, plan.clipped, run_key, runs, track)
     return _conclude(done, table, prediction, plan, problem, stable, values)
 
