@@ -191,7 +191,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "few rows": ("short.csv", "must have at least ten rows. Got 3"),
     "an exact fit": ("exact.csv", "`X` explains `y` without an error"),
     "no steps": ("good.csv --steps 0", "`steps` must be at least 1"),
-    "no runs": ("good.csv --runs 0", "`runs` must be at least 1"),
+    "no runs": ("good.csv --runs 0", "`runs` must be at least 2"),
     "no features": ("good.csv --features 0", "`features` must be at least 1"),
     "no name": ("good.csv --out .", "`out` must be the name of a file"),
     "a file above": ("good.csv --out file/a", "`out` must be where a file can be"),
