@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._checks import count, positive
-from ._schedule import PiecewiseLinear, check_rate
-from ._types import RealScalar, RealScalarLike, Schedule, Step
+from ._schedule import PiecewiseLinear, Ratio, check_rate
+from ._types import RealScalar, RealScalarLike, Schedule
 from .clip import HardClip
 from .limit import RiskODE
 from .limit._moments import unchecked_moments
@@ -23,16 +23,6 @@ from .problem import AbstractNoise, LeastSquares, Modes
 _NO_THRESHOLD = 1e30
 # Between two knots a threshold that changes by more than this factor has jumped.
 _JUMP = 3.0
-
-
-class Ratio(eqx.Module):
-    """A schedule divided by another."""
-
-    numerator: Schedule
-    denominator: Schedule
-
-    def __call__(self, step: Step) -> Float[Array, ""]:
-        return self.numerator(step) / self.denominator(step)
 
 
 def follow(

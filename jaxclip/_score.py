@@ -11,13 +11,12 @@ from jaxtyping import Array, Float
 from ._checks import count, positive
 from ._curve import Curve
 from ._feedback import (
-    Ratio,
     need_least_squares,
     risk_range,
     schedule_knots,
     tabulate,
 )
-from ._schedule import PiecewiseLinear, as_schedule, check_rate
+from ._schedule import PiecewiseLinear, Ratio, as_schedule, check_rate
 from ._types import RealScalar, RealScalarLike, Schedule, Step
 from .clip import AbstractClip
 from .limit import RiskODE, moments

@@ -1,0 +1,272 @@
+r"""How a limit reads schedules: as SGD does, at whole steps, and all of them.
+
+SGD never calls a schedule between two steps, so that a function of the step may jump
+from one to the next, and an adaptive solver, which looks at a few points, would not
+notice. Here every whole step is looked at, and one interval of a step, a *cell*
+$[k, k + 1)$, is one of three kinds:
+
+- smooth: the schedule is read as it is, at fractions of a step too;
+- smooth, and a jump at its end: the same, up to the jump, which the solver stops at;
+- rough, where the jump is inside: the value at $k$, which is what SGD uses in step
+  $k$, is held over the cell, and the solver stops at both of its ends.
+
+The solver also stops where a schedule turns from rising to falling. Between two stops
+every schedule is monotone, so that whatever it does shows at one of the ends, where
+the solver looks. Derived here.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .._schedule import Checked, Constant, PiecewiseLinear, Ratio
+from .._types import RealScalar, RealScalarLike, Schedule, Step
+from ..clip import AbstractClip
+
+# Where inside of a cell a schedule is looked at, in shares of the cell.
+_INSIDE = (1 / 16, 1 / 2, 15 / 16)
+# Cells that are looked at together.
+_CHUNK = 512
+# Runs with more steps are looked at in so many cells, of more than one step each.
+_CELLS = 2**20
+# A change by less than so many roundings is none.
+_ROUNDINGS = 64
+# A schedule with at most so many knots is stopped at for each of them.
+_KNOTS = 64
+
+
+class Reading(eqx.Module):
+    """The times at which a solver reads schedules, and at which it must stop.
+
+    **Fields:**
+
+    - `signals`: functions of the step that may do anything from one step to the next.
+    - `knots`: shape `(n,)`, increasing: kinks of schedules that are known to have no
+        others; infinite where there are fewer.
+    - `end`: the last step of the run.
+    """
+
+    signals: tuple[Schedule, ...]
+    knots: Float[Array, " n"]
+    end: RealScalar
+
+    @classmethod
+    def of(cls, settings: Any, end: RealScalar) -> "Reading":
+        """The reading of all schedules in a rule and a rate."""
+        numbers, rest = eqx.partition(settings, eqx.is_inexact_array)
+        settings = eqx.combine(jax.lax.stop_gradient(numbers), rest)
+        signals: list[Schedule] = []
+        lines: list[PiecewiseLinear] = []
+        for node in jax.tree.leaves(settings, is_leaf=_is_schedule):
+            if isinstance(node, PiecewiseLinear):
+                lines.append(node)
+            elif isinstance(node, AbstractClip):
+                signals.append(_OfRule(node))
+            elif _is_schedule(node) and not isinstance(node, Constant):
+                signals.append(node)
+        end = jax.lax.stop_gradient(end)
+        return cls(tuple(signals), _stops_of(lines, end.dtype), end)
+
+    @property
+    def width(self) -> RealScalar:
+        """The length of a cell: one step, or, where the clock's precision or the number
+        of steps asks for more, a power of two of them."""
+        dtype = self.end.dtype
+        finest = jnp.maximum(self.end / _CELLS, 32 * jnp.finfo(dtype).eps * self.end)
+        return jnp.exp2(jnp.ceil(jnp.log2(jnp.maximum(finest, 1.0)))).astype(dtype)
+
+    def at(self, step: Step) -> RealScalar:
+        """Where the schedules are read at a time of the clock."""
+        step = jnp.asarray(step, self.end.dtype)
+        if not self.signals:
+            return step
+        width = self.width
+        # What SGD does in a step that it does not make does not count.
+        tiny = width * 2.0**-10
+        inside = jnp.minimum(step, self.end - jnp.minimum(tiny, self.end))
+        cell = jnp.floor(inside / width) * width
+        edges = jnp.stack([cell, cell + width])
+        values = [_values(signal, edges, width) for signal in self.signals]
+        rough, jumps = (kind[0] for kind in _kinds(values))
+        before = jnp.maximum(tiny, 4 * jnp.finfo(step.dtype).eps * cell)
+        smooth = jnp.where(jumps, jnp.minimum(step, cell + width - before), step)
+        return jax.lax.stop_gradient(jnp.where(rough, cell, smooth))
+
+    def lookout(self, start: RealScalar) -> "Lookout":
+        """Nothing has been looked at yet."""
+        cell = jnp.floor(start / self.width) * self.width
+        trends = [0 * _value(signal, cell) for signal in self.signals]
+        return Lookout(cell, jnp.full_like(cell, jnp.inf), tuple(trends))
+
+    def next_stop(self, step: RealScalar, lookout: "Lookout") -> RealScalar:
+        """The first stop after a step, among what has been looked at."""
+        ahead = jnp.where(self.knots > step, self.knots, jnp.inf)
+        return jnp.minimum(jnp.min(ahead, initial=jnp.inf), lookout.stop)
+
+    def look(
+        self, lookout: "Lookout", step: RealScalar, until: RealScalar
+    ) -> "Lookout":
+        """Looks on for a stop after a step, if none is known, up to some time."""
+        if not self.signals:
+            return lookout
+        passed = lookout.stop <= step
+        stop = jnp.where(passed, jnp.inf, lookout.stop)
+        until = jnp.minimum(until, self.end)
+
+        def unfinished(lookout):
+            return jnp.isinf(lookout.stop) & (lookout.seen < until)
+
+        return jax.lax.while_loop(
+            unfinished,
+            lambda lookout: self._scan(lookout, step),
+            Lookout(lookout.seen, stop, lookout.trends),
+        )
+
+    def _scan(self, lookout: "Lookout", step: RealScalar) -> "Lookout":
+        """Looks at one chunk of cells, or at those of it before the first stop."""
+        index = jnp.arange(_CHUNK + 1, dtype=step.dtype)
+        edges = lookout.seen + self.width * index
+        values = [_values(signal, edges, self.width) for signal in self.signals]
+        rough, jumps = _kinds(values)
+        # At the start of a rough cell, and where one ends that is not smooth. What
+        # happens at the start of the chunk was seen with the chunk before.
+        no = jnp.zeros(1, bool)
+        stops = jnp.append(rough, no) | jnp.concatenate([no, rough | jumps])
+        signs = [_signs(value, ~(rough | jumps)) for value in values]
+        trends = [
+            jnp.where(trend == 0, _first(sign), trend)
+            for sign, trend in zip(signs, lookout.trends, strict=True)
+        ]
+        for sign, trend in zip(signs, trends, strict=True):
+            stops |= jnp.append(jnp.any(sign * trend[None, :] < 0, axis=1), no)
+        stops &= edges > step
+        some = jnp.any(stops)
+        last = jnp.where(some, jnp.argmax(stops), _CHUNK)
+        # The direction that each schedule takes from there on, or had until there.
+        trends = [
+            jnp.where(next_sign == 0, trend, next_sign)
+            for sign, trend in zip(signs, trends, strict=True)
+            for next_sign in [jnp.append(sign, 0 * sign[:1], axis=0)[last]]
+        ]
+        stop = jnp.where(some, edges[last], jnp.inf)
+        return Lookout(edges[last], stop, tuple(trends))
+
+
+class Lookout(eqx.Module):
+    """How far schedules have been looked at.
+
+    **Fields:**
+
+    - `seen`: up to where, the start of a cell.
+    - `stop`: the first stop, or infinity: there is none before `seen`.
+    - `trends`: the direction that each schedule had there.
+    """
+
+    seen: RealScalar
+    stop: RealScalar
+    trends: tuple[Array, ...]
+
+
+class _OfRule(eqx.Module):
+    """What can be seen of a rule that the package does not know, over the steps."""
+
+    clip: AbstractClip
+
+    def __call__(self, step: Step) -> Float[Array, " n"]:
+        norms = jnp.logspace(-6, 6, 13, dtype=jnp.result_type(float))
+        seen = [self.clip.factor(norms, step), *self.clip.kinks(step)]
+        return jnp.concatenate(
+            [jnp.ravel(jnp.asarray(x, jnp.result_type(float))) for x in seen]
+        )
+
+
+def _is_schedule(node: Any) -> bool:
+    """Whether a node of a rule or a rate is a function of the step by itself: of a rule
+    that is not the package's own, it is not known what it makes of the step."""
+    if isinstance(node, AbstractClip):
+        return type(node).__module__.partition(".")[0] != __name__.partition(".")[0]
+    composite = isinstance(node, Ratio | Checked)
+    return isinstance(node, eqx.Module) and callable(node) and not composite
+
+
+def _value(signal: Schedule, step: RealScalarLike) -> Float[Array, " m"]:
+    return jnp.ravel(jnp.asarray(jax.lax.stop_gradient(signal(step))))
+
+
+def _values(
+    signal: Schedule, edges: Float[Array, " c+1"], width: RealScalar
+) -> Float[Array, "c 5 m"]:
+    """At the start of each cell, inside of it and at its end."""
+    shares = jnp.asarray((0.0, *_INSIDE), edges.dtype)
+    times = edges[:-1, None] + width * shares[None, :]
+    times = jnp.append(times.ravel(), edges[-1])
+    values = jax.vmap(lambda step: _value(signal, step))(times)
+    inside = values[:-1].reshape(len(edges) - 1, len(shares), -1)
+    ends = jnp.concatenate([inside[1:, :1], values[None, -1:]])
+    return jnp.concatenate([inside, ends], axis=1)
+
+
+def _kinds(
+    values: list[Float[Array, "c 5 m"]],
+) -> tuple[Bool[Array, " c"], Bool[Array, " c"]]:
+    """Which cells are rough, and which are smooth and end with a jump."""
+    count = len(values[0])
+    rough, jumps = jnp.zeros(count, bool), jnp.zeros(count, bool)
+    for value in values:
+        changes = jnp.abs(_change(value[:, :-1], value[:, 1:]))
+        first, left, right, last = (changes[:, i] for i in range(4))
+        larger = jnp.maximum(left, right)
+        whole = jnp.sum(changes, axis=1)
+        tolerance = _rounding(value)
+        # A change over a sixteenth of the cell that is half of one over seven, and one
+        # over seven that is nearly all.
+        begins = first > tolerance + larger / 2
+        inside = larger > tolerance + 0.9 * whole
+        rough |= jnp.any(begins | inside, axis=1)
+        jumps |= jnp.any(last > tolerance + larger / 2, axis=1)
+    return rough, jumps & ~rough
+
+
+def _change(before: Array, after: Array) -> Array:
+    """The difference; 0 between two infinite thresholds."""
+    return jnp.where(before == after, jnp.zeros_like(after), after - before)
+
+
+def _rounding(values: Float[Array, "c 5 m"]) -> Float[Array, "c m"]:
+    """What is no change in each cell."""
+    sizes = jnp.where(jnp.isfinite(values), jnp.abs(values), 0.0)
+    return _ROUNDINGS * jnp.finfo(values.dtype).eps * jnp.max(sizes, axis=1)
+
+
+def _signs(
+    values: Float[Array, "c 5 m"], smooth: Bool[Array, " c"]
+) -> Float[Array, "c m"]:
+    """The direction in which a schedule moves in each cell, or 0. A jump has none: it
+    is a stop by itself."""
+    change = _change(values[:, 0], values[:, -1])
+    moves = (jnp.abs(change) > _rounding(values)) & smooth[:, None]
+    return jnp.where(moves, jnp.sign(change), jnp.zeros_like(change))
+
+
+def _first(signs: Float[Array, "c m"]) -> Float[Array, " m"]:
+    """The first that is not 0, if there is one."""
+    return jnp.take_along_axis(signs, jnp.argmax(signs != 0, axis=0)[None], axis=0)[0]
+
+
+def _stops_of(lines: list[PiecewiseLinear], dtype: Any) -> Float[Array, " n"]:
+    """The knots to stop at: all where they are few; where they are many, those where a
+    schedule turns, since to stop at each of hundreds costs more than to feel the way
+    over their small kinks."""
+    count = sum(len(line.knots) for line in lines)
+    knots = [jnp.zeros(0, dtype)]
+    for line in lines:
+        stops = line.knots
+        if len(stops) > 2 and count > _KNOTS:
+            rises = jnp.sign(jnp.diff(line.log_values))
+            turns = rises[1:] * rises[:-1] < 0
+            stops = jnp.where(turns, stops[1:-1], jnp.inf)
+        knots.append(stops.astype(dtype))
+    return jax.lax.stop_gradient(jnp.sort(jnp.concatenate(knots)))
