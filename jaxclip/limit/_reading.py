@@ -29,7 +29,7 @@ from ..clip import AbstractClip
 # Where inside of a cell a schedule is looked at, in shares of the cell.
 _INSIDE = (1 / 16, 1 / 2, 15 / 16)
 # Cells that are looked at together.
-_CHUNK = 512
+_CHUNK = 256
 # Runs with more steps are looked at in so many cells, of more than one step each.
 _CELLS = 2**20
 # A change by less than so many roundings is none.
@@ -198,33 +198,31 @@ def _value(signal: Schedule, step: RealScalarLike) -> Float[Array, " m"]:
 
 def _values(
     signal: Schedule, edges: Float[Array, " c+1"], width: RealScalar
-) -> Float[Array, "c 5 m"]:
+) -> Float[Array, "5 c m"]:
     """At the start of each cell, inside of it and at its end."""
-    shares = jnp.asarray((0.0, *_INSIDE), edges.dtype)
-    times = edges[:-1, None] + width * shares[None, :]
-    times = jnp.append(times.ravel(), edges[-1])
-    values = jax.vmap(lambda step: _value(signal, step))(times)
-    inside = values[:-1].reshape(len(edges) - 1, len(shares), -1)
-    ends = jnp.concatenate([inside[1:, :1], values[None, -1:]])
-    return jnp.concatenate([inside, ends], axis=1)
+    inside = [edges[:-1] + width * share for share in _INSIDE]
+    values = jax.vmap(lambda step: _value(signal, step))(
+        jnp.concatenate([edges, *inside])
+    )
+    count = len(edges)
+    inside = values[count:].reshape(len(_INSIDE), count - 1, -1)
+    return jnp.concatenate([values[None, : count - 1], inside, values[None, 1:count]])
 
 
 def _kinds(
-    values: list[Float[Array, "c 5 m"]],
+    values: list[Float[Array, "5 c m"]],
 ) -> tuple[Bool[Array, " c"], Bool[Array, " c"]]:
     """Which cells are rough, and which are smooth and end with a jump."""
-    count = len(values[0])
+    count = values[0].shape[1]
     rough, jumps = jnp.zeros(count, bool), jnp.zeros(count, bool)
     for value in values:
-        changes = jnp.abs(_change(value[:, :-1], value[:, 1:]))
-        first, left, right, last = (changes[:, i] for i in range(4))
+        first, left, right, last = jnp.abs(_change(value[:-1], value[1:]))
         larger = jnp.maximum(left, right)
-        whole = jnp.sum(changes, axis=1)
         tolerance = _rounding(value)
         # A change over a sixteenth of the cell that is half of one over seven, and one
         # over seven that is nearly all.
         begins = first > tolerance + larger / 2
-        inside = larger > tolerance + 0.9 * whole
+        inside = larger > tolerance + 0.9 * (first + left + right + last)
         rough |= jnp.any(begins | inside, axis=1)
         jumps |= jnp.any(last > tolerance + larger / 2, axis=1)
     return rough, jumps & ~rough
@@ -235,18 +233,18 @@ def _change(before: Array, after: Array) -> Array:
     return jnp.where(before == after, jnp.zeros_like(after), after - before)
 
 
-def _rounding(values: Float[Array, "c 5 m"]) -> Float[Array, "c m"]:
+def _rounding(values: Float[Array, "5 c m"]) -> Float[Array, "c m"]:
     """What is no change in each cell."""
     sizes = jnp.where(jnp.isfinite(values), jnp.abs(values), 0.0)
-    return _ROUNDINGS * jnp.finfo(values.dtype).eps * jnp.max(sizes, axis=1)
+    return _ROUNDINGS * jnp.finfo(values.dtype).eps * jnp.max(sizes, axis=0)
 
 
 def _signs(
-    values: Float[Array, "c 5 m"], smooth: Bool[Array, " c"]
+    values: Float[Array, "5 c m"], smooth: Bool[Array, " c"]
 ) -> Float[Array, "c m"]:
     """The direction in which a schedule moves in each cell, or 0. A jump has none: it
     is a stop by itself."""
-    change = _change(values[:, 0], values[:, -1])
+    change = _change(values[0], values[-1])
     moves = (jnp.abs(change) > _rounding(values)) & smooth[:, None]
     return jnp.where(moves, jnp.sign(change), jnp.zeros_like(change))
 
