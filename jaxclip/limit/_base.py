@@ -63,20 +63,13 @@ def infinite(scale: RealScalar) -> RealScalar:
 
 
 def raise_failure(
-    risk: Float[Array, " s"], solution: diffrax.Solution, limit: str, throw: bool
+    risk: Float[Array, " s"], solution: diffrax.Solution, diverged: str, throw: bool
 ) -> Float[Array, " s"]:
-    """The risk, or an error that says how the solver failed."""
+    """The risk, or an error that says how the solver failed; `diverged` where it grew
+    beyond all bounds."""
     if not throw:
         return risk
-    diverged = solution.result == DIVERGED
-    risk = eqx.error_if(
-        risk,
-        diverged,
-        f"The risk of `{limit}` grows beyond all bounds: the learning rate is too "
-        "large to be stable. Take a smaller one, a rule that clips, or `throw=False`, "
-        "with which the risk is infinite from there on.",
-    )
-    other = diffrax.RESULTS.where(
-        diverged, diffrax.RESULTS.successful, solution.result
-    )
+    failed = solution.result == DIVERGED
+    risk = eqx.error_if(risk, failed, diverged)
+    other = diffrax.RESULTS.where(failed, diffrax.RESULTS.successful, solution.result)
     return other.error_if(risk, other != diffrax.RESULTS.successful)

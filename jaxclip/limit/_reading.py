@@ -60,12 +60,12 @@ class Reading(eqx.Module):
         settings = eqx.combine(jax.lax.stop_gradient(numbers), rest)
         signals: list[Schedule] = []
         lines: list[PiecewiseLinear] = []
-        for node in jax.tree.leaves(settings, is_leaf=_is_schedule):
+        for node in jax.tree.leaves(settings, is_leaf=is_schedule):
             if isinstance(node, PiecewiseLinear):
                 lines.append(node)
             elif isinstance(node, AbstractClip):
                 signals.append(_OfRule(node))
-            elif _is_schedule(node) and not isinstance(node, Constant):
+            elif is_schedule(node) and not isinstance(node, Constant):
                 signals.append(node)
         end = jax.lax.stop_gradient(end)
         return cls(tuple(signals), _stops_of(lines, end.dtype), end)
@@ -183,7 +183,7 @@ class _OfRule(eqx.Module):
         )
 
 
-def _is_schedule(node: Any) -> bool:
+def is_schedule(node: Any) -> bool:
     """Whether a node of a rule or a rate is a function of the step by itself: of a rule
     that is not the package's own, it is not known what it makes of the step."""
     if isinstance(node, AbstractClip):
@@ -197,7 +197,7 @@ def _value(signal: Schedule, step: RealScalarLike) -> Float[Array, " m"]:
 
 
 def _values(
-    signal: Schedule, edges: Float[Array, " c+1"], width: RealScalar
+    signal: Schedule, edges: Float[Array, " edges"], width: RealScalar
 ) -> Float[Array, "5 c m"]:
     """At the start of each cell, inside of it and at its end."""
     inside = [edges[:-1] + width * share for share in _INSIDE]

@@ -4,7 +4,6 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -35,6 +34,11 @@ from ._watchful import Watchful
 
 # Spectra with more eigenvalues than this are compressed, to so many nodes.
 _MANY, _NODES = 512, 48
+_DIVERGED = (
+    "The risk grows beyond all bounds: the learning rate is too large to be stable. "
+    "Take a smaller one, a rule that clips, or `throw=False`, with which the risk is "
+    "infinite from there on."
+)
 
 
 class RiskODE(AbstractLimit):
@@ -176,7 +180,7 @@ def _integrate(
     )
     assert solution.ys is not None
     risk = infinite_after_failure(jnp.sum(solution.ys, axis=1))
-    risk = raise_failure(risk, solution, "RiskODE", throw)
+    risk = raise_failure(risk, solution, _DIVERGED, throw)
     return Curve(steps, risk, solution.ys[-1] / modes.eigenvalues)
 
 
