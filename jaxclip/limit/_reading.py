@@ -125,6 +125,19 @@ class Reading(eqx.Module):
             Lookout(lookout.seen, stop, lookout.trends),
         )
 
+    def stops(self, most: int) -> Float[Array, " n"]:
+        """The first so many stops, infinite where there are fewer."""
+
+        def next_one(carry, _):
+            step, lookout = carry
+            lookout = self.look(lookout, step, self.end)
+            stop = self.next_stop(step, lookout)
+            return (stop, lookout), stop
+
+        start = jnp.zeros_like(self.end)
+        carry = start, self.lookout(start)
+        return jax.lax.scan(next_one, carry, None, length=most)[1]
+
     def _scan(self, lookout: "Lookout", step: RealScalar) -> "Lookout":
         """Looks at one chunk of cells, or at those of it before the first stop."""
         index = jnp.arange(_CHUNK + 1, dtype=step.dtype)
