@@ -15,7 +15,7 @@ from ._feedback import (
     need_least_squares,
     risk_range,
     schedule_knots,
-    tabulate,
+    tabulate_smooth,
 )
 from ._schedule import PiecewiseLinear, Ratio, as_schedule, check_rate
 from ._types import RealScalar, RealScalarLike, Schedule, Step
@@ -168,7 +168,7 @@ def ceiling(
     problem = need_least_squares("ceiling", problem)
     steps = jnp.asarray(steps, jnp.result_type(float))
     lr = check_rate(lr, steps)
-    information = tabulate(_Information(problem.noise), *risk_range(problem))
+    information = tabulate_smooth(_Information(problem.noise), *risk_range(problem))
     return RiskODE().integrate(
         few_modes(problem),
         _Best(lr, information),

@@ -119,11 +119,9 @@ class RiskODE(AbstractLimit):
         """
         # What is known before tracing decides how the modes are solved.
         solver = _solver(modes) if self.solver is None else self.solver
-        ode = RiskODE(solver, self.rtol, self.max_steps)
         scale = jnp.asarray(scale, steps.dtype)
-        return _integrate(
-            ode, modes, coefficients, steps, adjoint, throw, settings, scale
-        )
+        how = solver, self.rtol, self.max_steps, adjoint, throw
+        return _integrate(modes, coefficients, steps, settings, scale, *how)
 
 
 class _Clipped(eqx.Module):
@@ -142,29 +140,31 @@ class _Clipped(eqx.Module):
 
 @eqx.filter_jit
 def _integrate(
-    ode: RiskODE,
     modes: Modes,
     coefficients: Coefficients,
     steps: Float[Array, " s"],
-    adjoint: diffrax.AbstractAdjoint | None,
-    throw: bool,
     settings: Any,
     scale: RealScalar,
+    solver: diffrax.AbstractSolver,
+    own_rtol: float | None,
+    max_steps: int,
+    adjoint: diffrax.AbstractAdjoint | None,
+    throw: bool,
 ) -> Curve:
     rtol, floor = precision(steps)
-    if isinstance(ode.solver, ExponentialModes):
+    if isinstance(solver, ExponentialModes):
         rtol = max(rtol, 1e-8)
     end = jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny)
     reading = Reading.of(settings, end)
     start = jnp.sum(modes.risk)
     controller = diffrax.PIDController(
-        rtol=rtol if ode.rtol is None else ode.rtol,
+        rtol=rtol if own_rtol is None else own_rtol,
         # Modes that have decayed below this part of the start do not matter.
         atol=floor * (jnp.max(modes.risk) + floor),
     )
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda step, u, equation: equation(step, u)),
-        ode.solver,
+        solver,
         t0=jnp.zeros_like(end),
         t1=end,
         dt0=None,
@@ -175,7 +175,7 @@ def _integrate(
             controller, reading, infinite(jnp.maximum(start, scale))
         ),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        max_steps=ode.max_steps,
+        max_steps=max_steps,
         throw=False,
     )
     assert solution.ys is not None

@@ -1,6 +1,5 @@
 """Adaptive steps that stop where schedules jump or turn, and give up in time."""
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import diffrax
@@ -35,18 +34,27 @@ class Watchful(diffrax.AbstractAdaptiveStepSizeController[_State, Any]):
 
     controller: diffrax.PIDController
     reading: Reading
-    bound: RealScalarLike = jnp.inf
+    bound: RealScalarLike
 
+    def __init__(
+        self,
+        controller: diffrax.PIDController,
+        reading: Reading,
+        bound: RealScalarLike = jnp.inf,
+    ):
+        self.controller, self.reading, self.bound = controller, reading, bound
+
+    # Variables in diffrax's types, and here those of the controller inside.
     @property
-    def rtol(self) -> RealScalarLike:
+    def rtol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.controller.rtol
 
     @property
-    def atol(self) -> RealScalarLike:
+    def atol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.controller.atol
 
     @property
-    def norm(self) -> Callable[[Any], RealScalarLike]:
+    def norm(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.controller.norm
 
     def wrap(self, direction: Any) -> "Watchful":
@@ -67,6 +75,7 @@ class Watchful(diffrax.AbstractAdaptiveStepSizeController[_State, Any]):
         self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
     ):
         inner, lookout, wish = controller_state
+        t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
         kept, next_t0, next_t1, _, inner, result = self.controller.adapt_step_size(
             t0, t1, y0, y1_candidate, args, y_error, error_order, inner
         )
