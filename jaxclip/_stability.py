@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ._types import RealScalar
 from .problem import LeastSquares, Regression, SquaredLoss
@@ -34,7 +35,8 @@ def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
     A learning rate, per step, for one sample a step.
     """
     if isinstance(problem, LeastSquares):
-        return _gaussian(problem)
+        spectrum = problem.spectrum
+        return _gaussian(spectrum.eigenvalues, jnp.asarray(spectrum.multiplicity))
     if isinstance(problem, Regression) and isinstance(problem.loss, SquaredLoss):
         return _rows(problem)
     raise ValueError(
@@ -43,9 +45,9 @@ def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
     )
 
 
-def _gaussian(problem: LeastSquares) -> RealScalar:
-    eigenvalues = problem.spectrum.eigenvalues
-    multiplicity = problem.spectrum.multiplicity.astype(eigenvalues.dtype)
+@jax.jit
+def _gaussian(eigenvalues: Array, multiplicity: Array) -> RealScalar:
+    multiplicity = multiplicity.astype(eigenvalues.dtype)
 
     def excess(rate):
         scaled = rate * eigenvalues

@@ -51,6 +51,7 @@ class Decay(eqx.Module):
 
 _COSINE = optax.cosine_decay_schedule(0.02, 1000)
 _STEPS = (np.array([0.0, 50.0, 100.0]), np.array([0.0, 70.0, 90.0]))
+IDENTITY = jc.Identity()
 _KNOTS = jnp.array([0.0, 60.0])
 
 
@@ -95,7 +96,15 @@ CALLS: dict[str, Callable[[int], Any]] = {
     "RiskODE, function": _solve(jc.RiskODE(), "function"),
     "RiskODE, lines": _solve(jc.RiskODE(), "lines"),
     "GradientFlow": _solve(jc.GradientFlow()),
-    "HomogenizedSDE": _solve(jc.HomogenizedSDE()),
+    # How many intervals there are is structure, as the number of steps of a run is.
+    "HomogenizedSDE": lambda i: jc.solve(
+        jc.HomogenizedSDE(),
+        _problem(i),
+        jc.HardClip(3.0 + i),
+        _rate("number", i),
+        steps=_STEPS[0],
+        key=jr.key(i),
+    ),
     "HomogenizedSDE, function": lambda i: jc.solve(
         jc.HomogenizedSDE(),
         _problem(i),
@@ -114,6 +123,19 @@ CALLS: dict[str, Callable[[int], Any]] = {
     "heuristic_clip": lambda i: jc.heuristic_clip(
         _problem(i), _rate("number", i), 1.0 + i, steps=100
     ),
+    "ZeroLossFlow": lambda i: jc.solve(
+        jc.ZeroLossFlow(), _noisy(i), IDENTITY, _rate("number", i), steps=_STEPS[i]
+    ),
+    "ZeroLossSDE": lambda i: jc.solve(
+        jc.ZeroLossSDE(),
+        _noisy(i),
+        IDENTITY,
+        _rate("module", i),
+        steps=np.array([0.0, 5.0]),
+        key=jr.key(i),
+    ),
+    "limit_map": lambda i: jc.limit_map(_noisy(i), jnp.array([1.0, 0.2, 0.3 + i])),
+    "time_scale": lambda i: jc.time_scale(_noisy(i)).push,
     "stable_lr": lambda i: jc.stable_lr(_problem(i)),
     "score_clip": lambda i: jc.score_clip(_problem(i), _rate("number", i), steps=100),
 }
@@ -137,6 +159,7 @@ def test_a_second_call_compiles_nothing(name):
 
 def test_compilations_are_seen():
     """The test above can fail."""
+    ones = jnp.ones(3)
     with compilations() as seen:
-        jax.jit(lambda x: x + 1)(jnp.ones(3))
+        jax.jit(lambda x: x + 1)(ones)
     assert len(seen) == 1

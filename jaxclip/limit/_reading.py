@@ -30,6 +30,8 @@ from ..clip import AbstractClip
 _INSIDE = (1 / 16, 1 / 2, 15 / 16)
 # Cells that are looked at together.
 _CHUNK = 256
+# And those that are looked at from afar first, and every how many of them from near.
+_FAR, _EACH = 1024, 16
 # Runs with more steps are looked at in so many cells, of more than one step each.
 _CELLS = 2**20
 # A change by less than so many roundings is none.
@@ -119,11 +121,44 @@ class Reading(eqx.Module):
         def unfinished(lookout):
             return jnp.isinf(lookout.stop) & (lookout.seen < until)
 
-        return jax.lax.while_loop(
-            unfinished,
-            lambda lookout: self._scan(lookout, step),
-            Lookout(lookout.seen, stop, lookout.trends),
-        )
+        def look_on(lookout):
+            # A look from afar costs a fifth, and is mostly enough.
+            quiet, after = self._glance(lookout)
+            return jax.lax.cond(quiet, lambda: after, lambda: self._scan(lookout, step))
+
+        start = Lookout(lookout.seen, stop, lookout.trends)
+        return jax.lax.while_loop(unfinished, look_on, start)
+
+    def _glance(self, lookout: "Lookout") -> tuple[Bool[Array, ""], "Lookout"]:
+        """Whether nothing happens in a chunk, as far as whole steps and the inside of
+        some cells tell: a jump changes a schedule by more than the steps beside it do,
+        unless it jumps at each of them, which any cell tells."""
+        width = self.width
+        edges = lookout.seen + width * jnp.arange(_FAR + 1, dtype=width.dtype)
+        quiet, trends = jnp.ones((), bool), []
+        some = edges[:-1:_EACH]
+        inside = []
+        for signal, trend in zip(self.signals, lookout.trends, strict=True):
+            values = jax.vmap(lambda step, of=signal: _value(of, step))(edges)
+            change = _change(values[:-1], values[1:])
+            tolerance = _rounding(values[None])
+            moves = jnp.abs(change) > tolerance[:-1]
+            signs = jnp.where(moves, jnp.sign(change), jnp.zeros_like(change))
+            now = jnp.where(trend == 0, _first(signs), trend)
+            turns = jnp.any(signs * now[None, :] < 0)
+            size = jnp.where(moves, jnp.abs(change), jnp.zeros_like(change))
+            none = jnp.full_like(size[:1], jnp.inf)
+            before = jnp.concatenate([none, size[:-1]])
+            after = jnp.concatenate([size[1:], none])
+            leaps = jnp.any(size > tolerance[:-1] + 4 * jnp.minimum(before, after))
+            quiet &= ~(turns | leaps)
+            trends.append(now)
+            # The cells looked into are not neighbours: each by itself.
+            ends = values[:-1:_EACH], values[1::_EACH]
+            inside.append(_inside(signal, some, ends, width))
+        rough, jumps = _kinds(inside)
+        quiet &= ~jnp.any(rough | jumps)
+        return quiet, Lookout(edges[-1], lookout.stop, tuple(trends))
 
     def stops(self, most: int) -> Float[Array, " n"]:
         """The first so many stops, infinite where there are fewer."""
@@ -213,13 +248,20 @@ def _values(
     signal: Schedule, edges: Float[Array, " edges"], width: RealScalar
 ) -> Float[Array, "5 c m"]:
     """At the start of each cell, inside of it and at its end."""
-    inside = [edges[:-1] + width * share for share in _INSIDE]
-    values = jax.vmap(lambda step: _value(signal, step))(
-        jnp.concatenate([edges, *inside])
-    )
-    count = len(edges)
-    inside = values[count:].reshape(len(_INSIDE), count - 1, -1)
-    return jnp.concatenate([values[None, : count - 1], inside, values[None, 1:count]])
+    values = jax.vmap(lambda step: _value(signal, step))(edges)
+    return _inside(signal, edges[:-1], (values[:-1], values[1:]), width)
+
+
+def _inside(
+    signal: Schedule,
+    cells: Float[Array, " c"],
+    ends: tuple[Float[Array, "c m"], Float[Array, "c m"]],
+    width: RealScalar,
+) -> Float[Array, "5 c m"]:
+    """At both ends of each cell, which are known, and inside of it."""
+    times = jnp.stack([cells + width * share for share in _INSIDE])
+    values = jax.vmap(jax.vmap(lambda step: _value(signal, step)))(times)
+    return jnp.concatenate([ends[0][None], values, ends[1][None]])
 
 
 def _kinds(

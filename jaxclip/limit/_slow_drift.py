@@ -20,8 +20,8 @@ from ._label_drift import Drift, label_drift, of_noise, per_residual, sees_one
 from ._zero_loss_set import ZeroLossSet
 
 
-def slow_drift(manifold: ZeroLossSet, clip: AbstractClip) -> Drift:
-    r"""The velocity $v$ of $dW/dk = \gamma^p P v(W)$.
+def slow_drift(manifold: ZeroLossSet, clip: AbstractClip) -> tuple[int, Drift]:
+    r"""The power $p$ and the velocity $v$ of $dW/dk = \gamma^p P v(W)$.
 
     Unclipped, $v = -\sigma^2 \nabla \mathrm{Reg}$ with $p = 1$; for label noise
     $v = -\tfrac{c}{4} \sigma^2 \nabla \mathrm{tr} H$ with $p = 2$ (Section 2 of
@@ -30,14 +30,14 @@ def slow_drift(manifold: ZeroLossSet, clip: AbstractClip) -> Drift:
     """
     problem = manifold.problem
     if isinstance(problem, LabelNoise):
-        return label_drift(manifold, problem, clip)
+        return 2, label_drift(manifold, problem, clip)
     if isinstance(problem, AbstractNoisyModel):
-        return lambda w, k: _model_drift(manifold, problem, clip, w, k)
+        return 1, lambda w, k: _model_drift(manifold, problem, clip, w, k)
 
     def regularizer(w):
         return problem.regularizer(manifold.unravel(w))
 
-    return lambda w, k: -problem.variance * jax.grad(regularizer)(w)
+    return 1, lambda w, k: -problem.variance * jax.grad(regularizer)(w)
 
 
 def _model_drift(
@@ -75,13 +75,8 @@ def _model_drift(
     return -pull(pushed / problem.size)[0]
 
 
-def check_clip(problem: AbstractNoisyProblem, clip: AbstractClip) -> int:
-    r"""Refuses clips whose motion is not known; the power $p$ of $\gamma$ in it."""
-    _refuse_unknown(problem, clip)
-    return 2 if isinstance(problem, LabelNoise) else 1
-
-
-def _refuse_unknown(problem: AbstractNoisyProblem, clip: AbstractClip) -> None:
+def check_clip(problem: AbstractNoisyProblem, clip: AbstractClip) -> None:
+    """Refuses clips whose motion is not known."""
     model = problem if isinstance(problem, AbstractNoisyModel) else None
     inner = Identity() if model is None else model.residual_clip
     whole = not isinstance(clip, Identity)

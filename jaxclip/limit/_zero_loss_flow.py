@@ -72,9 +72,9 @@ class ZeroLossFlow(AbstractLimit):
         del key
         problem = need_noisy("ZeroLossFlow", problem)
         manifold, w = zero_loss_set(problem, self.matrix_free)
-        power = check_clip(problem, clip)
+        check_clip(problem, clip)
         flat = integrate(
-            _Motion(manifold, clip, lr, power),
+            _Motion(manifold, clip, lr),
             manifold.loss,
             bring(manifold, w),
             steps,
@@ -93,18 +93,17 @@ class _Motion(eqx.Module):
     manifold: ZeroLossSet
     clip: AbstractClip
     lr: Schedule
-    power: int = eqx.field(static=True)
 
     def __call__(self, k, w, reading):
         k = reading.at(k)
         # Noise may be absent; and, clipped, have no variance.
         variance = jnp.asarray(self.manifold.problem.variance)
         pace = jnp.where((variance > 0) & (variance < jnp.inf), variance, 1.0)
-        drift = slow_drift(self.manifold, self.clip)(w, k)
+        power, drift = slow_drift(self.manifold, self.clip)
         # The pull towards the set is at the pace of the drift: faster would make the
         # equation stiff, and slower let the errors of long runs grow.
-        velocity = self.manifold.correct(w, drift / pace, 1.0)
-        return self.lr(k) ** self.power * pace * velocity
+        velocity = self.manifold.correct(w, drift(w, k) / pace, 1.0)
+        return self.lr(k) ** power * pace * velocity
 
 
 @eqx.filter_jit
