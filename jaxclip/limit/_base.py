@@ -57,9 +57,10 @@ def infinite_after_failure(risk: Float[Array, " s"]) -> Float[Array, " s"]:
 
 def infinite(scale: RealScalar) -> RealScalar:
     """The risk that counts as infinite, for a typical one: 10^61 times it in float64,
-    and 10^23 times in float32."""
+    and 10^23 times in float32. Where nothing moves at all, none is."""
     power = 0.2 if scale.dtype == jnp.float64 else 0.6
-    return jax.lax.stop_gradient(scale * jnp.finfo(scale.dtype).max ** power)
+    bound = scale * jnp.finfo(scale.dtype).max ** power
+    return jax.lax.stop_gradient(jnp.where(scale > 0, bound, jnp.inf))
 
 
 def raise_failure(

@@ -23,19 +23,24 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._schedule import Checked, Constant, PiecewiseLinear, Ratio
-from .._types import RealScalar, RealScalarLike, Schedule, Step
+from .._types import RealScalar, Schedule, Step
 from ..clip import AbstractClip
+from ._cells import (
+    first_sign,
+    goes_on,
+    kinds_of,
+    look_inside,
+    signs_in,
+    value_at,
+    values_in,
+)
 
-# Where inside of a cell a schedule is looked at, in shares of the cell.
-_INSIDE = (1 / 16, 1 / 2, 15 / 16)
 # Cells that are looked at together.
 _CHUNK = 256
 # And those that are looked at from afar first, and every how many of them from near.
 _FAR, _EACH = 1024, 16
 # Runs with more steps are looked at in so many cells, of more than one step each.
 _CELLS = 2**20
-# A change by less than so many roundings is none.
-_ROUNDINGS = 64
 # A schedule with at most so many knots is stopped at for each of them.
 _KNOTS = 64
 
@@ -91,8 +96,8 @@ class Reading(eqx.Module):
         inside = jnp.minimum(step, self.end - jnp.minimum(tiny, self.end))
         cell = jnp.floor(inside / width) * width
         edges = jnp.stack([cell, cell + width])
-        values = [_values(signal, edges, width) for signal in self.signals]
-        rough, jumps = (kind[0] for kind in _kinds(values))
+        values = [values_in(signal, edges, width) for signal in self.signals]
+        rough, jumps = (kind[0] for kind in kinds_of(values))
         before = jnp.maximum(tiny, 4 * jnp.finfo(step.dtype).eps * cell)
         smooth = jnp.where(jumps, jnp.minimum(step, cell + width - before), step)
         return jax.lax.stop_gradient(jnp.where(rough, cell, smooth))
@@ -100,7 +105,7 @@ class Reading(eqx.Module):
     def lookout(self, start: RealScalar) -> "Lookout":
         """Nothing has been looked at yet."""
         cell = jnp.floor(start / self.width) * self.width
-        trends = [0 * _value(signal, cell) for signal in self.signals]
+        trends = [0 * value_at(signal, cell) for signal in self.signals]
         return Lookout(cell, jnp.full_like(cell, jnp.inf), tuple(trends))
 
     def next_stop(self, step: RealScalar, lookout: "Lookout") -> RealScalar:
@@ -135,28 +140,15 @@ class Reading(eqx.Module):
         unless it jumps at each of them, which any cell tells."""
         width = self.width
         edges = lookout.seen + width * jnp.arange(_FAR + 1, dtype=width.dtype)
-        quiet, trends = jnp.ones((), bool), []
-        some = edges[:-1:_EACH]
-        inside = []
-        for signal, trend in zip(self.signals, lookout.trends, strict=True):
-            values = jax.vmap(lambda step, of=signal: _value(of, step))(edges)
-            change = _change(values[:-1], values[1:])
-            tolerance = _rounding(values[None])
-            moves = jnp.abs(change) > tolerance[:-1]
-            signs = jnp.where(moves, jnp.sign(change), jnp.zeros_like(change))
-            now = jnp.where(trend == 0, _first(signs), trend)
-            turns = jnp.any(signs * now[None, :] < 0)
-            size = jnp.where(moves, jnp.abs(change), jnp.zeros_like(change))
-            none = jnp.full_like(size[:1], jnp.inf)
-            before = jnp.concatenate([none, size[:-1]])
-            after = jnp.concatenate([size[1:], none])
-            leaps = jnp.any(size > tolerance[:-1] + 4 * jnp.minimum(before, after))
-            quiet &= ~(turns | leaps)
-            trends.append(now)
+        quiet, trends, inside = jnp.ones((), bool), [], []
+        for signal, old in zip(self.signals, lookout.trends, strict=True):
+            values = jax.vmap(lambda step, of=signal: value_at(of, step))(edges)
+            even, trend = goes_on(values, old)
+            quiet, trends = quiet & even, [*trends, trend]
             # The cells looked into are not neighbours: each by itself.
             ends = values[:-1:_EACH], values[1::_EACH]
-            inside.append(_inside(signal, some, ends, width))
-        rough, jumps = _kinds(inside)
+            inside.append(look_inside(signal, edges[:-1:_EACH], ends, width))
+        rough, jumps = kinds_of(inside)
         quiet &= ~jnp.any(rough | jumps)
         return quiet, Lookout(edges[-1], lookout.stop, tuple(trends))
 
@@ -177,15 +169,15 @@ class Reading(eqx.Module):
         """Looks at one chunk of cells, or at those of it before the first stop."""
         index = jnp.arange(_CHUNK + 1, dtype=step.dtype)
         edges = lookout.seen + self.width * index
-        values = [_values(signal, edges, self.width) for signal in self.signals]
-        rough, jumps = _kinds(values)
+        values = [values_in(signal, edges, self.width) for signal in self.signals]
+        rough, jumps = kinds_of(values)
         # At the start of a rough cell, and where one ends that is not smooth. What
         # happens at the start of the chunk was seen with the chunk before.
         no = jnp.zeros(1, bool)
         stops = jnp.append(rough, no) | jnp.concatenate([no, rough | jumps])
-        signs = [_signs(value, ~(rough | jumps)) for value in values]
+        signs = [signs_in(value, ~(rough | jumps)) for value in values]
         trends = [
-            jnp.where(trend == 0, _first(sign), trend)
+            jnp.where(trend == 0, first_sign(sign), trend)
             for sign, trend in zip(signs, lookout.trends, strict=True)
         ]
         for sign, trend in zip(signs, trends, strict=True):
@@ -238,75 +230,6 @@ def is_schedule(node: Any) -> bool:
         return type(node).__module__.partition(".")[0] != __name__.partition(".")[0]
     composite = isinstance(node, Ratio | Checked)
     return isinstance(node, eqx.Module) and callable(node) and not composite
-
-
-def _value(signal: Schedule, step: RealScalarLike) -> Float[Array, " m"]:
-    return jnp.ravel(jnp.asarray(jax.lax.stop_gradient(signal(step))))
-
-
-def _values(
-    signal: Schedule, edges: Float[Array, " edges"], width: RealScalar
-) -> Float[Array, "5 c m"]:
-    """At the start of each cell, inside of it and at its end."""
-    values = jax.vmap(lambda step: _value(signal, step))(edges)
-    return _inside(signal, edges[:-1], (values[:-1], values[1:]), width)
-
-
-def _inside(
-    signal: Schedule,
-    cells: Float[Array, " c"],
-    ends: tuple[Float[Array, "c m"], Float[Array, "c m"]],
-    width: RealScalar,
-) -> Float[Array, "5 c m"]:
-    """At both ends of each cell, which are known, and inside of it."""
-    times = jnp.stack([cells + width * share for share in _INSIDE])
-    values = jax.vmap(jax.vmap(lambda step: _value(signal, step)))(times)
-    return jnp.concatenate([ends[0][None], values, ends[1][None]])
-
-
-def _kinds(
-    values: list[Float[Array, "5 c m"]],
-) -> tuple[Bool[Array, " c"], Bool[Array, " c"]]:
-    """Which cells are rough, and which are smooth and end with a jump."""
-    count = values[0].shape[1]
-    rough, jumps = jnp.zeros(count, bool), jnp.zeros(count, bool)
-    for value in values:
-        first, left, right, last = jnp.abs(_change(value[:-1], value[1:]))
-        larger = jnp.maximum(left, right)
-        tolerance = _rounding(value)
-        # A change over a sixteenth of the cell that is half of one over seven, and one
-        # over seven that is nearly all.
-        begins = first > tolerance + larger / 2
-        inside = larger > tolerance + 0.9 * (first + left + right + last)
-        rough |= jnp.any(begins | inside, axis=1)
-        jumps |= jnp.any(last > tolerance + larger / 2, axis=1)
-    return rough, jumps & ~rough
-
-
-def _change(before: Array, after: Array) -> Array:
-    """The difference; 0 between two infinite thresholds."""
-    return jnp.where(before == after, jnp.zeros_like(after), after - before)
-
-
-def _rounding(values: Float[Array, "5 c m"]) -> Float[Array, "c m"]:
-    """What is no change in each cell."""
-    sizes = jnp.where(jnp.isfinite(values), jnp.abs(values), 0.0)
-    return _ROUNDINGS * jnp.finfo(values.dtype).eps * jnp.max(sizes, axis=0)
-
-
-def _signs(
-    values: Float[Array, "5 c m"], smooth: Bool[Array, " c"]
-) -> Float[Array, "c m"]:
-    """The direction in which a schedule moves in each cell, or 0. A jump has none: it
-    is a stop by itself."""
-    change = _change(values[0], values[-1])
-    moves = (jnp.abs(change) > _rounding(values)) & smooth[:, None]
-    return jnp.where(moves, jnp.sign(change), jnp.zeros_like(change))
-
-
-def _first(signs: Float[Array, "c m"]) -> Float[Array, " m"]:
-    """The first that is not 0, if there is one."""
-    return jnp.take_along_axis(signs, jnp.argmax(signs != 0, axis=0)[None], axis=0)[0]
 
 
 def _stops_of(lines: list[PiecewiseLinear], dtype: Any) -> Float[Array, " n"]:
