@@ -19,7 +19,7 @@ float32 = pytest.mark.float32
 
 # Unclipped SGD on one eigenvalue: between two steps the risk is known exactly.
 DIM, STD, RATE = 100, 1.0, 0.004
-IDENTITY: jc.AbstractClip = jc.Identity()
+IDENTITY = jc.Identity()
 PROBLEM = jc.LeastSquares(jc.Spectrum.isotropic(DIM), jc.Gaussian(STD), np.ones(1))
 
 
@@ -56,6 +56,10 @@ SCHEDULES: dict[str, tuple[Any, int]] = {
     "period_2": _table(lambda k: RATE * (k % 2), 300),
     "period_25": _table(lambda k: RATE / (1 + 8 * (k // 25 % 2)), 900),
     "every_step": _table(lambda k: RATE * _RANDOM[k], 300),
+    "late": (
+        lambda k: jnp.where((k > 9e4) & (jnp.floor(k) % 2 == 0), RATE, 0.0),
+        90_300,
+    ),
     "at_the_end": _table(lambda k: RATE, 300),
     "tiny_jumps": _table(lambda k: RATE * (1 + 1e-4 * (k // 3)), 300),
     "two_pauses": (
@@ -70,7 +74,7 @@ SCHEDULES: dict[str, tuple[Any, int]] = {
 
 
 @eqx.filter_jit
-def _solve(lr, end, clip=IDENTITY):
+def _solve(lr, end, clip: jc.AbstractClip = IDENTITY):
     steps = jnp.stack([jnp.zeros_like(end), end])
     return jc.solve(jc.RiskODE(), PROBLEM, clip, lr, steps=steps).risk[-1]
 

@@ -65,7 +65,7 @@ class ExponentialModes(diffrax.AbstractAdaptiveSolver):
     order 4. It may be differentiated any number of times, in both modes.
     """
 
-    term_structure: ClassVar = diffrax.ODETerm
+    term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = Path
 
     def order(self, terms: Any) -> int:
@@ -121,13 +121,14 @@ class ExponentialModes(diffrax.AbstractAdaptiveSolver):
                 lambda: equation.at(t0, jnp.sum(y0)),
                 lambda: solver_state,
             )
+        end = t0 + equation.reading.length(t0, t1)
         steps = t0 + (t1 - t0) * NODES[1:].astype(y0.dtype)
         at = jax.vmap(equation.at)
         start = [jnp.asarray(value)[None] for value in solver_state]
 
         def path(inner):
             q, g = (jnp.concatenate([a, b]) for a, b in zip(start, inner, strict=True))
-            return path_over(equation.modes, y0, t0, t1, q, g)
+            return path_over(equation.modes, y0, t0, end, q, g)
 
         def image(inner):
             """The risk at the nodes, from the coefficients there."""

@@ -20,7 +20,7 @@ from ..clip import AbstractClip
 from ..problem import AbstractNoisyProblem, AbstractProblem, CompressedLeastSquares
 from ._base import AbstractLimit, infinite_after_failure, raise_failure
 from ._reading import Reading
-from ._watchful import Watchful
+from ._watchful import WatchedTerm, Watchful
 from ._zero_loss_set import ZeroLossSet, zero_loss_set
 
 # A start whose residuals are below this is on the set, up to Gauss-Newton steps, which
@@ -117,7 +117,7 @@ def integrate(
     reading = Reading.of(settings, end)
     controller = diffrax.PIDController(rtol=rtol, atol=rtol / 100)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
+        WatchedTerm(field, reading),
         diffrax.Dopri8(),
         t0=jnp.zeros_like(end),
         t1=end,

@@ -20,10 +20,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from equinox.internal import prevbefore
 from jaxtyping import Array, Bool, Float
 
 from .._schedule import Checked, Constant, PiecewiseLinear, Ratio
-from .._types import RealScalar, Schedule, Step
+from .._types import RealScalar, RealScalarLike, Schedule, Step
 from ..clip import AbstractClip
 from ._cells import (
     first_sign,
@@ -101,6 +102,16 @@ class Reading(eqx.Module):
         before = jnp.maximum(tiny, 4 * jnp.finfo(step.dtype).eps * cell)
         smooth = jnp.where(jumps, jnp.minimum(step, cell + width - before), step)
         return jax.lax.stop_gradient(jnp.where(rough, cell, smooth))
+
+    def length(self, start: RealScalarLike, end: RealScalarLike) -> RealScalar:
+        """The length of a solver's step, which ends just before a stop: in float32 what
+        is left out there is no small part of one step of SGD."""
+        end = jnp.asarray(end, self.end.dtype)
+        if not self.signals:
+            return end - start
+        width = self.width
+        stop = jnp.round(end / width) * width
+        return jnp.where(prevbefore(stop) == end, stop, end) - start
 
     def lookout(self, start: RealScalar) -> "Lookout":
         """Nothing has been looked at yet."""

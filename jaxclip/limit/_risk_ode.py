@@ -30,7 +30,7 @@ from ._base import (
 from ._exponential import Coefficients, ExponentialModes, ModeEquation
 from ._moments import unchecked_moments
 from ._reading import Reading
-from ._watchful import Watchful
+from ._watchful import WatchedTerm, Watchful
 
 # Spectra with more eigenvalues than this are compressed, to so many nodes.
 _MANY, _NODES = 512, 48
@@ -163,7 +163,7 @@ def _integrate(
         atol=floor * (jnp.max(modes.risk) + floor),
     )
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda step, u, equation: equation(step, u)),
+        WatchedTerm(lambda step, u, equation: equation(step, u), reading),
         solver,
         t0=jnp.zeros_like(end),
         t1=end,

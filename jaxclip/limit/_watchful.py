@@ -1,5 +1,6 @@
 """Adaptive steps that stop where schedules jump or turn, and give up in time."""
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import diffrax
@@ -105,6 +106,29 @@ class Watchful(diffrax.AbstractAdaptiveStepSizeController[_State, Any]):
         # Two stops may be neighbouring numbers of the clock.
         end = jnp.where(cut, jnp.maximum(last, nextafter(t0)), t1)
         return end, lookout, jnp.where(cut, t1 - t0, jnp.zeros_like(t0))
+
+
+class WatchedTerm(diffrax.AbstractTerm[Any, RealScalar]):
+    """A vector field, whose steps are as long as the [`Reading`][] says.
+
+    **Fields:**
+
+    - `field`: a function of the step, the solution and the solver's `args`.
+    - `reading`: where the steps end.
+    """
+
+    field: Callable[[RealScalarLike, Any, Any], Any]
+    reading: Reading
+
+    def vf(self, t, y, args):
+        return self.field(t, y, args)
+
+    def contr(self, t0, t1, **kwargs):
+        del kwargs
+        return self.reading.length(t0, t1)
+
+    def prod(self, vf, control):
+        return jax.tree.map(lambda v: control.astype(v.dtype) * v, vf)
 
 
 def _all_finite(y: Any) -> Bool[Array, ""]:
