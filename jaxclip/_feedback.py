@@ -26,7 +26,7 @@ _NO_THRESHOLD = 1e30
 # Between two knots a threshold that changes by more than this factor has jumped.
 _JUMP = 3.0
 # Steps that are looked at for the sum of a rate, and knots that it and its jumps add.
-_MADE, _BETWEEN = 2**17, 128
+_MADE, _BETWEEN = 2**17, 256
 
 
 def follow(

@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+import scipy.integrate
 
 import jaxclip as jc
 from helpers import finite_difference
@@ -310,3 +311,43 @@ def test_second_derivatives():
     expected = (16 * near - far - 30 * of(0.1)) / (12 * h**2)
     second = jax.hessian(lambda lr: _final(lr, diffrax.DirectAdjoint()))
     np.testing.assert_allclose(second(jnp.asarray(0.1)), expected, rtol=1e-5)
+
+
+# The criteria
+
+
+_WAVE = SCHEDULES["period_25"]
+
+
+def test_the_ceiling_of_gaussian_noise_is_unclipped_sgd():
+    """Whose Fisher information is one over the residual's variance."""
+    schedule, end = _WAVE
+    rates = np.asarray(schedule.rates[:end])
+    risk = jc.ceiling(PROBLEM, schedule, steps=[0.0, end]).risk[-1]
+    np.testing.assert_allclose(risk, exact(rates), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_max_ccc_sees_every_jump():
+    """The run on its schedule, against scipy on the rule fed back from the risk."""
+    schedule, end = _WAVE
+    noise = jc.Contaminated(1.0, 10.0, 0.1)
+    problem = jc.LeastSquares(PROBLEM.spectrum, noise, np.ones(1))
+    clip, lr = jc.max_ccc(problem, schedule, steps=end)
+    risk = jc.solve(jc.RiskODE(), problem, clip, lr, steps=[0.0, end]).risk[-1]
+
+    def spread(excess):
+        variance = 2 * excess + float(noise.variance)
+        return variance / float(jc.best_clip(noise, excess).ccc)
+
+    expected = np.array([0.5])
+    for start in range(0, end, 25):
+        rate = float(schedule.rates[start])
+        expected = scipy.integrate.solve_ivp(
+            lambda k, r, q=rate: -2 * q * r + q**2 * DIM / 2 * spread(r[0]),
+            (0, 25),
+            expected,
+            rtol=1e-9,
+            atol=1e-14,
+        ).y[:, -1]
+    np.testing.assert_allclose(risk, expected[0], rtol=1e-6)
