@@ -10,17 +10,17 @@ from jaxtyping import Array, Float
 
 from ._checks import check, count, nonnegative, positive
 from ._feedback import (
+    Tabulated,
     follow,
+    interpolation,
     need_least_squares,
     risk_range,
     schedule_knots,
-    tabulate,
 )
 from ._schedule import check_rate
 from ._types import RealScalar, RealScalarLike, Schedule
 from .clip import HardClip
 from .limit import moments
-from .limit._moments import unchecked_moments
 from .problem import AbstractNoise, LeastSquares
 
 # The thresholds that are searched, in units of the residual's size, and how finely.
@@ -28,6 +28,8 @@ _SMALLEST, _LARGEST, _GRID = 1e-4, 1e3, 128
 # Below, the compensated rate takes in a thousand times the noise, the risk jumps within
 # a step, and no limit describes the run.
 _SMALLEST_CCC = 1e-3
+# At how many values of the risk the best threshold is found.
+_TABLE = 72
 # A gain below this is within the quadrature's error, and none: no threshold is best.
 _NO_GAIN = {"float64": 1e-10, "float32": 1e-4}
 
@@ -63,30 +65,87 @@ def best_clip(noise: AbstractNoise, excess: RealScalarLike) -> BestClip:
     return _best_clip(noise, nonnegative("excess", excess))
 
 
+class _Best(NamedTuple):
+    """The best threshold, its efficiency, and the slope of the efficiency's logarithm
+    in that of the risk."""
+
+    threshold: RealScalar
+    efficiency: RealScalar
+    slope: RealScalar
+
+
 # Jitted behind the door: a Python number would be compiled in, and again for the next.
 @eqx.filter_jit
 def _best_clip(noise: AbstractNoise, excess: RealScalar) -> BestClip:
-    def efficiency(log_threshold):
-        clip = HardClip(jnp.exp(log_threshold))
-        m = unchecked_moments(clip, noise, excess, 1.0, 0)
-        return m.mu**2 / m.second
+    best = _best(noise, excess)
+    # mu^2 / second is the efficiency: without a clip, one over the variance.
+    ccc = best.efficiency * (2 * excess + noise.variance)
+    clips = jnp.isfinite(best.threshold)
+    return BestClip(best.threshold, jnp.where(clips, ccc, jnp.ones_like(ccc)))
 
+
+def _best(noise: AbstractNoise, excess: RealScalar) -> _Best:
     law = noise.residual(2 * excess)
     # exp E log |w| is finite and a typical size whatever the tails are; the standard
     # deviation, where it is finite, may be far larger.
     tiny = jnp.finfo(jnp.result_type(float)).tiny
     size = jnp.exp(law.expect(lambda norm: jnp.log(jnp.maximum(norm, tiny))))
-    std = jnp.sqrt(2 * excess + noise.variance)
+    variance = 2 * excess + noise.variance
+    std = jnp.sqrt(variance)
     low = jnp.log(_SMALLEST * size)
     high = jnp.log(_LARGEST * jnp.where(jnp.isfinite(std), std, size))
     grid = jnp.linspace(low, high, _GRID)
     spacing = (high - low) / (_GRID - 1)
-    values = jax.lax.map(efficiency, grid, batch_size=16)
-    best, value = _refine(efficiency, grid[jnp.argmax(values)], spacing)
-    # mu^2 / second is the efficiency: without a clip, one over the variance.
-    ccc = value * (2 * excess + noise.variance)
-    gain = ccc > 1 + _NO_GAIN[str(grid.dtype)]
-    return BestClip(jnp.where(gain, jnp.exp(best), jnp.inf), jnp.where(gain, ccc, 1.0))
+
+    def function(log_thresholds):
+        return _efficiencies(noise, excess, jnp.exp(log_thresholds))
+
+    top = grid[jnp.argmax(function(grid))]
+    best, efficiency = _refine(function, top, spacing)
+    gain = efficiency * variance > 1 + _NO_GAIN[str(grid.dtype)]
+
+    def log_efficiency(log_excess):
+        # At the maximum it does not matter that the threshold moves too.
+        at = _efficiencies(noise, jnp.exp(log_excess), jnp.exp(best)[None])[0]
+        return jnp.log(at)
+
+    log_excess = jnp.log(jnp.maximum(excess, tiny))
+    slope = jax.jvp(log_efficiency, (log_excess,), (jnp.ones_like(log_excess),))[1]
+    return _Best(
+        jnp.where(gain, jnp.exp(best), jnp.inf),
+        jnp.where(gain, efficiency, 1 / variance),
+        jnp.where(gain, slope, -2 * excess / variance),
+    )
+
+
+def _efficiencies(
+    noise: AbstractNoise, excess: RealScalar, thresholds: Float[Array, " n"]
+) -> Float[Array, " n"]:
+    r"""$\mu^2 / \mathrm{second}$ of hard clips, where $\mu = P(|w| < c)$ and
+    $\mathrm{second} = E \min(w^2, c^2)$: one quadrature for all thresholds, since what
+    costs is the density."""
+
+    def integrand(norm):
+        kept = jnp.minimum(norm, thresholds)
+        return jnp.where(norm < thresholds, 1.0, 0.0), kept**2
+
+    law = noise.residual(2 * excess)
+    mu, second = law.expect(integrand, jnp.unstack(thresholds))
+    # A threshold below every residual keeps the sign only, and is as good as none.
+    return mu**2 / second
+
+
+@eqx.filter_jit
+def _best_tables(
+    noise: AbstractNoise, low: RealScalar, high: RealScalar
+) -> tuple[Tabulated, Tabulated]:
+    """The best threshold and its efficiency, as functions of the risk."""
+    log_risk = jnp.linspace(jnp.log(low), jnp.log(high), _TABLE)
+    best = jax.lax.map(lambda r: _best(noise, r), jnp.exp(log_risk))
+    return (
+        interpolation(log_risk, best.threshold),
+        interpolation(log_risk, best.efficiency, best.slope),
+    )
 
 
 def max_ccc(
@@ -114,10 +173,10 @@ def max_ccc(
     problem = need_least_squares("max_ccc", problem)
     # What is misused should not take the seconds of the table to be found out.
     lr = check_rate(lr, schedule_knots(count("steps", steps)))
-    table = tabulate(
-        lambda r: best_clip(problem.noise, r).threshold, *risk_range(problem)
+    thresholds, efficiencies = _best_tables(problem.noise, *risk_range(problem))
+    return follow(
+        problem, lr, thresholds, steps=steps, compensate=True, efficiency=efficiencies
     )
-    return follow(problem, lr, table, steps=steps, compensate=True)
 
 
 def heuristic_clip(
@@ -178,15 +237,12 @@ def heuristic_clip(
 
 
 class _Multiple(eqx.Module):
-    """A multiple of the residual's standard deviation, as a function of the risk.
-
-    Not a closure, which would be a new program at every call.
-    """
+    """The heuristic threshold, a function of the risk."""
 
     kappa: RealScalar
     variance: RealScalar
 
-    def __call__(self, excess: RealScalarLike) -> RealScalar:
+    def __call__(self, excess: RealScalar) -> RealScalar:
         return self.kappa * jnp.sqrt(2 * excess + self.variance)
 
 
@@ -201,7 +257,7 @@ def _refine(function, best, spacing, rounds: int = 12):
     def body(i, state):
         best, _ = state
         points = best + spacing * 0.25**i * offsets
-        values = jax.vmap(function)(points)
+        values = function(points)
         top = jnp.argmax(values)
         return points[top], values[top]
 

@@ -10,29 +10,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._checks import count, positive
-from ._schedule import PiecewiseLinear, check_rate
+from ._schedule import PiecewiseLinear, Ratio, check_rate
 from ._types import RealScalar, RealScalarLike, Schedule, Step
 from .clip import HardClip
 from .limit import RiskODE
-from .limit._moments import unchecked_moments
+from .limit._intervals import varies
+from .limit._moments import Moments, unchecked_moments
+from .limit._reading import Reading
 from .limit._risk_ode import few_modes
-from .problem import AbstractNoise, LeastSquares, Modes
+from .problem import AbstractNoise, LeastSquares
 
 # Stands for no threshold where one has to be interpolated: so large that of an interval
 # at whose other end there is one, all but a small part is without.
 _NO_THRESHOLD = 1e30
 # Between two knots a threshold that changes by more than this factor has jumped.
 _JUMP = 3.0
-
-
-class Ratio(eqx.Module):
-    """A schedule divided by another."""
-
-    numerator: Schedule
-    denominator: Schedule
-
-    def __call__(self, step: Step) -> Float[Array, ""]:
-        return self.numerator(step) / self.denominator(step)
+# Steps that are looked at for the sum of a rate, and knots that it and its jumps add.
+_MADE, _BETWEEN = 2**17, 256
 
 
 def follow(
@@ -42,51 +36,69 @@ def follow(
     *,
     steps: int,
     compensate: bool,
+    efficiency: Callable[[RealScalar], RealScalar] | None = None,
 ) -> tuple[HardClip, Schedule]:
     """The schedule that a threshold fed back from the risk runs through.
 
     **Arguments:**
 
-    - `threshold`: on the residual, as a function of the excess risk.
+    - `threshold`: on the residual, as a function of the excess risk; a module, for
+        which all is compiled once.
     - `compensate`: whether `lr` is the rate of descent, rather than of learning.
+    - `efficiency`: `mu^2 / second` with that threshold, where it is known: all that a
+        compensated run depends on.
     """
     steps = count("steps", steps)
-    knots = schedule_knots(steps)
-    lr = check_rate(lr, knots)
+    lr = check_rate(lr, schedule_knots(steps))
 
     modes = few_modes(problem)
-    thresholds, mus = _follow(modes, problem.noise, lr, threshold, knots, compensate)
-    knots, thresholds, mus = _keep_jumps(knots, thresholds, mus)
-    clip = HardClip(PiecewiseLinear(knots, thresholds * problem.spectrum.feature_norm))
-    if not compensate:
-        return clip, lr
-    return clip, Ratio(lr, PiecewiseLinear(knots, mus))
+    noise, norm = problem.noise, problem.spectrum.feature_norm
+    feedback = _Feedback(noise, lr, threshold, efficiency, compensate)
+    knots = _knots(lr, steps)
+    risk = RiskODE().integrate(
+        modes, feedback, knots, settings=lr, scale=noise.variance
+    ).risk  # fmt: skip
+    clip, mus = _tabulated(feedback, knots, risk, norm)
+    return (clip, Ratio(lr, mus)) if compensate else (clip, lr)
+
+
+class _Feedback(eqx.Module):
+    """The coefficients of a run whose threshold is fed back from the risk."""
+
+    noise: AbstractNoise
+    lr: Schedule
+    threshold: Callable[[RealScalar], RealScalar]
+    efficiency: Callable[[RealScalar], RealScalar] | None
+    compensate: bool = eqx.field(static=True)
+
+    def moments(self, excess: RealScalar) -> Moments:
+        clip = HardClip(self.threshold(excess))
+        return unchecked_moments(clip, self.noise, excess, 1.0, 0)
+
+    def __call__(self, step: Step, excess: RealScalar) -> tuple[RealScalar, RealScalar]:
+        rate = self.lr(step)
+        if self.compensate and self.efficiency is not None:
+            return rate, rate**2 / self.efficiency(excess)
+        m = self.moments(excess)
+        rate = rate / m.mu if self.compensate else rate
+        return rate * m.mu, rate**2 * m.second
 
 
 @eqx.filter_jit
-def _follow(
-    modes: Modes,
-    noise: AbstractNoise,
-    lr: Schedule,
-    threshold: Callable[[RealScalar], RealScalar],
+def _tabulated(
+    feedback: _Feedback,
     knots: Float[Array, " k"],
-    compensate: bool,
-) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """The threshold and `mu` at the knots of a run that is fed back."""
-
-    def at(excess):
-        clip = HardClip(threshold(excess))
-        return unchecked_moments(clip, noise, excess, 1.0, 0)
-
-    def coefficients(step, excess):
-        m = at(excess)
-        rate = lr(step) / m.mu if compensate else lr(step)
-        return rate * m.mu, rate**2 * m.second
-
-    risk = RiskODE().integrate(modes, coefficients, knots).risk
+    risk: Float[Array, " k"],
+    feature_norm: RealScalar,
+) -> tuple[HardClip, PiecewiseLinear]:
+    """The threshold on the gradient's norm, and `mu`, as functions of the step."""
     # Far below its start a risk is within the solver's tolerance of zero, either side.
     risk = jnp.maximum(risk, jnp.finfo(risk.dtype).eps * risk[0])
-    return jax.vmap(threshold)(risk), jax.vmap(lambda excess: at(excess).mu)(risk)
+    thresholds = jax.vmap(feedback.threshold)(risk)
+    mus = jax.lax.map(lambda r: feedback.moments(r).mu, risk, batch_size=16)
+    knots, thresholds, mus = _keep_jumps(knots, thresholds, mus)
+    clip = HardClip(PiecewiseLinear(knots, thresholds * feature_norm))
+    return clip, PiecewiseLinear(knots, mus)
 
 
 def _keep_jumps(knots, thresholds, mus):
@@ -137,13 +149,34 @@ class Tabulated(eqx.Module):
         return jnp.exp(value + slope + power * jnp.minimum(position, 0.0))
 
 
+def interpolation(
+    log_risk: Float[Array, " n"],
+    values: Float[Array, " n"],
+    slopes: Float[Array, " n"] | None = None,
+) -> Tabulated:
+    """The interpolation of a positive function of the risk.
+
+    **Arguments:**
+
+    - `log_risk`: evenly spaced logarithms of the risk.
+    - `values`: of the function there; those too large to be interpolated are cut.
+    - `slopes`: of its logarithm in that of the risk; without them some that do not
+        overshoot where the values jump.
+    """
+    # An infinite threshold cannot be interpolated; one this far out does not act.
+    levels = jnp.log(jnp.minimum(values, _NO_THRESHOLD))
+    spacing = (log_risk[-1] - log_risk[0]) / (len(log_risk) - 1)
+    rises = _monotone_slopes(levels) if slopes is None else slopes * spacing
+    return Tabulated(log_risk[0], spacing, levels, rises)
+
+
 def tabulate(
     function: Callable[[RealScalar], RealScalar],
     low: RealScalarLike,
     high: RealScalarLike,
     points: int = 72,
 ) -> Tabulated:
-    """A positive function of the risk as an interpolation.
+    """A positive function of the risk, which may jump, as an interpolation.
 
     A rule is best at its own risk, so that interpolating a best threshold costs only
     the square of its small relative error.
@@ -154,12 +187,35 @@ def tabulate(
     - `points`: at how many values of the risk the function is called.
     """
     low, high = positive("low", low), positive("high", high)
-    grid = jnp.linspace(jnp.log(low), jnp.log(high), points)
-    values = jax.lax.map(function, jnp.exp(grid))
-    # An infinite threshold cannot be interpolated; one this far out does not act.
-    levels = jnp.log(jnp.minimum(values, _NO_THRESHOLD))
-    spacing = (grid[-1] - grid[0]) / (points - 1)
-    return Tabulated(grid[0], spacing, levels, _monotone_slopes(levels))
+    log_risk = jnp.linspace(jnp.log(low), jnp.log(high), points)
+    return interpolation(log_risk, jax.lax.map(function, jnp.exp(log_risk)))
+
+
+@eqx.filter_jit
+def tabulate_smooth(
+    function: Callable[[RealScalar], RealScalar],
+    low: RealScalar,
+    high: RealScalar,
+    points: int = 128,
+) -> Tabulated:
+    """A positive and smooth function of the risk as an interpolation by its slopes.
+
+    **Arguments:**
+
+    - `function`: a module, for which all is compiled once.
+    - `low`, `high`: the range of the risk, positive.
+    - `points`: at how many values of the risk the function is called.
+    """
+    log_risk = jnp.linspace(jnp.log(low), jnp.log(high), points)
+
+    def at(log_risk):
+        def log_value(log_risk):
+            return jnp.log(function(jnp.exp(log_risk)))
+
+        return jax.jvp(log_value, (log_risk,), (jnp.ones_like(log_risk),))
+
+    levels, slopes = jax.lax.map(at, log_risk)
+    return interpolation(log_risk, jnp.exp(levels), slopes)
 
 
 def risk_range(problem: LeastSquares) -> tuple[RealScalar, RealScalar]:
@@ -172,7 +228,7 @@ def risk_range(problem: LeastSquares) -> tuple[RealScalar, RealScalar]:
     size = jnp.where(jnp.isfinite(size) & (size > 0), size, start)
     start = jnp.where(start > 0, start, size)
     low, high = jnp.minimum(start, size), jnp.maximum(start, size)
-    return 1e-8 * positive("problem.error0", low), 10 * high
+    return positive("problem.error0", 1e-8 * low), positive("problem.error0", 10 * high)
 
 
 def _monotone_slopes(levels: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -191,6 +247,29 @@ def schedule_knots(steps: int) -> Float[Array, " k"]:
     even = np.linspace(0, steps, 65)
     early = steps * np.logspace(-5, 0, 64)
     return jnp.asarray(np.unique(np.concatenate([even, early])), jnp.result_type(float))
+
+
+@eqx.filter_jit
+def _knots(lr: Schedule, steps: int) -> Float[Array, " k"]:
+    """The knots of a schedule that follows the risk: those that any has, and where the
+    rate is not constant others, evenly in what it sums up to, and where it jumps: a
+    risk goes as far in a burst of some steps as in all the others."""
+    knots = schedule_knots(steps)
+    if not varies(lr):
+        return knots
+    end = jnp.asarray(steps, knots.dtype)
+    made = jnp.asarray(np.linspace(0, steps, min(steps, _MADE) + 1), knots.dtype)
+    spent = jnp.cumsum(jax.vmap(lambda k: jnp.asarray(lr(k)))(made[:-1]))
+    spent = jnp.concatenate([jnp.zeros(1, spent.dtype), spent])
+    shares = jnp.linspace(0, spent[-1], _BETWEEN + 2)[1:-1]
+    more = jnp.interp(shares, spent, made)
+    stops = Reading.of(lr, end).stops(_BETWEEN)
+    knots = jnp.concatenate([knots, more, jnp.minimum(stops, end)])
+    # Increasing strictly, where some of them agree.
+    apart = 16 * jnp.finfo(knots.dtype).eps * end
+    index = jnp.arange(len(knots), dtype=knots.dtype)
+    knots = jax.lax.cummax(jnp.sort(knots) - apart * index) + apart * index
+    return jax.lax.stop_gradient(knots)
 
 
 def need_least_squares(verb: str, problem: Any) -> LeastSquares:

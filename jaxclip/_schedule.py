@@ -110,6 +110,16 @@ class FromFunction(eqx.Module):
         return as_float(self.name, self.function(step))
 
 
+class Ratio(eqx.Module):
+    """A schedule divided by another."""
+
+    numerator: Schedule
+    denominator: Schedule
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        return self.numerator(step) / self.denominator(step)
+
+
 def as_schedule(value: Any, name: str = "value") -> Schedule:
     """A function of the step out of a number, an array or a function of the step.
 
@@ -147,10 +157,10 @@ def check_rate(lr: Any, steps: Real[Array, " s"]) -> Schedule:
     values = nonnegative("lr", jax.vmap(lambda k: jnp.asarray(schedule(k)))(steps))
     if not is_traced(values):
         return schedule
-    return _Checked(schedule, jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, 1.0))
+    return Checked(schedule, jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, 1.0))
 
 
-class _Checked(eqx.Module):
+class Checked(eqx.Module):
     """A schedule whose check must stay in the compiled program.
 
     The factor is 1 and hangs on the check, which would be removed as dead code if

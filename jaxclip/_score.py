@@ -11,16 +11,17 @@ from jaxtyping import Array, Float
 from ._checks import count, positive
 from ._curve import Curve
 from ._feedback import (
-    Ratio,
+    Tabulated,
     need_least_squares,
     risk_range,
     schedule_knots,
-    tabulate,
+    tabulate_smooth,
 )
-from ._schedule import PiecewiseLinear, as_schedule, check_rate
+from ._schedule import PiecewiseLinear, Ratio, as_schedule, check_rate
 from ._types import RealScalar, RealScalarLike, Schedule, Step
 from .clip import AbstractClip
-from .limit import RiskODE, moments
+from .limit import RiskODE
+from .limit._moments import unchecked_moments
 from .limit._risk_ode import few_modes
 from .problem import AbstractLaw, AbstractNoise, LeastSquares, SmoothLaw
 
@@ -133,12 +134,19 @@ def score_clip(
     excess = PiecewiseLinear(knots, risk)
     clip = ScoreClip(problem.noise, excess, problem.spectrum.feature_norm)
 
-    def mu(step):
-        norm = problem.spectrum.feature_norm
-        return moments(clip, problem.noise, excess(step), norm, step).mu
-
-    mus = jax.lax.map(mu, knots)
+    mus = _mus(clip, knots)
     return clip, Ratio(check_rate(lr, knots), PiecewiseLinear(knots, mus))
+
+
+@eqx.filter_jit
+def _mus(clip: ScoreClip, knots: Float[Array, " k"]) -> Float[Array, " k"]:
+    """How much of the descent the rule leaves, at the knots."""
+
+    def mu(step):
+        excess = clip.excess(step)
+        return unchecked_moments(clip, clip.noise, excess, clip.feature_norm, step).mu
+
+    return jax.lax.map(mu, knots)
 
 
 def ceiling(
@@ -160,11 +168,31 @@ def ceiling(
     problem = need_least_squares("ceiling", problem)
     steps = jnp.asarray(steps, jnp.result_type(float))
     lr = check_rate(lr, steps)
-    information = tabulate(
-        lambda r: fisher_information(problem.noise, r), *risk_range(problem)
+    information = tabulate_smooth(_Information(problem.noise), *risk_range(problem))
+    return RiskODE().integrate(
+        few_modes(problem),
+        _Best(lr, information),
+        steps,
+        settings=lr,
+        scale=problem.noise.variance,
     )
 
-    def coefficients(step, excess):
-        return lr(step), lr(step) ** 2 / information(excess)
 
-    return RiskODE().integrate(few_modes(problem), coefficients, steps)
+class _Information(eqx.Module):
+    """The Fisher information, a function of the risk."""
+
+    noise: AbstractNoise
+
+    def __call__(self, excess: RealScalar) -> RealScalar:
+        return _fisher_information(self.noise, excess)
+
+
+class _Best(eqx.Module):
+    """The coefficients of a run with the best of all rules."""
+
+    lr: Schedule
+    information: Tabulated
+
+    def __call__(self, step: Step, excess: RealScalar) -> tuple[RealScalar, RealScalar]:
+        rate = self.lr(step)
+        return rate, rate**2 / self.information(excess)

@@ -1,12 +1,12 @@
 """The largest learning rate at which unclipped SGD is stable."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ._types import RealScalar
-from .problem import LeastSquares, Regression, Spectrum, SquaredLoss
+from .problem import LeastSquares, Regression, SquaredLoss
 
 
 def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
@@ -35,7 +35,8 @@ def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
     A learning rate, per step, for one sample a step.
     """
     if isinstance(problem, LeastSquares):
-        return _gaussian(problem.spectrum)
+        spectrum = problem.spectrum
+        return _gaussian(spectrum.eigenvalues, jnp.asarray(spectrum.multiplicity))
     if isinstance(problem, Regression) and isinstance(problem.loss, SquaredLoss):
         return _rows(problem)
     raise ValueError(
@@ -44,10 +45,9 @@ def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
     )
 
 
-@eqx.filter_jit
-def _gaussian(spectrum: Spectrum) -> RealScalar:
-    eigenvalues = spectrum.eigenvalues
-    multiplicity = spectrum.multiplicity.astype(eigenvalues.dtype)
+@jax.jit
+def _gaussian(eigenvalues: Array, multiplicity: Array) -> RealScalar:
+    multiplicity = multiplicity.astype(eigenvalues.dtype)
 
     def excess(rate):
         scaled = rate * eigenvalues

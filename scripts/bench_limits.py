@@ -4,7 +4,8 @@ The problem is a spectrum of up to a million different eigenvalues, clipped SGD 
 Gaussian noise, recorded from a hundredth of a step per dimension to a thousand. Named
 alternatives: explicit Euler in numpy over all eigenvalues, and full solves over all
 eigenvalues by diffrax, with Tsitouras' 5/4 method and with the same exponential
-integrator. `--quick` checks that everything runs and agrees.
+integrator. Then what it costs to look at every step of a schedule, and what the first
+eager call of each verb takes. `--quick` checks that everything runs and agrees.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.special
 
 import jaxclip as jc
@@ -152,6 +154,60 @@ def gradient(dim: int) -> None:
     )
 
 
+def schedules() -> None:
+    """What it costs to look at every step of a schedule: against the same cosine as a
+    piecewise linear schedule, of which only the knots are looked at."""
+    problem = jc.LeastSquares(jc.Spectrum.isotropic(100), jc.Gaussian(1.0), np.ones(1))
+    clip, rate = jc.HardClip(10.0), 0.004
+    print("\nevery step of a cosine, in solutions with 60 knots on it in its place")
+    for end in (1_000, 10_000, 100_000):
+        # The same run over more steps.
+        peak = rate * 1_000 / end
+        cosine = optax.cosine_decay_schedule(peak, end, 0.01)
+        knots = jnp.linspace(0.0, end, 60)
+        lines = jc.PiecewiseLinear(knots, jax.vmap(cosine)(knots))
+        seconds = []
+        for lr in (lines, cosine):
+            steps = jnp.array([0.0, end])
+
+            @jax.jit
+            def risk(scale, lr=lr, steps=steps):
+                ode = jc.RiskODE()
+                rule = jc.HardClip(clip.threshold(0) * scale)
+                return jc.solve(ode, problem, rule, lr, steps=steps).risk
+
+            seconds.append(timed(risk, 1.0, runs=7)[0])
+        print(
+            f"{end:>9,} steps: {1e3 * seconds[1]:.1f} ms, {1e3 * seconds[0]:.1f} ms: "
+            f"{seconds[1] / seconds[0]:.2f} times"
+        )
+
+
+def verbs(quick: bool) -> None:
+    """The first eager call of each verb, which compiles, and the second."""
+    noise = jc.Gaussian(1.0) if quick else jc.StudentT(3.0, 1.0)
+    spectrum = jc.Spectrum.power_law(50, 0.5)
+    problem = jc.LeastSquares(spectrum, noise, np.full(50, 0.1))
+    clip, lr, steps = jc.HardClip(4.0), 0.01, np.array([0.0, 1000.0])
+    calls = {
+        "solve": lambda: jc.solve(jc.RiskODE(), problem, clip, lr, steps=steps),
+        "best_clip": lambda: jc.best_clip(noise, 0.1),
+        "ceiling": lambda: jc.ceiling(problem, lr, steps=steps),
+        "max_ccc": lambda: jc.max_ccc(problem, lr, steps=1000),
+        "heuristic_clip": lambda: jc.heuristic_clip(problem, lr, 2.0, steps=1000),
+        "score_clip": lambda: jc.score_clip(problem, lr, steps=1000),
+    }
+    print(f"\nseconds of an eager call with {type(noise).__name__} noise")
+    print(f"{'verb':<16}{'first':>8}{'second':>9}")
+    for name, call in calls.items():
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            jax.block_until_ready(jax.tree.leaves(call()))
+            seconds.append(time.perf_counter() - start)
+        print(f"{name:<16}{seconds[0]:>8.2f}{seconds[1]:>9.3f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
@@ -171,6 +227,8 @@ def main() -> None:
         compare(name, lam, quick)
     largest(10 * dim)
     gradient(dim)
+    schedules()
+    verbs(quick)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._curve import Curve
-from .._types import Key, Schedule
+from .._types import Key, RealScalar, Schedule
 from ..clip import AbstractClip
 from ..problem import AbstractProblem, CompressedLeastSquares, LeastSquares
+from ._watchful import DIVERGED
 
 
 class AbstractLimit(eqx.Module):
@@ -52,3 +53,24 @@ def precision(steps: Array) -> tuple[float, float]:
 def infinite_after_failure(risk: Float[Array, " s"]) -> Float[Array, " s"]:
     """diffrax leaves inf where it did not arrive; NaN means the same."""
     return jnp.where(jax.lax.cummax(jnp.isnan(risk).astype(int)) > 0, jnp.inf, risk)
+
+
+def infinite(scale: RealScalar) -> RealScalar:
+    """The risk that counts as infinite, for a typical one: 10^61 times it in float64,
+    and 10^23 times in float32. Where nothing moves at all, none is."""
+    power = 0.2 if scale.dtype == jnp.float64 else 0.6
+    bound = scale * jnp.finfo(scale.dtype).max ** power
+    return jax.lax.stop_gradient(jnp.where(scale > 0, bound, jnp.inf))
+
+
+def raise_failure(
+    risk: Float[Array, " s"], solution: diffrax.Solution, diverged: str, throw: bool
+) -> Float[Array, " s"]:
+    """The risk, or an error that says how the solver failed; `diverged` where it grew
+    beyond all bounds."""
+    if not throw:
+        return risk
+    failed = solution.result == DIVERGED
+    risk = eqx.error_if(risk, failed, diverged)
+    other = diffrax.RESULTS.where(failed, diffrax.RESULTS.successful, solution.result)
+    return other.error_if(risk, other != diffrax.RESULTS.successful)

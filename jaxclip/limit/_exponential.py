@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from .._types import RealScalar, RealScalarLike
 from ..problem import Modes
 from ._path import LAGRANGE, NODES, Path, path_over, propagate
+from ._reading import Reading
 
 # At step k and excess risk R: the rate of descent, lr * mu, and the strength of the
 # noise, lr^2 * second.
@@ -40,10 +41,12 @@ class ModeEquation(eqx.Module):
 
     - `modes`: the decay rates and what the noise drives.
     - `coefficients`: `q` and `g` at a step and an excess risk.
+    - `reading`: at which times the coefficients' schedules are read.
     """
 
     modes: Modes
     coefficients: Coefficients
+    reading: Reading
 
     def __call__(self, step, u):
         q, g = self.at(step, jnp.sum(u))
@@ -52,7 +55,7 @@ class ModeEquation(eqx.Module):
     def at(self, step, risk):
         # A trial step may pass zero by its tolerance, where no law is defined; it is
         # judged by its error, and one that is accepted is not negative.
-        return self.coefficients(step, jnp.maximum(risk, 0.0))
+        return self.coefficients(self.reading.at(step), jnp.maximum(risk, 0.0))
 
 
 class ExponentialModes(diffrax.AbstractAdaptiveSolver):
@@ -62,7 +65,7 @@ class ExponentialModes(diffrax.AbstractAdaptiveSolver):
     order 4. It may be differentiated any number of times, in both modes.
     """
 
-    term_structure: ClassVar = diffrax.ODETerm
+    term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = Path
 
     def order(self, terms: Any) -> int:
@@ -109,15 +112,23 @@ class ExponentialModes(diffrax.AbstractAdaptiveSolver):
         _State,
         diffrax.RESULTS,
     ]:
-        del terms, made_jump
+        del terms
         equation = args
+        if made_jump is not False:
+            # Those from before the jump are of another schedule.
+            solver_state = jax.lax.cond(
+                made_jump,
+                lambda: equation.at(t0, jnp.sum(y0)),
+                lambda: solver_state,
+            )
+        end = t0 + equation.reading.length(t0, t1)
         steps = t0 + (t1 - t0) * NODES[1:].astype(y0.dtype)
         at = jax.vmap(equation.at)
         start = [jnp.asarray(value)[None] for value in solver_state]
 
         def path(inner):
             q, g = (jnp.concatenate([a, b]) for a, b in zip(start, inner, strict=True))
-            return path_over(equation.modes, y0, t0, t1, q, g)
+            return path_over(equation.modes, y0, t0, end, q, g)
 
         def image(inner):
             """The risk at the nodes, from the coefficients there."""

@@ -18,7 +18,9 @@ from .._curve import Curve
 from .._types import Key, Params, Schedule
 from ..clip import AbstractClip
 from ..problem import AbstractNoisyProblem, AbstractProblem, CompressedLeastSquares
-from ._base import AbstractLimit, infinite_after_failure
+from ._base import AbstractLimit, infinite_after_failure, raise_failure
+from ._reading import Reading
+from ._watchful import WatchedTerm, Watchful
 from ._zero_loss_set import ZeroLossSet, zero_loss_set
 
 # A start whose residuals are below this is on the set, up to Gauss-Newton steps, which
@@ -29,6 +31,13 @@ _REACHED = 1e-4
 # Below this, relative to the largest eigenvalue, the tangent kernel counts as singular.
 _SINGULAR = 1e-12
 _RETRACTIONS = 8
+# What is said where the solver's steps shrink to nothing.
+_STUCK = (
+    "The solution cannot be continued: the solver's steps have shrunk to nothing, as "
+    "they do where it diverges or becomes singular. Take a smaller learning rate, ask "
+    "for earlier steps, or take `throw=False`, with which the risk is infinite from "
+    "there on."
+)
 
 
 class GradientFlow(AbstractLimit):
@@ -67,44 +76,63 @@ class GradientFlow(AbstractLimit):
                 f"{type(problem).__name__}."
             )
 
-        def field(k, w, args):
-            del args
-            slope = jax.grad(problem.risk)(w)
-            factor = -lr(k) * clip.factor(optax.tree.norm(slope), k)
-            return jax.tree.map(lambda g: (factor * g).astype(g.dtype), slope)
-
-        return integrate(
-            field, problem.risk, problem.init(), steps, adjoint, throw, self.rtol,
-            self.max_steps,
-        )  # fmt: skip
+        field = _Descent(problem, clip, lr)
+        start = problem.init()
+        how = adjoint, throw, self.rtol, self.max_steps
+        return integrate(field, problem.risk, start, steps, (clip, lr), *how)
 
 
+class _Descent(eqx.Module):
+    """The velocity of clipped gradient descent."""
+
+    problem: AbstractProblem
+    clip: AbstractClip
+    lr: Schedule
+
+    def __call__(self, k, w, reading):
+        k = reading.at(k)
+        slope = jax.grad(self.problem.risk)(w)
+        factor = -self.lr(k) * self.clip.factor(optax.tree.norm(slope), k)
+        return jax.tree.map(lambda g: (factor * g).astype(g.dtype), slope)
+
+
+@eqx.filter_jit
 def integrate(
     field: Any,
     risk: Callable[[Any], Float[Array, ""]],
     w0: Any,
     steps: Float[Array, " s"],
+    settings: Any,
     adjoint: diffrax.AbstractAdjoint | None,
     throw: bool,
     rtol: float,
     max_steps: int,
 ) -> Curve:
-    """The solution of an ODE of the parameters, recorded at some steps."""
+    """The solution of an ODE of the parameters, recorded at some steps.
+
+    `field` is called with the step, the parameters and the `Reading` of the schedules
+    in `settings`. Compiled once for each structure of a field that is a module.
+    """
+    end = jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny)
+    reading = Reading.of(settings, end)
+    controller = diffrax.PIDController(rtol=rtol, atol=rtol / 100)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
+        WatchedTerm(field, reading),
         diffrax.Dopri8(),
-        t0=jnp.zeros_like(steps[0]),
-        t1=jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny),
+        t0=jnp.zeros_like(end),
+        t1=end,
         dt0=None,
         y0=w0,
+        args=reading,
         saveat=diffrax.SaveAt(ts=steps),
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol / 100),
+        stepsize_controller=Watchful(controller, reading),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
         max_steps=max_steps,
-        throw=throw,
+        throw=False,
     )
     assert solution.ys is not None
     risks = infinite_after_failure(jax.vmap(risk)(solution.ys))
+    risks = raise_failure(risks, solution, _STUCK, throw)
     last = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
     return Curve(steps, risks, last, solution.ys)
 

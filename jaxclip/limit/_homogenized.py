@@ -1,6 +1,5 @@
 """The SDE of the parameters: homogenized clipped SGD."""
 
-import itertools
 import math
 
 import diffrax
@@ -10,14 +9,15 @@ import jax.numpy as jnp
 import jax.random as jr
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._checks import is_traced, positive
 from .._curve import Curve, finite_or_infinite
-from .._types import Key, Schedule
+from .._types import Key, RealScalar, Schedule
 from ..clip import AbstractClip
-from ..problem import AbstractProblem, CompressedLeastSquares
+from ..problem import AbstractProblem, CompressedLeastSquares, LeastSquares
 from ._base import AbstractLimit, infinite_after_failure, need_least_squares
+from ._intervals import grid, steps_inside, varies
 from ._moments import unchecked_moments
 
 
@@ -37,9 +37,10 @@ class HomogenizedSDE(AbstractLimit):
     **Arguments:**
 
     - `dt`: the length of an interval, in SGD steps, 1 by default. Shorter ones are
-        taken where a reported step falls inside of one.
+        taken where a reported step falls inside of one. Schedules are read at every
+        step of SGD in an interval, whatever its length.
     - `solver`: a diffrax solver of Itô SDEs, used with the fixed step `dt` in place of
-        the scheme above.
+        the scheme above: of one step at most, where there are schedules to be read.
     """
 
     dt: float = eqx.field(static=True, default=1.0)
@@ -65,96 +66,138 @@ class HomogenizedSDE(AbstractLimit):
                 "`HomogenizedSDE` is random and needs a `key`, such as "
                 "`jax.random.key(0)`."
             )
-        eigenvalues = problem.spectrum.expand(problem.spectrum.eigenvalues)
-        feature_norm = problem.spectrum.feature_norm
-
-        def coefficients(step, x):
-            """The rate of descent and the strength of the noise, per step."""
-            excess = problem.risk(x)
-            m = unchecked_moments(clip, problem.noise, excess, feature_norm, step)
-            rate = lr(step)
-            return rate * m.mu * eigenvalues, rate * jnp.sqrt(m.second * eigenvalues)
-
-        x0 = problem.init()
+        model = _Model(problem, clip, lr, problem.spectrum.feature_norm)
+        changes = varies((clip, lr))
         if self.solver is not None:
-            xs = _diffrax(
-                self.solver, self.dt, coefficients, x0, steps, key, adjoint, throw
-            )
-            risk = infinite_after_failure(jax.vmap(problem.risk)(xs))
-            return Curve(steps, risk, xs[-1])
+            # A solver looks once an interval: at every step, where there is news.
+            dt = min(self.dt, 1.0) if changes else self.dt
+            return _diffrax(self.solver, dt, model, steps, key, adjoint, throw)
 
         if is_traced(steps):
             raise ValueError(
                 "`steps` must be concrete for `HomogenizedSDE()`: they decide how many "
                 "intervals there are. Close over them in place of passing them."
             )
-        times, reported = grid(np.asarray(steps, float), self.dt)
+        times, reported = grid(np.asarray(steps, float), self.dt, changes)
+        starts = jnp.asarray(times[:-1], steps.dtype)
+        lengths = jnp.asarray(np.diff(times), steps.dtype)
+        dt = self.dt if changes else 0.0
+        risk, last = _frozen(model, starts, lengths, jnp.asarray(reported), key, dt)
+        return Curve(steps, risk, last)
 
-        def body(x, xs):
-            start, length, index = xs
-            descent, noise = coefficients(start, x)
+
+class _Model(eqx.Module):
+    """The coefficients of the SDE."""
+
+    problem: LeastSquares
+    clip: AbstractClip
+    lr: Schedule
+    feature_norm: RealScalar
+
+    @property
+    def eigenvalues(self) -> Float[Array, " d"]:
+        return self.problem.spectrum.expand(self.problem.spectrum.eigenvalues)
+
+    def at(self, step: RealScalar, excess: RealScalar) -> tuple[RealScalar, RealScalar]:
+        """The rate of descent and the variance of the noise, for an eigenvalue of 1."""
+        noise, norm = self.problem.noise, self.feature_norm
+        m = unchecked_moments(self.clip, noise, excess, norm, step)
+        rate = self.lr(step)
+        return rate * m.mu, rate**2 * m.second
+
+
+@eqx.filter_jit
+def _frozen(
+    model: _Model,
+    starts: Float[Array, " n"],
+    lengths: Float[Array, " n"],
+    reported: Int[Array, " s"],
+    key: Key,
+    dt: float,
+) -> tuple[Float[Array, " s"], Float[Array, " d"]]:
+    """The risk at the reported times and the last state, with the risk in the
+    coefficients frozen over each interval. The schedules are read at every step in it,
+    where `dt` is its length, and at its start, where it is 0."""
+    problem, eigenvalues = model.problem, model.eigenvalues
+
+    def body(x, interval):
+        start, length, index = interval
+        excess = problem.risk(x)
+        if dt:
+            steps, inside = steps_inside(start, length, dt)
+        else:
+            steps, inside = start[None], length[None]
+
+        def pass_step(sums, step):
             # Frozen, this is an Ornstein-Uhlenbeck process: exact mean and variance.
-            exponent = descent * length
-            spread = noise * jnp.sqrt(length * _mean_decay(2 * exponent))
-            normals = jr.normal(jr.fold_in(key, index), x.shape, x.dtype)
-            x = x * jnp.exp(-exponent) + spread * normals
-            return x, problem.risk(x)
+            exponent, variance = sums
+            descent, noise = model.at(step[0], excess)
+            decay = descent * step[1] * eigenvalues
+            new = noise * eigenvalues * step[1] * _mean_decay(2 * decay)
+            return (exponent + decay, variance * jnp.exp(-2 * decay) + new), None
 
-        lengths = jnp.asarray(np.diff(times), x0.dtype)
-        starts = jnp.asarray(times[:-1], x0.dtype)
-        last, risk = jax.lax.scan(body, x0, (starts, lengths, jnp.arange(len(lengths))))
-        risk = jnp.concatenate([problem.risk(x0)[None], risk])[reported]
-        return Curve(steps, finite_or_infinite(risk), last)
+        none = jnp.zeros_like(x), jnp.zeros_like(x)
+        exponent, variance = jax.lax.scan(pass_step, none, (steps, inside))[0]
+        normals = jr.normal(jr.fold_in(key, index), x.shape, x.dtype)
+        x = x * jnp.exp(-exponent) + jnp.sqrt(variance) * normals
+        return x, problem.risk(x)
+
+    x0 = problem.init()
+    times = starts.astype(x0.dtype), lengths.astype(x0.dtype)
+    last, risk = jax.lax.scan(body, x0, (*times, jnp.arange(len(lengths))))
+    risk = jnp.concatenate([problem.risk(x0)[None], risk])[reported]
+    return finite_or_infinite(risk), last
 
 
 def _diffrax(
     solver: diffrax.AbstractSolver,
     dt: float,
-    coefficients,
-    x0: Float[Array, " d"],
+    model: _Model,
     steps: Float[Array, " s"],
     key: Key,
     adjoint: diffrax.AbstractAdjoint | None,
     throw: bool,
-) -> Float[Array, "s d"]:
+) -> Curve:
     """The states at the reported steps, by a general solver of SDEs."""
     if is_traced(steps):
         end, max_steps = jnp.maximum(steps[-1], dt), None
     else:
         end = max(float(np.asarray(steps)[-1]), dt)
         max_steps = math.ceil(end / dt) + 2
+        end = jnp.asarray(end, steps.dtype)
+    return _general(solver, dt, model, steps, end, key, adjoint, throw, max_steps)
+
+
+@eqx.filter_jit
+def _general(solver, dt, model, steps, end, key, adjoint, throw, max_steps) -> Curve:
+    problem, eigenvalues = model.problem, model.eigenvalues
+    x0 = problem.init()
+
+    def drift(k, x, args):
+        return -model.at(jnp.floor(k), problem.risk(x))[0] * eigenvalues * x
+
+    def diffusion(k, x, args):
+        noise = model.at(jnp.floor(k), problem.risk(x))[1]
+        return lx.DiagonalLinearOperator(jnp.sqrt(noise * eigenvalues))
+
+    zero = jnp.zeros_like(end)
     # The tree's finest interval: below it the path is interpolated.
-    path = diffrax.VirtualBrownianTree(0.0, end, tol=dt / 2, shape=x0.shape, key=key)
-    drift = diffrax.ODETerm(lambda k, x, args: -coefficients(k, x)[0] * x)
-    diffusion = diffrax.ControlTerm(
-        lambda k, x, args: lx.DiagonalLinearOperator(coefficients(k, x)[1]), path
-    )
-    default = diffrax.RecursiveCheckpointAdjoint()
+    path = diffrax.VirtualBrownianTree(zero, end, tol=dt / 2, shape=x0.shape, key=key)
     solution = diffrax.diffeqsolve(
-        diffrax.MultiTerm(drift, diffusion),
+        diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path)),
         solver,
-        t0=0.0,
+        t0=zero,
         t1=end,
-        dt0=dt,
+        dt0=jnp.asarray(dt, end.dtype),
         y0=x0,
         saveat=diffrax.SaveAt(ts=steps),
-        adjoint=default if adjoint is None else adjoint,
+        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
         max_steps=max_steps,
         throw=throw,
     )
     assert solution.ys is not None
-    return solution.ys
-
-
-def grid(steps: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
-    """Times that include the steps and are at most `dt` apart, and where the steps are
-    among them."""
-    edges = np.unique(np.concatenate([[0.0], steps]))
-    pieces = [np.zeros(1)]
-    for start, end in itertools.pairwise(edges):
-        pieces.append(np.linspace(start, end, math.ceil((end - start) / dt) + 1)[1:])
-    times = np.concatenate(pieces)
-    return times, np.searchsorted(times, steps)
+    risk = infinite_after_failure(jax.vmap(problem.risk)(solution.ys))
+    return Curve(steps, risk, solution.ys[-1])
 
 
 def _mean_decay(exponent: Float[Array, " d"]) -> Float[Array, " d"]:

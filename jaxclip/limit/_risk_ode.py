@@ -4,23 +4,41 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from .._checks import is_traced
 from .._curve import Curve
-from .._schedule import PiecewiseLinear
-from .._types import Array, Key, Schedule
+from .._types import Key, RealScalar, RealScalarLike, Schedule
 from ..clip import AbstractClip
-from ..problem import AbstractProblem, CompressedLeastSquares, LeastSquares, Modes
-from ._base import AbstractLimit, infinite_after_failure, need_least_squares, precision
+from ..problem import (
+    AbstractNoise,
+    AbstractProblem,
+    CompressedLeastSquares,
+    LeastSquares,
+    Modes,
+)
+from ._base import (
+    AbstractLimit,
+    infinite,
+    infinite_after_failure,
+    need_least_squares,
+    precision,
+    raise_failure,
+)
 from ._exponential import Coefficients, ExponentialModes, ModeEquation
 from ._moments import unchecked_moments
+from ._reading import Reading
+from ._watchful import WatchedTerm, Watchful
 
 # Spectra with more eigenvalues than this are compressed, to so many nodes.
 _MANY, _NODES = 512, 48
+_DIVERGED = (
+    "The risk grows beyond all bounds: the learning rate is too large to be stable. "
+    "Take a smaller one, a rule that clips, or `throw=False`, with which the risk is "
+    "infinite from there on."
+)
 
 
 class RiskODE(AbstractLimit):
@@ -49,12 +67,13 @@ class RiskODE(AbstractLimit):
         than 64. Tsitouras' 5/4 method, which costs less a step, for the others.
     - `rtol`: the relative tolerance of the adaptive steps. By default 1e-9 in float64,
         1e-8 with `ExponentialModes`, whose error is below it, and 1e-5 in float32.
-    - `max_steps`: how many steps the solver may take.
+    - `max_steps`: how many steps the solver may take; a schedule that jumps at every
+        step needs two for each or more.
     """
 
     solver: diffrax.AbstractSolver | None = None
     rtol: float | None = eqx.field(static=True, default=None)
-    max_steps: int = eqx.field(static=True, default=16**4)
+    max_steps: int = eqx.field(static=True, default=16**5)
 
     def curve(
         self,
@@ -71,14 +90,11 @@ class RiskODE(AbstractLimit):
         if not isinstance(problem, CompressedLeastSquares):
             problem = need_least_squares(self, problem)
         modes = few_modes(problem)
-
-        def coefficients(step, excess):
-            m = unchecked_moments(clip, problem.noise, excess, modes.feature_norm, step)
-            rate = lr(step)
-            return rate * m.mu, rate**2 * m.second
-
-        kinks = _kinks((clip, lr))
-        return self.integrate(modes, coefficients, steps, adjoint, throw, kinks)
+        coefficients = _Clipped(clip, problem.noise, modes.feature_norm, lr)
+        settings, scale = (clip, lr), problem.noise.variance
+        return self.integrate(
+            modes, coefficients, steps, adjoint, throw, settings, scale
+        )
 
     def integrate(
         self,
@@ -87,52 +103,85 @@ class RiskODE(AbstractLimit):
         steps: Float[Array, " s"],
         adjoint: diffrax.AbstractAdjoint | None = None,
         throw: bool = True,
-        kinks: Float[Array, " k"] | None = None,
+        settings: Any = None,
+        scale: RealScalarLike = jnp.inf,
     ) -> Curve:
-        """The same ODE with coefficients that may be any function of step and risk,
-        smooth in the step but at `kinks`."""
-        rtol, floor = precision(steps)
+        """The same ODE with other coefficients, functions of step and risk.
+
+        **Arguments:**
+
+        - `modes`, `coefficients`: as in a `ModeEquation`. Compiled once for each
+            structure of the coefficients, which a module keeps and a closure does not.
+        - `settings`: the schedules that the coefficients read; smooth in the step but
+            where those are not.
+        - `scale`: the noise's variance, or infinity: the risk counts as infinite where
+            it is larger than that and its start by many orders of magnitude.
+        """
+        # What is known before tracing decides how the modes are solved.
         solver = _solver(modes) if self.solver is None else self.solver
-        if isinstance(solver, ExponentialModes):
-            rtol = max(rtol, 1e-8)
-        controller = diffrax.PIDController(
-            rtol=rtol if self.rtol is None else self.rtol,
-            # Modes that have decayed below this part of the start do not matter.
-            atol=floor * (jnp.max(modes.risk) + floor),
-        )
-        if kinks is not None:
-            controller = diffrax.ClipStepSizeController(controller, step_ts=kinks)
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda step, u, equation: equation(step, u)),
-            solver,
-            t0=jnp.zeros_like(steps[0]),
-            t1=jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny),
-            dt0=None,
-            y0=modes.risk,
-            args=ModeEquation(modes, coefficients),
-            saveat=diffrax.SaveAt(ts=steps),
-            stepsize_controller=controller,
-            adjoint=diffrax.RecursiveCheckpointAdjoint()
-            if adjoint is None
-            else adjoint,
-            max_steps=self.max_steps,
-            throw=throw,
-        )
-        assert solution.ys is not None
-        risk = infinite_after_failure(jnp.sum(solution.ys, axis=1))
-        return Curve(steps, risk, solution.ys[-1] / modes.eigenvalues)
+        scale = jnp.asarray(scale, steps.dtype)
+        how = solver, self.rtol, self.max_steps, adjoint, throw
+        return _integrate(modes, coefficients, steps, settings, scale, *how)
 
 
-def _kinks(settings: Any) -> Float[Array, " k"] | None:
-    """The knots of the schedules in a rule and a rate, if they are few: over a kink the
-    solver would feel its way, and to stop at each of hundreds costs more than that."""
-    leaves = jax.tree.leaves(settings, is_leaf=lambda x: isinstance(x, PiecewiseLinear))
-    schedules = [leaf for leaf in leaves if isinstance(leaf, PiecewiseLinear)]
-    count = sum(len(schedule.knots) for schedule in schedules)
-    if not 1 < count <= 64:
-        return None
-    knots = jnp.concatenate([schedule.knots for schedule in schedules])
-    return jax.lax.stop_gradient(jnp.sort(knots))
+class _Clipped(eqx.Module):
+    """The coefficients of SGD with a rule and a rate."""
+
+    clip: AbstractClip
+    noise: AbstractNoise
+    feature_norm: RealScalar
+    lr: Schedule
+
+    def __call__(self, step, excess):
+        m = unchecked_moments(self.clip, self.noise, excess, self.feature_norm, step)
+        rate = self.lr(step)
+        return rate * m.mu, rate**2 * m.second
+
+
+@eqx.filter_jit
+def _integrate(
+    modes: Modes,
+    coefficients: Coefficients,
+    steps: Float[Array, " s"],
+    settings: Any,
+    scale: RealScalar,
+    solver: diffrax.AbstractSolver,
+    own_rtol: float | None,
+    max_steps: int,
+    adjoint: diffrax.AbstractAdjoint | None,
+    throw: bool,
+) -> Curve:
+    rtol, floor = precision(steps)
+    if isinstance(solver, ExponentialModes):
+        rtol = max(rtol, 1e-8)
+    end = jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny)
+    reading = Reading.of(settings, end)
+    start = jnp.sum(modes.risk)
+    controller = diffrax.PIDController(
+        rtol=rtol if own_rtol is None else own_rtol,
+        # Modes that have decayed below this part of the start do not matter.
+        atol=floor * (jnp.max(modes.risk) + floor),
+    )
+    solution = diffrax.diffeqsolve(
+        WatchedTerm(lambda step, u, equation: equation(step, u), reading),
+        solver,
+        t0=jnp.zeros_like(end),
+        t1=end,
+        dt0=None,
+        y0=modes.risk,
+        args=ModeEquation(modes, coefficients, reading),
+        saveat=diffrax.SaveAt(ts=steps),
+        stepsize_controller=Watchful(
+            controller, reading, infinite(jnp.maximum(start, scale))
+        ),
+        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
+        max_steps=max_steps,
+        throw=False,
+    )
+    assert solution.ys is not None
+    risk = infinite_after_failure(jnp.sum(solution.ys, axis=1))
+    risk = raise_failure(risk, solution, _DIVERGED, throw)
+    return Curve(steps, risk, solution.ys[-1] / modes.eigenvalues)
 
 
 def _solver(modes: Modes) -> diffrax.AbstractSolver:

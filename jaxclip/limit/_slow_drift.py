@@ -29,7 +29,6 @@ def slow_drift(manifold: ZeroLossSet, clip: AbstractClip) -> tuple[int, Drift]:
     here.
     """
     problem = manifold.problem
-    _check_clip(problem, clip)
     if isinstance(problem, LabelNoise):
         return 2, label_drift(manifold, problem, clip)
     if isinstance(problem, AbstractNoisyModel):
@@ -76,7 +75,7 @@ def _model_drift(
     return -pull(pushed / problem.size)[0]
 
 
-def _check_clip(problem: AbstractNoisyProblem, clip: AbstractClip) -> None:
+def check_clip(problem: AbstractNoisyProblem, clip: AbstractClip) -> None:
     """Refuses clips whose motion is not known."""
     model = problem if isinstance(problem, AbstractNoisyModel) else None
     inner = Identity() if model is None else model.residual_clip

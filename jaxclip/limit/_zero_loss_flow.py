@@ -12,8 +12,8 @@ from ..clip import AbstractClip
 from ..problem import AbstractProblem, CompressedLeastSquares
 from ._base import AbstractLimit
 from ._gradient_flow import bring, integrate
-from ._slow_drift import slow_drift
-from ._zero_loss_set import need_noisy, zero_loss_set
+from ._slow_drift import check_clip, slow_drift
+from ._zero_loss_set import ZeroLossSet, need_noisy, zero_loss_set
 
 
 class ZeroLossFlow(AbstractLimit):
@@ -72,26 +72,41 @@ class ZeroLossFlow(AbstractLimit):
         del key
         problem = need_noisy("ZeroLossFlow", problem)
         manifold, w = zero_loss_set(problem, self.matrix_free)
-        power, drift = slow_drift(manifold, clip)
-        # Noise may be absent; and, clipped, have no variance.
-        variance = jnp.asarray(problem.variance)
-        pace = jnp.where((variance > 0) & (variance < jnp.inf), variance, 1.0)
-
-        def field(k, w, args):
-            del args
-            # The pull towards the set is at the pace of the drift: faster would make
-            # the equation stiff, and slower let the errors of long runs grow.
-            return lr(k) ** power * pace * manifold.correct(w, drift(w, k) / pace, 1.0)
-
+        check_clip(problem, clip)
         flat = integrate(
-            field,
+            _Motion(manifold, clip, lr),
             manifold.loss,
             bring(manifold, w),
             steps,
+            (clip, lr),
             adjoint,
             throw,
             self.rtol,
             self.max_steps,
         )
-        params = jax.vmap(manifold.unravel)(flat.observed)
-        return Curve(steps, flat.risk, manifold.unravel(flat.params), params)
+        return _unravelled(manifold, flat)
+
+
+class _Motion(eqx.Module):
+    """The velocity along the zero-loss set, and what keeps the solution on it."""
+
+    manifold: ZeroLossSet
+    clip: AbstractClip
+    lr: Schedule
+
+    def __call__(self, k, w, reading):
+        k = reading.at(k)
+        # Noise may be absent; and, clipped, have no variance.
+        variance = jnp.asarray(self.manifold.problem.variance)
+        pace = jnp.where((variance > 0) & (variance < jnp.inf), variance, 1.0)
+        power, drift = slow_drift(self.manifold, self.clip)
+        # The pull towards the set is at the pace of the drift: faster would make the
+        # equation stiff, and slower let the errors of long runs grow.
+        velocity = self.manifold.correct(w, drift(w, k) / pace, 1.0)
+        return self.lr(k) ** power * pace * velocity
+
+
+@eqx.filter_jit
+def _unravelled(manifold: ZeroLossSet, flat: Curve) -> Curve:
+    params = jax.vmap(manifold.unravel)(flat.observed)
+    return Curve(flat.step, flat.risk, manifold.unravel(flat.params), params)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._checks import is_traced, positive
 from .._curve import Curve, finite_or_infinite
@@ -20,7 +20,7 @@ from ..problem import (
 )
 from ._base import AbstractLimit
 from ._gradient_flow import bring
-from ._homogenized import grid
+from ._intervals import grid, steps_inside
 from ._zero_loss_set import ZeroLossSet, need_noisy, zero_loss_set
 
 # Gauss-Newton steps after each step of the SDE: the first leaves the square of the
@@ -51,7 +51,8 @@ class ZeroLossSDE(AbstractLimit):
 
     - `dt`: the length of an interval, in SGD steps. Small against
         $1 / (\gamma^2 \sigma^2)$. Shorter ones are taken where a reported step falls
-        inside of one.
+        inside of one. The rate is read at every step of SGD in an interval, whatever
+        its length.
     """
 
     dt: float = eqx.field(static=True, default=1.0)
@@ -84,28 +85,51 @@ class ZeroLossSDE(AbstractLimit):
             )
         _need_no_clip(problem, clip)
         manifold, w0 = zero_loss_set(problem, matrix_free=False)
-        times, reported = grid(np.asarray(steps, float), self.dt)
+        times, reported = grid(np.asarray(steps, float), self.dt, whole=True)
+        return _run(
+            manifold,
+            bring(manifold, w0),
+            lr,
+            steps,
+            jnp.asarray(times),
+            jnp.asarray(reported),
+            key,
+            self.dt,
+        )
 
-        def body(w, interval):
-            start, length, index = interval
-            rate = lr(start) ** 2 * problem.variance
-            columns = problem.diffusion(manifold.unravel(w))
-            drift = limit_map_curvature(manifold, w, columns @ columns.T) / 2
-            normals = jr.normal(jr.fold_in(key, index), columns.shape[1:], w.dtype)
-            noise = manifold.project(w, columns @ normals)
-            w = w + rate * length * drift + jnp.sqrt(rate * length) * noise
-            w = manifold.retract(w, _RETRACTIONS)
-            return w, w
 
-        w0 = bring(manifold, w0)
-        lengths = jnp.asarray(np.diff(times), w0.dtype)
-        starts = jnp.asarray(times[:-1], w0.dtype)
-        xs = (starts, lengths, jnp.arange(len(lengths)))
-        path = jax.lax.scan(body, w0, xs)[1]
-        path = jnp.concatenate([w0[None], path])[reported]
-        risk = finite_or_infinite(jax.vmap(manifold.loss)(path))
-        params = jax.vmap(manifold.unravel)(path)
-        return Curve(steps, risk, manifold.unravel(path[-1]), params)
+@eqx.filter_jit
+def _run(
+    manifold: ZeroLossSet,
+    w0: Float[Array, " d"],
+    lr: Schedule,
+    steps: Float[Array, " s"],
+    times: Float[Array, " n"],
+    reported: Int[Array, " s"],
+    key: Key,
+    dt: float,
+) -> Curve:
+    problem = manifold.problem
+
+    def body(w, interval):
+        start, length, index = interval
+        made, inside = steps_inside(start, length, dt)
+        rates = jax.vmap(lambda k: jnp.asarray(lr(k)))(made)
+        spent = jnp.sum(rates**2 * inside) * problem.variance
+        columns = problem.diffusion(manifold.unravel(w))
+        drift = limit_map_curvature(manifold, w, columns @ columns.T) / 2
+        normals = jr.normal(jr.fold_in(key, index), columns.shape[1:], w.dtype)
+        noise = manifold.project(w, columns @ normals)
+        w = manifold.retract(w + spent * drift + jnp.sqrt(spent) * noise, _RETRACTIONS)
+        return w, w
+
+    times = times.astype(w0.dtype)
+    xs = (times[:-1], jnp.diff(times), jnp.arange(len(times) - 1))
+    path = jax.lax.scan(body, w0, xs)[1]
+    path = jnp.concatenate([w0[None], path])[reported]
+    risk = finite_or_infinite(jax.vmap(manifold.loss)(path))
+    params = jax.vmap(manifold.unravel)(path)
+    return Curve(steps, risk, manifold.unravel(path[-1]), params)
 
 
 def limit_map_curvature(
