@@ -43,16 +43,7 @@ def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScal
 
 @eqx.filter_jit
 def _fisher_information(noise: AbstractNoise, excess: RealScalar) -> RealScalar:
-    law = noise.residual(2 * excess)
-    score = jax.grad(lambda w: -law.log_density(w))
-
-    def mean_square(norm):
-        # Both residuals of this norm, weighted by their densities.
-        right, left = law.log_density(norm), law.log_density(-norm)
-        share = jax.nn.sigmoid(right - left)
-        return share * score(norm) ** 2 + (1 - share) * score(-norm) ** 2
-
-    return law.expect(mean_square, _edges(law))
+    return noise.residual(2 * excess).information()
 
 
 class ScoreClip(AbstractClip):
