@@ -18,6 +18,7 @@ from ..problem import AbstractProblem, CompressedLeastSquares, LeastSquares, Mod
 from ._base import AbstractLimit, infinite_after_failure, need_least_squares, precision
 from ._exponential import Coefficients, ExponentialModes, ModeEquation
 from ._moments import unchecked_moments
+from ._tolerance import relative_controller
 
 # Spectra with more eigenvalues than this are compressed, to so many nodes.
 _MANY, _NODES = 512, 48
@@ -47,7 +48,8 @@ class RiskODE(AbstractLimit):
         a wide spectrum, on which it takes few steps: one whose eigenvalues differ by a
         factor of more than 100, or, where that is not known before tracing, one of more
         than 64. Tsitouras' 5/4 method, which costs less a step, for the others.
-    - `rtol`: the relative tolerance of the adaptive steps. By default 1e-9 in float64,
+    - `rtol`: the relative tolerance of the adaptive steps, of the risk that is left,
+        however far it has fallen. By default 1e-9 in float64,
         1e-8 with `ExponentialModes`, whose error is below it, and 1e-5 in float32.
     - `max_steps`: how many steps the solver may take.
     """
@@ -91,14 +93,12 @@ class RiskODE(AbstractLimit):
     ) -> Curve:
         """The same ODE with coefficients that may be any function of step and risk,
         smooth in the step but at `kinks`."""
-        rtol, floor = precision(steps)
+        rtol = precision(steps)
         solver = _solver(modes) if self.solver is None else self.solver
         if isinstance(solver, ExponentialModes):
             rtol = max(rtol, 1e-8)
-        controller = diffrax.PIDController(
-            rtol=rtol if self.rtol is None else self.rtol,
-            # Modes that have decayed below this part of the start do not matter.
-            atol=floor * (jnp.max(modes.risk) + floor),
+        controller = relative_controller(
+            modes.eigenvalues, rtol if self.rtol is None else self.rtol
         )
         if kinks is not None:
             controller = diffrax.ClipStepSizeController(controller, step_ts=kinks)

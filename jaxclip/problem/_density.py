@@ -21,7 +21,7 @@ _LOG_ROOT_2_PI = math.log(2 * math.pi) / 2
 # Beyond so many standard deviations the normal density is 0 in either precision.
 _NOTHING = 40.0
 # A rule on [-1, 1] for the mean of a normal density over an interval.
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 
 
 class LaplaceDensity(eqx.Module):
@@ -72,7 +72,7 @@ class UniformDensity(eqx.Module):
         sign = jnp.where(base + offset < 0, -1.0, 1.0)
         base, offset = sign * base, sign * offset
         z, width = (base + offset) / self.signal, self.half / self.signal
-        narrow = width < 1
+        narrow = width < 0.5
         mean = self._mean(jnp.where(narrow, z, 0.0), jnp.where(narrow, width, 0.0))
         # In place of what is not used, a point at which all is regular.
         gap = ((base - self.half) + offset) / self.signal
@@ -127,7 +127,10 @@ class StudentDensity(eqx.Module):
         z = residual * self.inverse_stds
         # Squares of what does not count must not overflow in a derivative.
         z = jnp.where(jnp.abs(z) < 1e6, z, 1e6)
-        return jax.nn.logsumexp(self.log_weights - z**2 / 2)
+        exponents = self.log_weights - z**2 / 2
+        # Less than the largest, which is found without the derivatives.
+        top = jax.lax.stop_gradient(jnp.max(exponents))
+        return top + jnp.log(jnp.sum(jnp.exp(exponents - top)))
 
 
 def _two_sides(t: Array) -> tuple[Array, Array, Array]:

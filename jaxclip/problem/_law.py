@@ -27,6 +27,7 @@ from ._panels import (
     between,
     kink_at,
     lay,
+    lay_around,
 )
 
 Function = Callable[[Float[Array, ""]], Any]
@@ -153,10 +154,7 @@ class NormalMixture(AbstractLaw):
         def component(mean, std):
             z = jnp.concatenate([sides, (edges.ravel() - mean) / std])
             z = jnp.clip(z, sides[0], sides[-1])
-            zero, low, high = jnp.zeros_like(std), *(
-                Points(end, end) for end in (sides[0], sides[-1])
-            )
-            panels = lay([Points(z, z)], [], zero, low, high)
+            panels = lay(z, [], jnp.zeros_like(std), sides[0], sides[-1])
             gaps = (mean - means)[None, :] + std * panels.offset[:, None]
             squares = jax.vmap(score)(gaps) ** 2
             return jnp.dot(panels.width * phi(panels.offset), squares)
@@ -211,10 +209,8 @@ class SmoothLaw(AbstractLaw):
     def _panels(self, kinks: Sequence[RealScalarLike]) -> Panels:
         edges = jnp.abs(self.edges)
         top, zero = jnp.max(edges), jnp.zeros((), edges.dtype)
-        low, high = Points(zero, zero), Points(top, top)
-        norms = jnp.concatenate([edges, between(edges)])
-        ends = [kink_at(kink / self.unit, zero, high) for kink in kinks]
-        return lay([Points(norms, norms)], ends, zero, low, high)
+        ends = [kink_at(kink / self.unit, zero, Points(top, top)) for kink in kinks]
+        return lay(jnp.append(edges, between(edges)), ends, zero, zero, top)
 
 
 class SteppedLaw(AbstractLaw):
@@ -272,7 +268,7 @@ class SteppedLaw(AbstractLaw):
             Points(centre + self.beside, self.beside),
         ]
         ends = [kink_at(kink / self.unit, centre, high) for kink in kinks]
-        return lay(points, ends, centre, low, high)
+        return lay_around(points, ends, centre, low, high)
 
 
 def normal_edges(width: RealScalarLike) -> Float[Array, " m"]:
@@ -320,13 +316,13 @@ def _log_folded(law: SmoothLaw | SteppedLaw, panels: Panels) -> Float[Array, " q
     return jax.vmap(folded)(panels.base, panels.offset)
 
 
-def _with_slope(law, panels):
-    def along(shift):
-        moved = panels._replace(offset=panels.offset + shift)
-        return _log_folded(law, moved)
+def _with_slope(law: SmoothLaw | SteppedLaw, panels: Panels) -> tuple[Array, Array]:
+    """The same, and its derivative."""
 
-    zero = jnp.zeros_like(panels.offset)
-    return jax.jvp(along, (zero,), (jnp.ones_like(zero),))
+    def along(offset):
+        return _log_folded(law, panels._replace(offset=offset))
+
+    return jax.jvp(along, (panels.offset,), (jnp.ones_like(panels.offset),))
 
 
 class _Folded(eqx.Module):
@@ -359,16 +355,12 @@ class _Folded(eqx.Module):
         place = jax.lax.stop_gradient(centre / std)
         ahead = jnp.where(far, 0.0, mean) / std
         bottom = jnp.where(far, -reach, jnp.maximum(ahead - reach, 0.0))
-        low = Points(place + bottom, bottom)
-        high = Points(place + ahead + reach, ahead + reach)
-        points = [
-            Points(place + ahead + sides, ahead + sides),
-            Points(ratios, ratios - place),
-        ]
-        top = Points(centre + std * high.offset, std * high.offset)
-        ends = [kink_at(kink, centre, top) for kink in kinks]
+        top = ahead + reach
+        points = jnp.concatenate([ahead + sides, ratios - place])
+        high = Points(centre + std * top, std * top)
+        ends = [kink_at(kink, centre, high) for kink in kinks]
         ends = [Points(end.norm / std, end.offset / std) for end in ends]
-        panels = lay(points, ends, place, low, high)
+        panels = lay(points, ends, place, bottom, top)
         norm = centre + std * panels.offset
         norm = norm + jax.lax.stop_gradient(std * panels.norm - norm)
         # The mirror image of a law that is far away is not seen.
@@ -397,17 +389,19 @@ class _Folded(eqx.Module):
         over it: by the slope of psi, and its jumps."""
         slope = jax.vmap(lambda norm: _derivative(function, norm))(self.norm)
         total = jnp.sum(self.width * phi(self.z) * slope)
+        if not kinks:
+            return total
+        # Both sides of each kink that the law reaches.
+        at = jnp.stack([jnp.asarray(kink, self.norm.dtype) for kink in kinks])
+        inside = self.far & (jnp.abs(at - self.mean) < NORMAL_EDGES[-1] * self.std)
+        at = jnp.where(inside, at, self.mean)
         eps = jnp.finfo(self.norm.dtype).eps
-        for kink in kinks:
-            gap = jnp.asarray(kink, self.norm.dtype) - self.mean
-            inside = self.far & (jnp.abs(gap) < NORMAL_EDGES[-1] * self.std)
-            at = jnp.where(inside, kink, self.mean)
-            right, left = function(at * (1 + 8 * eps)), function(at * (1 - 8 * eps))
-            # Less than this is the rounding of a rule that is continuous.
-            some = jnp.abs(right - left) > 100 * eps * (jnp.abs(right) + jnp.abs(left))
-            jump = jnp.where(inside & some, right - left, 0.0)
-            total += jump * phi(jnp.where(inside, gap, 0.0) / self.std) / self.std
-        return total
+        sides = jnp.concatenate([at * (1 - 8 * eps), at * (1 + 8 * eps)])
+        left, right = jnp.split(jax.vmap(function)(sides), 2)
+        # Less than this is the rounding of a rule that is continuous.
+        some = jnp.abs(right - left) > 100 * eps * (jnp.abs(right) + jnp.abs(left))
+        jumps = jnp.where(inside & some, right - left, 0.0)
+        return total + jnp.sum(jumps * phi((at - self.mean) / self.std)) / self.std
 
 
 def _derivative(function: Function, at: Float[Array, ""]) -> Float[Array, ""]:

@@ -28,7 +28,7 @@ _TAIL_EDGES = np.array([0.5, 1.0, 2.0, 4.0, 7.0, 10.0, 14.0, 19.0, 25.0, 32.0, 4
 _CENTRE_EDGES = np.array([0.3, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.5, 7.5, 10.0, 13.0])
 # The steps of the trapezoid rule in the logarithm of its precision, minus the logarithm
 # of the part that is not seen, and that of the largest norm that can be squared twice.
-_STEPS = {"float64": 0.35, "float32": 0.6}
+_STEPS = {"float64": 0.3, "float32": 0.6}
 _SEEN = {"float64": (25.0, 300.0), "float32": (14.0, 80.0)}
 # How far a normal law reaches, in standard deviations.
 _REACH = BOTH_SIDES[-1]
@@ -114,7 +114,7 @@ class StudentT(AbstractNoise):
             known = jnp.asarray(1.0 if is_traced(df) else df, self.df.dtype)
             low, high = _log_precisions(known)
             # The step that the strip of analyticity allows, and the peak's width.
-            step = min(_STEPS[str(known.dtype)], 0.75 / float(known) ** 0.5)
+            step = min(_STEPS[str(known.dtype)], 0.6 / float(known) ** 0.5)
             self.nodes = int(float(high - low) / step) + 2
             self.tail = int(float(_log_reach(known)) / math.log(3)) + 2
 
@@ -136,7 +136,8 @@ class StudentT(AbstractNoise):
         df = jax.lax.stop_gradient(self.df)
         nodes = jnp.linspace(*_log_precisions(df), self.nodes)
         density = StudentDensity.make(signal, scale, self.df, nodes)
-        far = jnp.exp(jnp.linspace(0.0, _log_reach(df), self.tail))
+        # Denser towards the centre, where functions of the norm still vary.
+        far = jnp.exp(_log_reach(df) * jnp.linspace(0.0, 1.0, self.tail) ** 1.25)
         centre = scale * _CENTRE_EDGES
         edges = [normal_edges(signal), centre, (centre[-1] + _REACH * signal) * far]
         return SmoothLaw(density, jnp.concatenate(edges), symmetric=True, unit=unit)
@@ -218,10 +219,14 @@ def _log_reach(df: Float[Array, ""]) -> Float[Array, ""]:
 def _log_precisions(df: Float[Array, ""]) -> tuple[Array, Array]:
     """Logarithms of the smallest and largest precision of a t variable that count.
 
-    The gamma density is e^-37 of its peak at the high end (in float64); near the peak
-    it is a normal law of variance 2 / df, which is all that many degrees have.
+    Beyond the high end and, for many degrees, beyond the low one, the gamma density is
+    below e^-37 of its peak (in float64); for few degrees the low end is where the tail
+    is no longer seen.
     """
     reach = 1 - math.log(jnp.finfo(df.dtype).eps)
-    peak = jnp.sqrt(4 * reach / df)
     high = jnp.log(2 + 2 * (reach + 3) / df)
-    return -2 * _log_reach(df) - peak, jnp.minimum(high, peak)
+    # The exponent at distance x below the peak is at least df / 2 times x^2 / (2 + x).
+    part = reach / df
+    low = part + jnp.sqrt(part**2 + 4 * part)
+    low = -jnp.maximum(low, 2 * _log_reach(df))
+    return low, jnp.minimum(high, jnp.sqrt(4 * reach / df))

@@ -35,7 +35,7 @@ RATIOS = 0.25 ** np.arange(1, 12)
 
 # Edges that fill the gaps between features, and the ratio of two neighbours that is no
 # gap yet: gaps of a factor 1e15 in all come down to a ratio of 4.
-_FILL, _DENSE = 24, np.log(3.0)
+_FILL, _DENSE = 20, np.log(3.0)
 
 
 class Points(NamedTuple):
@@ -62,51 +62,69 @@ class Panels(NamedTuple):
 
 
 def lay(
+    points: Float[Array, " p"],
+    kinks: Sequence[Points],
+    centre: Float[Array, ""],
+    low: Float[Array, ""],
+    high: Float[Array, ""],
+) -> Panels:
+    """Panels between points and kinks that are all measured from one centre.
+
+    The points need no order, and empty panels do no harm. The kinks keep their
+    derivative: a node that moves with a kink is what makes the derivative of an
+    integral of a discontinuous function right.
+
+    **Arguments:**
+
+    - `points`, `low`, `high`: distances from the centre.
+    """
+    parts = [points, *(kink.offset[None] for kink in kinks), low[None], high[None]]
+    ends = jnp.sort(jnp.clip(jnp.concatenate(parts), low, high))
+    return _nodes(ends[:-1], ends[1:], ends, centre, kinks)
+
+
+def lay_around(
     points: Sequence[Points],
     kinks: Sequence[Points],
     centre: Float[Array, ""],
     low: Points,
     high: Points,
 ) -> Panels:
-    """Panels between the points and the kinks, within the bounds `low` and `high`.
-
-    The points need no order, and empty panels do no harm. The kinks keep their
-    derivative: a node that moves with a kink is what makes the derivative of an
-    integral of a discontinuous function right.
-    """
-    every = [low, high, *points, *kinks]
+    """The same where points are close to 0 and to the centre: a panel is measured from
+    the one that it is closer to."""
     norm, offset = (
         jnp.concatenate([jnp.atleast_1d(part) for part in parts])
-        for parts in zip(*every, strict=True)
+        for parts in zip(*points, *kinks, low, high, strict=True)
     )
     below, above = offset < low.offset, offset > high.offset
     norm = jnp.where(below, low.norm, jnp.where(above, high.norm, norm))
     offset = jnp.where(below, low.offset, jnp.where(above, high.offset, offset))
     # What has the same norm is told apart by its distance from the centre.
-    is_kink = np.arange(len(norm)) >= len(norm) - len(kinks)
-    operands = (norm, offset, is_kink.astype(norm.dtype))
-    norm, offset, is_kink = jax.lax.sort(operands, num_keys=2)
-
+    norm, offset = jax.lax.sort((norm, offset), num_keys=2)
     near = norm[:-1] >= centre / 2
-    start, end = (
-        jnp.where(near, offset[part], norm[part])
-        for part in (slice(None, -1), slice(1, None))
-    )
-    base = jnp.where(near, centre, 0.0)[:, None]
-    middle, half = ((end + start) / 2)[:, None], ((end - start) / 2)[:, None]
-    at = middle + half * _NODES.astype(norm.dtype)[None, :]
+    start = jnp.where(near, offset[:-1], norm[:-1])
+    end = jnp.where(near, offset[1:], norm[1:])
+    return _nodes(start, end, offset, jnp.where(near, centre, 0.0), kinks)
+
+
+def _nodes(start, end, offset, base, kinks: Sequence[Points]) -> Panels:
+    middle, half = (end + start) / 2, (end - start) / 2
+    at = middle[:, None] + half[:, None] * _NODES.astype(half.dtype)[None, :]
+    width = half[:, None] * _WEIGHTS.astype(half.dtype)[None, :]
+    base = jnp.broadcast_to(jnp.expand_dims(base, -1), at.shape)
     node = base + at
     # The last kink below each panel, and the first above.
-    margin = 8 * jnp.finfo(norm.dtype).eps
-    kink_below = jax.lax.cummax(jnp.where(is_kink > 0, norm, 0.0))[:-1, None]
-    kink_above = jnp.where(is_kink > 0, norm, jnp.inf)
-    kink_above = jax.lax.cummin(kink_above, reverse=True)[1:, None]
-    inside = jnp.clip(node, kink_below * (1 + margin), kink_above * (1 - margin))
-    node = node + jax.lax.stop_gradient(inside - node)
-    width = half * _WEIGHTS.astype(norm.dtype)[None, :]
-    return Panels(
-        (base + jnp.zeros_like(at)).ravel(), at.ravel(), node.ravel(), width.ravel()
-    )
+    margin = 8 * jnp.finfo(half.dtype).eps
+    below, above = jnp.zeros_like(half), jnp.full_like(half, jnp.inf)
+    for kink in kinks:
+        over = offset[:-1] >= kink.offset
+        side = kink.norm * jnp.where(over, 1 + margin, 1 - margin)
+        below = jnp.where(over, jnp.maximum(below, side), below)
+        above = jnp.where(over, above, jnp.minimum(above, side))
+    if kinks:
+        inside = jnp.clip(node, below[:, None], above[:, None])
+        node = node + jax.lax.stop_gradient(inside - node)
+    return Panels(base.ravel(), at.ravel(), node.ravel(), width.ravel())
 
 
 def kink_at(kink: RealScalarLike, centre: Float[Array, ""], high: Points) -> Points:

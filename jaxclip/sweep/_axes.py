@@ -156,7 +156,8 @@ def _read_leaf(name: str, leaf: Any) -> tuple[np.ndarray, str | None]:
     try:
         # In JAX's precision, which is what `fn` would be given for one point.
         array = np.asarray(jnp.asarray(leaf))
-    except (TypeError, ValueError) as error:
+        given = np.asarray(leaf)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"The axis `{name}` must be an array of numbers. Got {leaf!r}."
         ) from error
@@ -165,4 +166,21 @@ def _read_leaf(name: str, leaf: Any) -> tuple[np.ndarray, str | None]:
             f"The axis `{name}` is one number; an axis is an array with a leading axis."
             f" Got {leaf!r}; for a list of numbers write `jnp.array([...])`."
         )
+    _check_range(name, given, array)
     return array, impl
+
+
+def _check_range(name: str, given: np.ndarray, array: np.ndarray) -> None:
+    """Refuses numbers that JAX's precision cannot hold: a large integer would wrap, and
+    a large float become infinite."""
+    if not np.issubdtype(given.dtype, np.number) or given.dtype == array.dtype:
+        return
+    if np.issubdtype(given.dtype, np.integer):
+        lost = given != array
+    else:
+        lost = np.isfinite(given) & ~np.isfinite(array)
+    if np.any(lost):
+        raise ValueError(
+            f"The axis `{name}` has numbers that {array.dtype} cannot hold, such as "
+            f"{given[lost][0]}. Set `jax_enable_x64`, or give smaller numbers."
+        )
