@@ -22,7 +22,7 @@ from ._types import RealScalar, RealScalarLike, Schedule, Step
 from .clip import AbstractClip
 from .limit import RiskODE, moments
 from .limit._risk_ode import few_modes
-from .problem import AbstractLaw, AbstractNoise, LeastSquares, SmoothLaw
+from .problem import AbstractLaw, AbstractNoise, LeastSquares, NormalMixture
 
 
 def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScalar:
@@ -98,7 +98,12 @@ def _edges(law: AbstractLaw) -> tuple[Float[Array, ""], ...]:
     """Where panels must end so that they resolve the score, which is smooth but varies
     as fast as the density: the wide components of a mixture know nothing of the narrow
     ones. A law that is no mixture has these edges in its panels already."""
-    return () if isinstance(law, SmoothLaw) else tuple(law.panel_edges())
+    if not isinstance(law, NormalMixture):
+        return ()
+    # Where more than these are as narrow, each one's own panels are as fine.
+    narrow = jnp.argsort(law.stds)[:4]
+    narrowest = jax.tree.map(lambda leaf: leaf[narrow], law)
+    return tuple(narrowest.panel_edges())
 
 
 def score_clip(

@@ -110,7 +110,7 @@ def moments_in_units(
     law = noise.residual(signal_variance)
     size = jnp.sqrt(signal_variance + noise.variance)
     # A constant to derivatives, since no result depends on it.
-    unit = jax.lax.stop_gradient(jnp.where(size < jnp.inf, size, law.unit))
+    unit = jax.lax.stop_gradient(jnp.where(size < jnp.inf, size, law.size))
     unit = jnp.where(unit > 0, unit, 1.0)
 
     def psi(norm):

@@ -39,8 +39,10 @@ _FAR = 30.0
 class AbstractLaw(eqx.Module):
     """The law of a residual. A scalar random variable with a smooth density."""
 
-    unit: eqx.AbstractVar[Float[Array, ""]]
-    """A length of the law's own size: squares of residuals in it are representable."""
+    @property
+    @abc.abstractmethod
+    def size(self) -> Float[Array, ""]:
+        """A length of the law's own order, in the unit of the label."""
 
     @abc.abstractmethod
     def panel_edges(self) -> Float[Array, " e"]:
@@ -100,7 +102,7 @@ class NormalMixture(AbstractLaw):
     def expect(
         self, function: Function, kinks: Sequence[RealScalarLike] = ()
     ) -> PyTree[Array]:
-        unit = self.unit
+        unit = self.size
         ends = [kink / unit for kink in kinks]
 
         def component(mean, std):
@@ -116,7 +118,7 @@ class NormalMixture(AbstractLaw):
     def slope(
         self, function: Function, kinks: Sequence[RealScalarLike] = ()
     ) -> Float[Array, ""]:
-        unit = self.unit
+        unit = self.size
         ends = [kink / unit for kink in kinks]
 
         def psi(norm):
@@ -131,8 +133,8 @@ class NormalMixture(AbstractLaw):
         return jnp.dot(self.weights, slopes)
 
     @property
-    def unit(self) -> Float[Array, ""]:
-        """The law's size; a constant to derivatives, since no result depends on it."""
+    def size(self) -> Float[Array, ""]:
+        # A constant to derivatives, since no result depends on it.
         return jax.lax.stop_gradient(jnp.max(jnp.abs(self.means) + self.stds))
 
     def information(self) -> Float[Array, ""]:
@@ -183,6 +185,10 @@ class SmoothLaw(AbstractLaw):
     symmetric: bool = eqx.field(static=True, default=False)
     unit: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
 
+    @property
+    def size(self) -> Float[Array, ""]:
+        return self.unit
+
     def panel_edges(self) -> Float[Array, " e"]:
         return self.unit * jnp.abs(self.edges)
 
@@ -232,6 +238,10 @@ class SteppedLaw(AbstractLaw):
     edges: Float[Array, " m"]
     unit: Float[Array, ""]
     symmetric: bool = eqx.field(static=True)
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        return self.unit
 
     def panel_edges(self) -> Float[Array, " e"]:
         edges = jnp.concatenate([self.edges, self.centre + self.beside])

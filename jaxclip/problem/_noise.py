@@ -57,9 +57,7 @@ class AbstractNoise(eqx.Module):
         """
 
 
-def unit_of(
-    signal_variance: RealScalarLike, width: RealScalarLike
-) -> Float[Array, ""]:
+def unit_of(signal_variance: RealScalarLike, width: RealScalarLike) -> Float[Array, ""]:
     """What residuals are measured in: the larger of the signal's standard deviation and
     the noise's width, so that squares and inverses stay representable. A constant to
     derivatives, since no result depends on it."""

@@ -209,9 +209,7 @@ def _log_reach(df: Float[Array, ""]) -> Float[Array, ""]:
     # More than x has the probability x^-df, and counts with the threshold's square, or
     # where the variance is finite with the square of x.
     light = df > 2
-    clipped = jnp.where(
-        light, (2 * threshold + seen) / df, threshold + seen / df
-    )
+    clipped = jnp.where(light, (2 * threshold + seen) / df, threshold + seen / df)
     whole = jnp.where(light, seen / jnp.where(light, df - 2, 1.0), jnp.inf)
     return jnp.minimum(jnp.minimum(clipped, whole), largest)
 

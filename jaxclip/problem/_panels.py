@@ -29,9 +29,9 @@ NORMAL_EDGES = np.array([0.0, 1.25, 2.5, 4.0, 6.0, 9.5])
 # The same on both sides of its mean.
 BOTH_SIDES = np.concatenate([-NORMAL_EDGES[:0:-1], NORMAL_EDGES])
 
-# Panels towards norm 0, each a quarter of the one before: the last ends at 2e-7 of the
-# law's width, so that rules whose scale is that small are resolved.
-RATIOS = 0.25 ** np.arange(1, 12)
+# Panels towards norm 0, each a quarter of the one before: the last ends at 6e-14 of the
+# law's width, so that rules whose scale is 1e-12 of it are resolved.
+RATIOS = 0.25 ** np.arange(1, 23)
 
 # Edges that fill the gaps between features, and the ratio of two neighbours that is no
 # gap yet: gaps of a factor 1e15 in all come down to a ratio of 4.
@@ -141,7 +141,7 @@ def kink_at(kink: RealScalarLike, centre: Float[Array, ""], high: Points) -> Poi
 
 
 def between(edges: Float[Array, " m"]) -> Float[Array, " n"]:
-    """More edges: between those that are far apart, and down to 2e-7 of the smallest.
+    """More edges: between those that are far apart, and down to 6e-14 of the smallest.
     There nothing happens to a density, but a rule may vary on the scale of the norm."""
     positive = jnp.where(edges > 0, edges, jnp.max(edges))
     logs = jnp.sort(jnp.log(jax.lax.stop_gradient(positive)))

@@ -155,9 +155,7 @@ def random_features(X: Any, count: int, *, key: Key) -> Float[Array, "n count"]:
     return jnp.asarray(values / np.sqrt(top))
 
 
-def decompose(
-    X: np.ndarray, error: np.ndarray
-) -> tuple[Spectrum, Float[Array, " m"]]:
+def decompose(X: np.ndarray, error: np.ndarray) -> tuple[Spectrum, Float[Array, " m"]]:
     """The spectrum of the rows' covariance, and an error's size along each eigenvector.
 
     From the singular values of the rows, in float64 whatever JAX's precision is: those

@@ -1,0 +1,224 @@
+"""The moments at any ratio of signal, noise and threshold, and in any unit.
+
+Against a double integral over the noise and the signal, which knows nothing of the
+density of their sum.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import jaxclip as jc
+from helpers import RESIDUALS, Redescending, Skewed, Skip
+
+X64 = jnp.result_type(float) == jnp.float64
+TOLERANCE = 1e-9 if X64 else 1e-4
+
+# psi and its slope, as functions of the norm over the threshold, and its jump there.
+RULES = {
+    "hard": (lambda x: np.minimum(x, 1), lambda x: 1.0 * (x < 1), 0.0),
+    "soft": (lambda x: x / (1 + x), lambda x: 1 / (1 + x) ** 2, 0.0),
+    "redescending": (
+        lambda x: x / (1 + x**2),
+        lambda x: (1 - x) * (1 + x) / (1 + x**2) ** 2,
+        0.0,
+    ),
+    "skip": (lambda x: x * (x < 1), lambda x: 1.0 * (x < 1), -1.0),
+}
+
+
+class AnyRule(jc.AbstractClip):
+    """The rule of `RULES` with this index."""
+
+    index: jax.Array
+    threshold: jax.Array
+
+    def factor(self, norm, step):
+        c = self.threshold
+        rules = [jc.HardClip(c), jc.SoftClip(c), Redescending(c), Skip(c)]
+        return jnp.stack([rule.factor(norm, step) for rule in rules])[self.index]
+
+    def kinks(self, step):
+        return (self.threshold,)
+
+
+# Each noise as a function of its scale, and what it is: its law, the points where the
+# density is not smooth and how far it reaches; or values, their weights and widths.
+NOISES = {
+    "gaussian": (jc.Gaussian, ([0.0], [1.0], [1.0])),
+    "rademacher": (jc.Rademacher, ([-1.0, 1.0], [0.5, 0.5], [0.0, 0.0])),
+    "sparse_sign": (
+        lambda x: jc.SparseSign(x, 0.2),
+        (5**0.5 * np.array([-1, 0, 1]), [0.1, 0.8, 0.1], np.zeros(3)),
+    ),
+    "contaminated": (
+        lambda x: jc.Contaminated(x, 100 * x, 0.1),
+        ([0.0, 0.0], [0.9, 0.1], [1.0, 100.0]),
+    ),
+    "empirical": (
+        lambda x: jc.Empirical(x * RESIDUALS.astype(jnp.result_type(float))),
+        (RESIDUALS, np.full(7, 1 / 7), np.zeros(7)),
+    ),
+    "skewed": (Skewed, (Skewed.means, Skewed.weights, Skewed.stds)),
+    "uniform": (
+        jc.Uniform,
+        (stats.uniform(-np.sqrt(3), 2 * np.sqrt(3)), [-np.sqrt(3), np.sqrt(3)], 2),
+    ),
+    "laplace": (jc.Laplace, (stats.laplace(scale=np.sqrt(0.5)), [0.0], 40)),
+    "exponential": (jc.Exponential, (stats.expon(loc=-1), [-1.0], 50)),
+    "student_t": (lambda x: jc.StudentT(3.0, x), (stats.t(3), [], 1e15)),
+    "student_t_60": (lambda x: jc.StudentT(60.0, x), (stats.t(60), [], 1e3)),
+    "cauchy": (lambda x: jc.Cauchy(x), (stats.cauchy(), [], 1e28)),
+}
+names = pytest.mark.parametrize("name", NOISES)
+
+# The signal beside noise of scale 1, and thresholds in the signal and in the noise.
+SIGNALS = [1e-12, 1e-8, 1e-4, 1e-2, 0.5, 30.0, 1e4, 1e8, 1e12]
+FACTORS = [1e-12, 1e-6, 0.7, 3.0, 1e6, 1e12]
+CASES = sorted(
+    {
+        (rule, s, factor * unit)
+        for rule in RULES
+        for s in SIGNALS
+        for factor in FACTORS
+        for unit in (s, 1.0)
+        if 0.5e-12 * max(1, s) < factor * unit < 2e12 * max(1, s)
+    }
+)
+# No grid of them all, which would take minutes: every seventh meets each of the
+# signals, of the thresholds and of the rules.
+CASES = CASES[::7]
+UNITS = [1.0, 1e-12, 1e6]
+
+
+def gauss(edges, count=12):
+    """Nodes and weights on the panels between sorted edges, along a last axis."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    half, middle = np.diff(edges) / 2, (edges[..., 1:] + edges[..., :-1]) / 2
+    shape = (*edges.shape[:-1], -1)
+    at = middle[..., None] + half[..., None] * nodes
+    return at.reshape(shape), (half[..., None] * weights).reshape(shape)
+
+
+def given_noise(rule, e, std, c):
+    """`mu`, `second`, the terms of `mu` without their signs, and the density of the
+    norm at the threshold, given the noise `e`, shape `(n,)`, and a width each."""
+    psi, slope, jump = RULES[rule]
+    e, std = np.broadcast_arrays(np.abs(e)[:, None], np.asarray(std)[..., None])
+    # Where the residual is at a kink, and close to 0 on the scale of the threshold.
+    near = 4.0 ** np.arange(-2, 16)
+    near = np.concatenate([-near, near])
+    special = np.concatenate([e - c, e, e + c, e + c * near], axis=1) / std
+    fixed = np.linspace(-10, 10, 13) + np.zeros_like(e)
+    z, weight = gauss(np.sort(np.clip(np.concatenate([special, fixed], 1), -10, 10)))
+    # On the side of the kink on which z is, when the noise has lost the signal.
+    w = np.abs(std * z - e)
+    weight = weight * stats.norm.pdf(z)
+    x = w / c
+    if jump:
+        inside = (z > (e - c) / std) & (z < (e + c) / std)
+        x = np.where(inside, np.minimum(x, 1 - 1e-15), np.maximum(x, 1 + 1e-15))
+    slopes = slope(x)
+    if rule in ("hard", "skip"):
+        inside = (z > (e - c) / std) & (z < (e + c) / std)
+        # Where the threshold is small, the interval would be lost in rounding.
+        small = c < 1e-6 * std
+        slopes = np.where(small, 2 * c / std * stats.norm.pdf(e / std), 1.0 * inside)
+    ends = stats.norm.pdf((e - c) / std) + stats.norm.pdf((e + c) / std)
+    density = np.sum(ends / std, axis=1)
+    mu = np.sum(weight * slopes, axis=1) + jump * c * density
+    size = np.sum(weight * np.abs(slopes), axis=1) + abs(jump) * c * density
+    second = c**2 * np.sum(weight * psi(x) ** 2, axis=1)
+    return np.array([mu, second, size, c * density])
+
+
+def reference(name, rule, s, c):
+    law = NOISES[name][1]
+    if isinstance(law[0], (list, np.ndarray)):
+        values, weights, stds = (np.asarray(part, float) for part in law)
+        return given_noise(rule, values, np.hypot(s, stds), c) @ weights
+    law, breaks, reach = law
+    # Around all points where the density or the mean over the signal varies, on every
+    # scale between the smallest and the largest.
+    around = [*breaks, 0.0, c, -c]
+    scales = 4.0 ** np.arange(np.log(min(s, c, 1) * 1e-3) / np.log(4), 50)
+    low, high = max(law.support()[0], -reach), min(law.support()[1], reach)
+    edges = np.concatenate([[x - scales, x + scales, [x] + 0 * scales] for x in around])
+    edges = np.unique(np.clip(np.append(edges, [low, high]), low, high))
+    e, weight = gauss(edges)
+    keep = weight * law.pdf(e) > 0
+    e, weight = e[keep], weight[keep]
+    parts = [
+        given_noise(rule, e[i : i + 500], np.full(len(e[i : i + 500]), s), c)
+        @ (weight[i : i + 500] * law.pdf(e[i : i + 500]))
+        for i in range(0, len(e), 500)
+    ]
+    return np.sum(parts, axis=0)
+
+
+def _moments(make):
+    def one(scale, index, c, excess):
+        def both(log):
+            scale_, c_, excess_ = scale * jnp.exp(log[0]), c * jnp.exp(log[1]), excess
+            m = jc.moments(
+                AnyRule(index, c_), make(scale_), excess_ * jnp.exp(log[2]), 1.0
+            )
+            return jnp.stack([m.mu, m.second])
+
+        return both(jnp.zeros(3)), jax.jacfwd(both)(jnp.zeros(3))
+
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(jax.vmap(one), compiler_options=options)
+
+
+_cache = {}
+
+
+def evaluate(name, unit):
+    """`[mu, second]` of all cases, and their derivatives in the logarithms of the
+    noise's scale, the threshold and the excess risk."""
+    if name not in _cache:
+        _cache[name] = _moments(NOISES[name][0])
+    index = np.array([list(RULES).index(rule) for rule, _, _ in CASES])
+    s, c = np.array([case[1:] for case in CASES]).T
+    values = []
+    # A few at a time: all nodes of all cases would take gigabytes.
+    for part in np.array_split(np.arange(len(CASES)), 8):
+        # All of one size, so that there is one compilation.
+        part = np.resize(part, -(-len(CASES) // 8))
+        columns = [unit + 0 * s, index, unit * c, unit * unit * s * s / 2]
+        values.append(_cache[name](*(jnp.asarray(x[part]) for x in columns)))
+    sizes = [len(part) for part in np.array_split(np.arange(len(CASES)), 8)]
+    values = [[x[:n] for x in value] for value, n in zip(values, sizes, strict=True)]
+    return [np.concatenate(part).astype(float) for part in zip(*values, strict=True)]
+
+
+@pytest.mark.float32
+@names
+def test_moments_at_any_scale(name):
+    exact = np.array([reference(name, *case) for case in CASES])
+    mu, second, size, _ = exact.T
+    rule, s, c = (np.array(column) for column in zip(*CASES, strict=True))
+    for unit in UNITS if X64 else UNITS[:1]:
+        values, slopes = evaluate(name, unit)
+        assert np.isfinite(values).all()
+        assert np.isfinite(slopes).all()
+        # Where the terms of mu cancel, of the terms: what the reference reaches.
+        cancels = np.isin(rule, ["redescending", "skip"])
+        lost = np.where(cancels, 5e-9 if X64 else 1e-5, 1e-12 if X64 else 1e-6) * size
+        lost += 1e-14 * c / (c + s + 1)
+        error = np.abs(values[:, 0] - mu)
+        worst = np.argmax(error / (TOLERANCE * np.abs(mu) + lost))
+        assert np.all(error <= TOLERANCE * np.abs(mu) + lost), CASES[worst]
+        shown = unit**2 * second
+        fits = (shown < 1e37) & (shown > 1e-36) if not X64 else shown > 0
+        error = np.abs(values[:, 1] / unit**2 / second - 1)[fits]
+        worst = np.flatnonzero(fits)[np.argmax(error)]
+        assert np.all(error <= TOLERANCE), (CASES[worst], error.max())
+        # A change of units changes nothing, and so do the derivatives together.
+        if X64:
+            together = slopes @ np.array([1.0, 1.0, 2.0])
+            np.testing.assert_allclose(together[:, 0], 0, atol=1e-9)
+            np.testing.assert_allclose(together[:, 1] / values[:, 1], 2, atol=1e-8)
