@@ -19,7 +19,7 @@ from ._feedback import (
 from ._schedule import check_rate
 from ._types import RealScalar, RealScalarLike, Schedule
 from .clip import HardClip
-from .limit._moments import unchecked_moments
+from .limit._moments import moments_in_units
 from .problem import AbstractNoise, LeastSquares
 
 # The thresholds that are searched, in units of the residual's size, and how finely.
@@ -64,7 +64,8 @@ def best_clip(noise: AbstractNoise, excess: RealScalarLike) -> BestClip:
 def _best_clip(noise: AbstractNoise, excess: RealScalar) -> BestClip:
     def efficiency(log_threshold):
         clip = HardClip(jnp.exp(log_threshold))
-        m = unchecked_moments(clip, noise, excess, 1.0, 0)
+        # In the residual's own unit, in which the square of a small one is a number.
+        _, m = moments_in_units(clip, noise, excess, 1.0, 0)
         return m.mu**2 / m.second
 
     law = noise.residual(2 * excess)
@@ -79,8 +80,8 @@ def _best_clip(noise: AbstractNoise, excess: RealScalar) -> BestClip:
     spacing = (high - low) / (_GRID - 1)
     values = jax.lax.map(efficiency, grid, batch_size=16)
     best, value = _refine(efficiency, grid[jnp.argmax(values)], spacing)
-    # mu^2 / second is the efficiency: without a clip, one over the variance.
-    ccc = value * (2 * excess + noise.variance)
+    # The efficiency without a clip is one over the variance: 1 in that unit.
+    ccc = jnp.where(std < jnp.inf, value, jnp.inf)
     gain = ccc > 1 + _NO_GAIN[str(grid.dtype)]
     return BestClip(jnp.where(gain, jnp.exp(best), jnp.inf), jnp.where(gain, ccc, 1.0))
 

@@ -84,8 +84,8 @@ def _follow(
         return rate * m.mu, rate**2 * m.second
 
     risk = RiskODE().integrate(modes, coefficients, knots).risk
-    # Far below its start a risk is within the solver's tolerance of zero, either side.
-    risk = jnp.maximum(risk, jnp.finfo(risk.dtype).eps * risk[0])
+    # A risk that has vanished has no threshold.
+    risk = jnp.maximum(risk, jnp.finfo(risk.dtype).tiny)
     return jax.vmap(threshold)(risk), jax.vmap(lambda excess: at(excess).mu)(risk)
 
 

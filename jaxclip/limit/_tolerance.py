@@ -1,6 +1,9 @@
 """How far a step of the risk ODE may be off: relative to the risk that is left."""
 
+from collections.abc import Callable
+
 import diffrax
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -15,28 +18,20 @@ class RelativeToSlower(diffrax.AbstractAdaptiveStepSizeController):
 
     **Arguments:**
 
-    - `controller`: decides on the step from the error so measured; it has no absolute
-        tolerance.
+    - `rtol`, `atol`, `norm`: those of `controller`, which has no absolute tolerance.
+    - `controller`: decides on the step from the error so measured.
     - `eigenvalues`: shape `(n,)`, of the modes.
     """
 
+    rtol: float
+    atol: float
+    norm: Callable[[Array], Array]
     controller: diffrax.PIDController
     eigenvalues: Float[Array, " n"]
 
-    @property
-    def rtol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.controller.rtol
-
-    @property
-    def atol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.controller.atol
-
-    @property
-    def norm(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.controller.norm
-
     def wrap(self, direction):
-        return RelativeToSlower(self.controller.wrap(direction), self.eigenvalues)
+        controller = self.controller.wrap(direction)
+        return eqx.tree_at(lambda s: s.controller, self, controller)
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         if dt0 is None:
@@ -46,13 +41,14 @@ class RelativeToSlower(diffrax.AbstractAdaptiveStepSizeController):
             total = jnp.sum(jnp.abs(y0))
             some = (total > 0) & (change > 0) & (change < jnp.inf)
             share = jnp.where(some, total, 1.0) / jnp.where(some, change, 1.0)
-            dt0 = (0.01 * share).astype(t0.dtype)
+            dt0 = (0.01 * share).astype(jnp.result_type(t0))
         return self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
 
     def adapt_step_size(
         self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
     ):
         scale = self.slower(jnp.abs(y1_candidate))
+        assert y_error is not None  # every solver here estimates its error
         # Where there is nothing there is no error either.
         relative = y_error / jnp.where(scale == 0, 1.0, scale)
         one = jnp.ones_like(y0)
@@ -70,9 +66,8 @@ def relative_controller(
     eigenvalues: Float[Array, " n"], rtol: float
 ) -> RelativeToSlower:
     """The controller of the risk ODE at a relative tolerance."""
-    return RelativeToSlower(
-        diffrax.PIDController(rtol=rtol, atol=0.0, norm=_largest), eigenvalues
-    )
+    controller = diffrax.PIDController(rtol=rtol, atol=0.0, norm=_largest)
+    return RelativeToSlower(rtol, 0.0, _largest, controller, eigenvalues)
 
 
 def _largest(errors: Float[Array, " n"]) -> Float[Array, ""]:

@@ -32,6 +32,7 @@ class LaplaceDensity(eqx.Module):
     scale: Float[Array, ""]
 
     def __call__(self, residual: RealScalarLike) -> Float[Array, ""]:
+        residual = jnp.asarray(residual)
         size = jnp.where(residual < 0, -residual, residual)
         z, rho = size / self.signal, self.signal / self.scale
         inner, t_inner, t_tail = _two_sides(rho - z)

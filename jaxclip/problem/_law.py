@@ -91,8 +91,9 @@ class NormalMixture(AbstractLaw):
 
     def panel_edges(self) -> Float[Array, " e"]:
         """Those beside every component."""
-        beside = jnp.outer(self.stds, BOTH_SIDES.astype(self.stds.dtype))
-        return jnp.abs(jnp.abs(self.means)[:, None] + beside).ravel()
+        sides = jnp.asarray(BOTH_SIDES, self.stds.dtype)
+        edges = jnp.abs(self.means)[:, None] + self.stds[:, None] * sides[None, :]
+        return jnp.abs(edges).ravel()
 
     def log_density(self, residual: RealScalarLike) -> Float[Array, ""]:
         z = (residual - self.means) / self.stds
@@ -141,7 +142,7 @@ class NormalMixture(AbstractLaw):
         # In the unit of the narrowest component, whose own information is 1.
         unit = jax.lax.stop_gradient(jnp.min(self.stds))
         means, stds = self.means / unit, self.stds / unit
-        sides = BOTH_SIDES.astype(stds.dtype)
+        sides = jnp.asarray(BOTH_SIDES, stds.dtype)
         # The wide components know nothing of the narrow ones, so that their panels end
         # where those of the narrow ones do.
         narrow = jnp.argsort(stds)[:4]
@@ -248,7 +249,7 @@ class SteppedLaw(AbstractLaw):
         return self.unit * jnp.abs(edges)
 
     def log_density(self, residual: RealScalarLike) -> Float[Array, ""]:
-        size = residual / self.unit
+        size = jnp.asarray(residual / self.unit)
         return self.at(jnp.zeros_like(size), size) - jnp.log(self.unit)
 
     def expect(

@@ -155,8 +155,9 @@ def _read_leaf(name: str, leaf: Any) -> tuple[np.ndarray, str | None]:
             )
     try:
         # In JAX's precision, which is what `fn` would be given for one point.
-        array = np.asarray(jnp.asarray(leaf))
         given = np.asarray(leaf)
+        with np.errstate(over="ignore"):
+            array = np.asarray(jnp.asarray(leaf))
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"The axis `{name}` must be an array of numbers. Got {leaf!r}."
