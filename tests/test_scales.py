@@ -76,7 +76,7 @@ names = pytest.mark.parametrize("name", NOISES)
 
 # The signal beside noise of scale 1, and thresholds in the signal and in the noise.
 SIGNALS = [1e-12, 1e-8, 1e-4, 1e-2, 0.5, 30.0, 1e4, 1e8, 1e12]
-FACTORS = [1e-12, 1e-6, 0.7, 3.0, 1e6, 1e12]
+FACTORS = [1e-12, 1e-6, 0.6, 3.0, 1e6, 1e12]
 CASES = sorted(
     {
         (rule, s, factor * unit)
@@ -140,7 +140,9 @@ def reference(name, rule, s, c):
     around = [*breaks, 0.0, c, -c]
     scales = 4.0 ** np.arange(np.log(min(s, c, 1) * 1e-3) / np.log(4), 50)
     low, high = max(law.support()[0], -reach), min(law.support()[1], reach)
-    edges = np.concatenate([[x - scales, x + scales, [x] + 0 * scales] for x in around])
+    steps = np.outer([s, 1.0], np.arange(1, 11)).ravel()
+    scales = np.concatenate([scales, steps, [0.0]])
+    edges = np.concatenate([[x - scales, x + scales] for x in around])
     edges = np.unique(np.clip(np.append(edges, [low, high]), low, high))
     e, weight = gauss(edges)
     keep = weight * law.pdf(e) > 0

@@ -430,7 +430,7 @@ def test_numbers_that_do_not_fit_are_refused(values, fits):
         axis = read_axes({"n": values}, lambda n: n)["n"]
         np.testing.assert_array_equal(axis.leaves[0], values)
     else:
-        with pytest.raises(ValueError, match="`n` has numbers that .*jax_enable_x64"):
+        with pytest.raises(ValueError, match=r"`n` has numbers that .*jax_enable_x64"):
             read_axes({"n": values}, lambda n: n)
 
 

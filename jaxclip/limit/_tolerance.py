@@ -23,8 +23,9 @@ class RelativeToSlower(diffrax.AbstractAdaptiveStepSizeController):
     - `eigenvalues`: shape `(n,)`, of the modes.
     """
 
-    rtol: float
-    atol: float
+    # Variables of the class in diffrax's types, and fields here.
+    rtol: float  # pyright: ignore[reportIncompatibleVariableOverride]
+    atol: float  # pyright: ignore[reportIncompatibleVariableOverride]
     norm: Callable[[Array], Array]
     controller: diffrax.PIDController
     eigenvalues: Float[Array, " n"]

@@ -34,7 +34,7 @@ class LaplaceDensity(eqx.Module):
     def __call__(self, residual: RealScalarLike) -> Float[Array, ""]:
         residual = jnp.asarray(residual)
         size = jnp.where(residual < 0, -residual, residual)
-        z, rho = size / self.signal, self.signal / self.scale
+        z, rho = jnp.asarray(size / self.signal), self.signal / self.scale
         inner, t_inner, t_tail = _two_sides(rho - z)
         z = jnp.where(inner, z, 0.0)
         normal = -(z**2) / 2 - _LOG_ROOT_2_PI
@@ -53,7 +53,7 @@ class ExponentialDensity(eqx.Module):
     scale: Float[Array, ""]
 
     def __call__(self, base: RealScalarLike, offset: RealScalarLike):
-        gap = (base - self.scale) + offset
+        gap = jnp.asarray((base - self.scale) + offset)
         z, rho = gap / self.signal, self.signal / self.scale
         inner, t_inner, t_tail = _two_sides(z + rho)
         z = _bounded(jnp.where(inner, z, 0.0))
@@ -76,7 +76,7 @@ class UniformDensity(eqx.Module):
         narrow = width < 0.5
         mean = self._mean(jnp.where(narrow, z, 0.0), jnp.where(narrow, width, 0.0))
         # In place of what is not used, a point at which all is regular.
-        gap = ((base - self.half) + offset) / self.signal
+        gap = jnp.asarray((base - self.half) + offset) / self.signal
         edge = self._edge(jnp.where(narrow, 0.0, gap), jnp.where(narrow, 1.0, width))
         return jnp.where(narrow, mean, edge)
 

@@ -116,7 +116,8 @@ class StudentT(AbstractNoise):
             # The step that the strip of analyticity allows, and the peak's width.
             step = min(_STEPS[str(known.dtype)], 0.6 / float(known) ** 0.5)
             self.nodes = int(float(high - low) / step) + 2
-            self.tail = int(float(_log_reach(known)) / math.log(3)) + 2
+            spare = 25.0 if known < 2 else 0.0
+            self.tail = int((float(_log_reach(known)) + spare) / math.log(3)) + 2
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         return self.scale * jr.t(key, self.df, shape)
@@ -134,10 +135,12 @@ class StudentT(AbstractNoise):
         unit, signal, scale = _in_units(signal_variance, self.scale)
         # Where the nodes lie is no part of the result, but for rounding.
         df = jax.lax.stop_gradient(self.df)
-        nodes = jnp.linspace(*_log_precisions(df), self.nodes)
+        # A threshold is as large beside a signal that is wider than the noise.
+        wide = jax.lax.stop_gradient(-jnp.log(scale))
+        nodes = jnp.linspace(*_log_precisions(df, wide), self.nodes)
         density = StudentDensity.make(signal, scale, self.df, nodes)
         # Denser towards the centre, where functions of the norm still vary.
-        far = jnp.exp(_log_reach(df) * jnp.linspace(0.0, 1.0, self.tail) ** 1.25)
+        far = jnp.exp(_log_reach(df, wide) * jnp.linspace(0.0, 1.0, self.tail) ** 1.25)
         centre = scale * _CENTRE_EDGES
         edges = [normal_edges(signal), centre, (centre[-1] + _REACH * signal) * far]
         return SmoothLaw(density, jnp.concatenate(edges), symmetric=True, unit=unit)
@@ -201,20 +204,25 @@ def _in_units(signal_variance: RealScalarLike, width: Float[Array, ""]):
     return unit, jnp.sqrt(relative_variance(signal_variance, unit)), width / unit
 
 
-def _log_reach(df: Float[Array, ""]) -> Float[Array, ""]:
+def _log_reach(df: Float[Array, ""], wide: RealScalarLike = 0.0) -> Float[Array, ""]:
     """The logarithm of the norm, in the scale, beyond which nothing of a t variable is
-    seen: neither in an expected square nor under a threshold of 1e12 scales."""
+    seen: neither in an expected square nor under a threshold of 1e12 scales, or of 1e12
+    signals where the logarithm of the signal in the scale is `wide`."""
     seen, largest = _SEEN[str(df.dtype)]
     threshold = math.log(1e12)
     # More than x has the probability x^-df, and counts with the threshold's square, or
     # where the variance is finite with the square of x.
     light = df > 2
-    clipped = jnp.where(light, (2 * threshold + seen) / df, threshold + seen / df)
+    clipped = jnp.where(
+        light, (2 * threshold + seen) / df, threshold + seen / df + wide
+    )
     whole = jnp.where(light, seen / jnp.where(light, df - 2, 1.0), jnp.inf)
     return jnp.minimum(jnp.minimum(clipped, whole), largest)
 
 
-def _log_precisions(df: Float[Array, ""]) -> tuple[Array, Array]:
+def _log_precisions(
+    df: Float[Array, ""], wide: RealScalarLike = 0.0
+) -> tuple[Array, Array]:
     """Logarithms of the smallest and largest precision of a t variable that count.
 
     Beyond the high end and, for many degrees, beyond the low one, the gamma density is
@@ -226,5 +234,5 @@ def _log_precisions(df: Float[Array, ""]) -> tuple[Array, Array]:
     # The exponent at distance x below the peak is at least df / 2 times x^2 / (2 + x).
     part = reach / df
     low = part + jnp.sqrt(part**2 + 4 * part)
-    low = -jnp.maximum(low, 2 * _log_reach(df))
+    low = -jnp.maximum(low, 2 * _log_reach(df, wide))
     return low, jnp.minimum(high, jnp.sqrt(4 * reach / df))
