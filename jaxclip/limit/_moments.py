@@ -114,7 +114,7 @@ def moments_in_units(
     unit = jnp.where(unit > 0, unit, 1.0)
 
     def psi(norm):
-        return norm * clip.factor(norm * feature_norm, step)
+        return norm * _factor(clip, norm * feature_norm, step)
 
     # A rule that keeps a fraction of the largest gradients has a second moment of its
     # own part E w^2, which is known exactly and may be infinite; only the rest, whose
@@ -139,6 +139,16 @@ def moments_in_units(
 
 # Operation by operation the quadrature takes seconds.
 _jitted_moments = eqx.filter_jit(unchecked_moments)
+
+
+def _factor(clip: AbstractClip, norm: Float[Array, ""], step: Step) -> Float[Array, ""]:
+    """The rule's factor, and 0 where it has fallen to nothing: there a rule may have
+    taken a square that is not representable, whose derivative is no number."""
+    least = float(jnp.finfo(norm.dtype).tiny) ** 0.9
+    value = jax.lax.stop_gradient(clip.factor(norm, step))
+    nothing = jnp.abs(value) < least
+    # Taken where any factor is finite and differentiable in its place.
+    return jnp.where(nothing, 0.0, clip.factor(jnp.where(nothing, 1.0, norm), step))
 
 
 def _factor_at_infinity(clip: AbstractClip, step: Step) -> Float[Array, ""]:

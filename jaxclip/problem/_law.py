@@ -8,6 +8,7 @@ information.
 
 import abc
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -260,7 +261,12 @@ class SteppedLaw(AbstractLaw):
     def slope(
         self, function: Function, kinks: Sequence[RealScalarLike] = ()
     ) -> Float[Array, ""]:
-        return _slope(self, self._panels(kinks), function)
+        # Measured from psi at the step, over which it hardly changes: the slope of the
+        # density is one over its width there.
+        level = function(self.unit * self.centre)
+        slope = _slope(self, self._panels(kinks), lambda norm: function(norm) - level)
+        zero = jnp.zeros_like(self.centre)
+        return slope + level / self.unit * jnp.exp(_log_folded(self, zero, zero))
 
     def information(self) -> Float[Array, ""]:
         return _information(self, self._panels(()))
@@ -288,7 +294,8 @@ def normal_edges(width: RealScalarLike) -> Float[Array, " m"]:
 
 
 def _expect(law: SmoothLaw | SteppedLaw, panels: Panels, function: Function):
-    density = jnp.exp(_log_folded(law, panels))
+    log_density = jax.vmap(partial(_log_folded, law))(panels.base, panels.offset)
+    density = jnp.exp(log_density)
     values = jax.vmap(function)(law.unit * panels.norm)
     mass = panels.width * density
     return jax.tree.map(lambda value: jnp.tensordot(mass, value, axes=1), values)
@@ -316,22 +323,18 @@ def _information(law: SmoothLaw | SteppedLaw, panels: Panels):
     return total / law.unit / law.unit
 
 
-def _log_folded(law: SmoothLaw | SteppedLaw, panels: Panels) -> Float[Array, " q"]:
-    """The logarithm of the density of the norm."""
-
-    def folded(base, offset):
-        if law.symmetric:
-            return law.at(base, offset) + np.log(2)
-        return jnp.logaddexp(law.at(base, offset), law.at(-base, -offset))
-
-    return jax.vmap(folded)(panels.base, panels.offset)
+def _log_folded(law: SmoothLaw | SteppedLaw, base, offset) -> Float[Array, ""]:
+    """The logarithm of the density of the norm, at a sum."""
+    if law.symmetric:
+        return law.at(base, offset) + np.log(2)
+    return jnp.logaddexp(law.at(base, offset), law.at(-base, -offset))
 
 
 def _with_slope(law: SmoothLaw | SteppedLaw, panels: Panels) -> tuple[Array, Array]:
     """The same, and its derivative."""
 
     def along(offset):
-        return _log_folded(law, panels._replace(offset=offset))
+        return jax.vmap(partial(_log_folded, law))(panels.base, offset)
 
     return jax.jvp(along, (panels.offset,), (jnp.ones_like(panels.offset),))
 

@@ -116,8 +116,7 @@ class StudentT(AbstractNoise):
             # The step that the strip of analyticity allows, and the peak's width.
             step = min(_STEPS[str(known.dtype)], 0.6 / float(known) ** 0.5)
             self.nodes = int(float(high - low) / step) + 2
-            spare = 25.0 if known < 2 else 0.0
-            self.tail = int((float(_log_reach(known)) + spare) / math.log(3)) + 2
+            self.tail = int(float(_log_reach(known)) / math.log(3)) + 2
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         return self.scale * jr.t(key, self.df, shape)
@@ -140,7 +139,7 @@ class StudentT(AbstractNoise):
         nodes = jnp.linspace(*_log_precisions(df, wide), self.nodes)
         density = StudentDensity.make(signal, scale, self.df, nodes)
         # Denser towards the centre, where functions of the norm still vary.
-        far = jnp.exp(_log_reach(df, wide) * jnp.linspace(0.0, 1.0, self.tail) ** 1.25)
+        far = jnp.exp(_log_reach(df) * jnp.linspace(0.0, 1.0, self.tail) ** 1.25)
         centre = scale * _CENTRE_EDGES
         edges = [normal_edges(signal), centre, (centre[-1] + _REACH * signal) * far]
         return SmoothLaw(density, jnp.concatenate(edges), symmetric=True, unit=unit)

@@ -81,7 +81,8 @@ def lay(
     """
     parts = [points, *(kink.offset[None] for kink in kinks), low[None], high[None]]
     ends = jnp.sort(jnp.clip(jnp.concatenate(parts), low, high))
-    return _nodes(ends[:-1], ends[1:], ends, centre, kinks)
+    over = [ends[:-1] >= kink.offset for kink in kinks]
+    return _nodes(ends[:-1], ends[1:], centre, kinks, over)
 
 
 def lay_around(
@@ -105,10 +106,16 @@ def lay_around(
     near = norm[:-1] >= centre / 2
     start = jnp.where(near, offset[:-1], norm[:-1])
     end = jnp.where(near, offset[1:], norm[1:])
-    return _nodes(start, end, offset, jnp.where(near, centre, 0.0), kinks)
+    over = [
+        jnp.where(norm == kink.norm, offset >= kink.offset, norm > kink.norm)[:-1]
+        for kink in kinks
+    ]
+    return _nodes(start, end, jnp.where(near, centre, 0.0), kinks, over)
 
 
-def _nodes(start, end, offset, base, kinks: Sequence[Points]) -> Panels:
+def _nodes(start, end, base, kinks: Sequence[Points], over: Sequence[Array]) -> Panels:
+    """The nodes of the panels between two rows of ends, measured from `base`, and
+    whether each panel is over each kink."""
     middle, half = (end + start) / 2, (end - start) / 2
     at = middle[:, None] + half[:, None] * _NODES.astype(half.dtype)[None, :]
     width = half[:, None] * _WEIGHTS.astype(half.dtype)[None, :]
@@ -117,11 +124,10 @@ def _nodes(start, end, offset, base, kinks: Sequence[Points]) -> Panels:
     # The last kink below each panel, and the first above.
     margin = 8 * jnp.finfo(half.dtype).eps
     below, above = jnp.zeros_like(half), jnp.full_like(half, jnp.inf)
-    for kink in kinks:
-        over = offset[:-1] >= kink.offset
-        side = kink.norm * jnp.where(over, 1 + margin, 1 - margin)
-        below = jnp.where(over, jnp.maximum(below, side), below)
-        above = jnp.where(over, above, jnp.minimum(above, side))
+    for kink, beyond in zip(kinks, over, strict=True):
+        side = kink.norm * jnp.where(beyond, 1 + margin, 1 - margin)
+        below = jnp.where(beyond, jnp.maximum(below, side), below)
+        above = jnp.where(beyond, above, jnp.minimum(above, side))
     if kinks:
         inside = jnp.clip(node, below[:, None], above[:, None])
         node = node + jax.lax.stop_gradient(inside - node)
