@@ -157,14 +157,12 @@ def reference(name, rule, s, c):
 
 def _moments(make):
     def one(scale, index, c, excess):
-        def both(log):
-            scale_, c_, excess_ = scale * jnp.exp(log[0]), c * jnp.exp(log[1]), excess
-            m = jc.moments(
-                AnyRule(index, c_), make(scale_), excess_ * jnp.exp(log[2]), 1.0
-            )
+        def both(scale, c, excess):
+            m = jc.moments(AnyRule(index, c), make(scale), excess, 1.0)
             return jnp.stack([m.mu, m.second])
 
-        return both(jnp.zeros(3)), jax.jacfwd(both)(jnp.zeros(3))
+        at = scale, c, excess
+        return both(*at), jnp.stack(jax.jacfwd(both, (0, 1, 2))(*at), axis=1)
 
     options = {"xla_backend_optimization_level": 0}
     return jax.jit(jax.vmap(one), compiler_options=options)
@@ -180,16 +178,10 @@ def evaluate(name, unit):
         _cache[name] = _moments(NOISES[name][0])
     index = np.array([list(RULES).index(rule) for rule, _, _ in CASES])
     s, c = np.array([case[1:] for case in CASES]).T
-    values = []
-    # A few at a time: all nodes of all cases would take gigabytes.
-    for part in np.array_split(np.arange(len(CASES)), 8):
-        # All of one size, so that there is one compilation.
-        part = np.resize(part, -(-len(CASES) // 8))
-        columns = [unit + 0 * s, index, unit * c, unit * unit * s * s / 2]
-        values.append(_cache[name](*(jnp.asarray(x[part]) for x in columns)))
-    sizes = [len(part) for part in np.array_split(np.arange(len(CASES)), 8)]
-    values = [[x[:n] for x in value] for value, n in zip(values, sizes, strict=True)]
-    return [np.concatenate(part).astype(float) for part in zip(*values, strict=True)]
+    scale, c, excess = unit + 0 * s, unit * c, (unit * s) ** 2 / 2
+    columns = [jnp.asarray(x) for x in (scale, index, c, excess)]
+    values, slopes = (np.asarray(x, float) for x in _cache[name](*columns))
+    return values, slopes * np.stack([scale, c, excess], axis=1)[:, None]
 
 
 @pytest.mark.float32

@@ -10,11 +10,12 @@ from jaxtyping import Array, Float
 
 from .._checks import count, is_traced
 from .._types import Key, RealScalar
+from ._empirical import Empirical
 from ._gaussian import AbstractNoisyLinear, as_norms
 from ._loss import SquaredLoss
 from ._minimise import minimiser
 from ._modes import Modes
-from ._noise import AbstractNoise, Empirical
+from ._noise import AbstractNoise
 from ._regression import Regression, as_table, decompose, random_features
 from ._spectrum import Spectrum
 
