@@ -144,7 +144,7 @@ _jitted_moments = eqx.filter_jit(unchecked_moments)
 def _factor(clip: AbstractClip, norm: Float[Array, ""], step: Step) -> Float[Array, ""]:
     """The rule's factor, and 0 where it has fallen to nothing: there a rule may have
     taken a square that is not representable, whose derivative is no number."""
-    least = float(jnp.finfo(norm.dtype).tiny) ** 0.9
+    least = float(jnp.finfo(norm.dtype).tiny) ** 0.5
     value = jax.lax.stop_gradient(clip.factor(norm, step))
     nothing = jnp.abs(value) < least
     # Taken where any factor is finite and differentiable in its place.

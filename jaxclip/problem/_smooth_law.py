@@ -58,7 +58,7 @@ class SmoothLaw(AbstractLaw):
     def information(self) -> Float[Array, ""]:
         return _information(self, self._panels(()))
 
-    def at(self, base: Float[Array, ""], offset: Float[Array, ""]):
+    def at(self, base: Float[Array, ""], offset: Float[Array, ""]) -> Float[Array, ""]:
         """The logarithm of the density in `unit`s, at a sum."""
         return self.log_density_of(base + offset)
 
@@ -119,7 +119,7 @@ class SteppedLaw(AbstractLaw):
     def information(self) -> Float[Array, ""]:
         return _information(self, self._panels(()))
 
-    def at(self, base: Float[Array, ""], offset: Float[Array, ""]):
+    def at(self, base: Float[Array, ""], offset: Float[Array, ""]) -> Float[Array, ""]:
         """The logarithm of the density in `unit`s, at a sum."""
         return self.log_density_of(base, offset)
 
