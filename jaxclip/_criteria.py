@@ -66,10 +66,11 @@ def best_clip(noise: AbstractNoise, excess: RealScalarLike) -> BestClip:
 
 
 class _Best(NamedTuple):
-    """The best threshold, its efficiency, and the slope of the efficiency's logarithm
-    in that of the risk."""
+    """The best threshold, its criterion, its efficiency, and the slope of the
+    efficiency's logarithm in that of the risk."""
 
     threshold: RealScalar
+    ccc: RealScalar
     efficiency: RealScalar
     slope: RealScalar
 
@@ -78,10 +79,7 @@ class _Best(NamedTuple):
 @eqx.filter_jit
 def _best_clip(noise: AbstractNoise, excess: RealScalar) -> BestClip:
     best = _best(noise, excess)
-    # mu^2 / second is the efficiency: without a clip, one over the variance.
-    ccc = best.efficiency * (2 * excess + noise.variance)
-    clips = jnp.isfinite(best.threshold)
-    return BestClip(best.threshold, jnp.where(clips, ccc, jnp.ones_like(ccc)))
+    return BestClip(best.threshold, best.ccc)
 
 
 def _best(noise: AbstractNoise, excess: RealScalar) -> _Best:
@@ -96,37 +94,47 @@ def _best(noise: AbstractNoise, excess: RealScalar) -> _Best:
     high = jnp.log(_LARGEST * jnp.where(jnp.isfinite(std), std, size))
     grid = jnp.linspace(low, high, _GRID)
     spacing = (high - low) / (_GRID - 1)
+    # In the residual's own unit, in which the square of a small one is a number. The
+    # efficiency without a clip is one over the variance: 1 in that unit.
+    unit = jax.lax.stop_gradient(jnp.where(jnp.isfinite(std), std, size))
 
     def function(log_thresholds):
-        return _efficiencies(noise, excess, jnp.exp(log_thresholds))
+        return _efficiencies(noise, excess, jnp.exp(log_thresholds), unit)
 
     top = grid[jnp.argmax(function(grid))]
     best, efficiency = _refine(function, top, spacing)
-    gain = efficiency * variance > 1 + _NO_GAIN[str(grid.dtype)]
+    ccc = jnp.where(jnp.isfinite(std), efficiency, jnp.inf)
+    gain = ccc > 1 + _NO_GAIN[str(grid.dtype)]
 
     def log_efficiency(log_excess):
         # At the maximum it does not matter that the threshold moves too.
-        at = _efficiencies(noise, jnp.exp(log_excess), jnp.exp(best)[None])[0]
-        return jnp.log(at)
+        cut = jnp.exp(best)[None]
+        return jnp.log(_efficiencies(noise, jnp.exp(log_excess), cut, unit)[0])
 
     log_excess = jnp.log(jnp.maximum(excess, tiny))
     slope = jax.jvp(log_efficiency, (log_excess,), (jnp.ones_like(log_excess),))[1]
     return _Best(
         jnp.where(gain, jnp.exp(best), jnp.inf),
-        jnp.where(gain, efficiency, 1 / variance),
+        jnp.where(gain, ccc, jnp.ones_like(ccc)),
+        jnp.where(gain, efficiency / unit**2, 1 / variance),
         jnp.where(gain, slope, -2 * excess / variance),
     )
 
 
 def _efficiencies(
-    noise: AbstractNoise, excess: RealScalar, thresholds: Float[Array, " n"]
+    noise: AbstractNoise,
+    excess: RealScalar,
+    thresholds: Float[Array, " n"],
+    unit: RealScalar,
 ) -> Float[Array, " n"]:
-    r"""$\mu^2 / \mathrm{second}$ of hard clips, where $\mu = P(|w| < c)$ and
-    $\mathrm{second} = E \min(w^2, c^2)$: one quadrature for all thresholds, since what
-    costs is the density."""
+    r"""$\mu^2 / \mathrm{second}$ of hard clips, times `unit` squared.
+
+    With $\mu = P(|w| < c)$ and $\mathrm{second} = E \min(w^2, c^2)$: one quadrature for
+    all thresholds, since what costs is the density.
+    """
 
     def integrand(norm):
-        kept = jnp.minimum(norm, thresholds)
+        kept = jnp.minimum(norm, thresholds) / unit
         return jnp.where(norm < thresholds, 1.0, 0.0), kept**2
 
     law = noise.residual(2 * excess)

@@ -92,8 +92,8 @@ def _tabulated(
     feature_norm: RealScalar,
 ) -> tuple[HardClip, PiecewiseLinear]:
     """The threshold on the gradient's norm, and `mu`, as functions of the step."""
-    # Far below its start a risk is within the solver's tolerance of zero, either side.
-    risk = jnp.maximum(risk, jnp.finfo(risk.dtype).eps * risk[0])
+    # A risk that has vanished has no threshold.
+    risk = jnp.maximum(risk, jnp.finfo(risk.dtype).tiny)
     thresholds = jax.vmap(feedback.threshold)(risk)
     mus = jax.lax.map(lambda r: feedback.moments(r).mu, risk, batch_size=16)
     knots, thresholds, mus = _keep_jumps(knots, thresholds, mus)

@@ -23,7 +23,7 @@ from .clip import AbstractClip
 from .limit import RiskODE
 from .limit._moments import unchecked_moments
 from .limit._risk_ode import few_modes
-from .problem import AbstractLaw, AbstractNoise, LeastSquares, SmoothLaw
+from .problem import AbstractLaw, AbstractNoise, LeastSquares, NormalMixture
 
 
 def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScalar:
@@ -44,16 +44,7 @@ def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScal
 
 @eqx.filter_jit
 def _fisher_information(noise: AbstractNoise, excess: RealScalar) -> RealScalar:
-    law = noise.residual(2 * excess)
-    score = jax.grad(lambda w: -law.log_density(w))
-
-    def mean_square(norm):
-        # Both residuals of this norm, weighted by their densities.
-        right, left = law.log_density(norm), law.log_density(-norm)
-        share = jax.nn.sigmoid(right - left)
-        return share * score(norm) ** 2 + (1 - share) * score(-norm) ** 2
-
-    return law.expect(mean_square, _edges(law))
+    return noise.residual(2 * excess).information()
 
 
 class ScoreClip(AbstractClip):
@@ -108,7 +99,12 @@ def _edges(law: AbstractLaw) -> tuple[Float[Array, ""], ...]:
     """Where panels must end so that they resolve the score, which is smooth but varies
     as fast as the density: the wide components of a mixture know nothing of the narrow
     ones. A law that is no mixture has these edges in its panels already."""
-    return () if isinstance(law, SmoothLaw) else tuple(law.panel_edges())
+    if not isinstance(law, NormalMixture):
+        return ()
+    # Where more than these are as narrow, each one's own panels are as fine.
+    narrow = jnp.argsort(law.stds)[:4]
+    narrowest = jax.tree.map(lambda leaf: leaf[narrow], law)
+    return tuple(narrowest.panel_edges())
 
 
 def score_clip(

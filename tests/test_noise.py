@@ -328,6 +328,17 @@ def conditional(noise, s, c):
     return m, second + noise**2 * m + c**2 * (1 - m)
 
 
+def test_the_order_of_residuals_does_not_matter():
+    # Whether a law is even is asked of its panel edges: of all, not of the first few.
+    values = np.array([-2.0, -1.0, 1.0, 2.0, 5.0, -4.0])
+    for order in ([0, 1, 2, 3, 4, 5], [4, 5, 3, 2, 1, 0]):
+        law = jc.Empirical(values[order]).residual(0.0)
+        edges = law.panel_edges()
+        assert np.isclose(edges[:, None], np.abs(values)[None]).any(axis=0).all()
+        right, left = (jax.vmap(law.log_density)(sign * edges) for sign in (1, -1))
+        assert not np.allclose(right, left)
+
+
 # Protocol
 
 

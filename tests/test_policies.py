@@ -313,3 +313,39 @@ def test_limits_refuse_them_by_name():
 def test_bad_parameters_are_refused_by_name(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_gradients_in_every_number_are_finite():
+    # While AdaGC watches, its mean is infinite, and so would be its derivatives.
+    norms = jnp.array([0.5, 2.0, 1.0, 3.0, 0.7, 1.5, 4.0, 1.1])
+
+    def total(policy):
+        state, thresholds = policy.init(norms.dtype, jnp.asarray(0)), []
+        for step, norm in enumerate(norms):
+            with jax.numpy_dtype_promotion("standard"):
+                threshold, state = policy.threshold(norm[None], state, step)
+            thresholds.append(jnp.minimum(threshold, norm))
+        return jnp.sum(jnp.stack(thresholds))
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradient(policy):
+        return total(policy)
+
+    for policy in (
+        jc.AdaGC(1.1, decay=0.9, warmup=3),
+        jc.SecondMoment(),
+        jc.ZScore(warmup=3),
+        jc.QuantileDescent(),
+        jc.Percentile(60.0, window=4),
+    ):
+        slopes = gradient(policy)
+        assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
+    # Of AdaGC against differences: its threshold acts at the fourth norm.
+    adagc = [
+        float(total(jc.AdaGC(x, decay=0.9, warmup=3)))
+        for x in (1.1 - 1e-6, 1.1, 1.1 + 1e-6)
+    ]
+    slope = gradient(jc.AdaGC(1.1, decay=0.9, warmup=3)).relative
+    assert slope > 0
+    assert slope == pytest.approx((adagc[2] - adagc[0]) / 2e-6, rel=1e-6)

@@ -461,6 +461,27 @@ def test_from_data():
     np.testing.assert_allclose(problem.noise.variance, np.mean(residuals**2), 1e-12)
 
 
+@pytest.mark.float32
+def test_from_data_keeps_columns_of_any_size():
+    # A column in thousands has a variance that float32 cannot tell the others beside,
+    # and one of 1e7 times the others, squared, leaves nothing of them in float64.
+    rng = np.random.default_rng(8)
+    z, noise = rng.standard_normal((300, 10)), rng.standard_normal(300)
+    for large in (5e3, 1e7):
+        sizes = np.append(np.ones(9), large)
+        problem = jc.LeastSquares.from_data(z * sizes, z @ np.ones(10) + noise)
+        assert problem.spectrum.dim == 10
+        # The risk of a start at 0 does not depend on the columns' units.
+        same = jc.LeastSquares.from_data(z, z @ np.ones(10) + noise)
+        risks = [float(p.risk(p.init())) for p in (problem, same)]
+        optimum = np.linalg.lstsq(z, z @ np.ones(10) + noise, rcond=None)[0]
+        np.testing.assert_allclose(risks, np.mean((z @ optimum) ** 2) / 2, rtol=1e-5)
+        # The nine are those of the columns less what the tenth explains of them.
+        rest = z[:, :9] - z[:, 9:] * (z[:, 9] @ z[:, :9] / (z[:, 9] @ z[:, 9]))
+        small = np.linalg.eigvalsh(rest.T @ rest / 300)[::-1]
+        np.testing.assert_allclose(problem.spectrum.eigenvalues[1:], small, rtol=1e-5)
+
+
 def test_from_data_starts_at_the_risk_on_the_rows():
     rows = jc.Regression(X, Y, start=START)
     problem = jc.LeastSquares.from_regression(rows)

@@ -156,10 +156,12 @@ class AdaGC(AbstractPolicy):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         # Still infinite after the warm-up if every norm so far was 0.
         watching = (jnp.asarray(step) < self.warmup) | jnp.isinf(state)
-        threshold = jnp.where(watching, jnp.inf, self.relative * state)
+        # A derivative of infinity times a number is no number, under a `where` too.
+        mean_before = jnp.where(watching, 1.0, state)
+        threshold = jnp.where(watching, jnp.inf, self.relative * mean_before)
         smallest = jnp.min(jnp.where(norms > 0, norms, jnp.inf))
         mean = jnp.mean(jnp.minimum(norms, threshold))
-        after = self.decay * state + (1 - self.decay) * mean
+        after = self.decay * mean_before + (1 - self.decay) * mean
         return threshold, jnp.where(watching, jnp.minimum(state, smallest), after)
 
 

@@ -45,9 +45,9 @@ def need_least_squares(limit: AbstractLimit, problem: Any) -> LeastSquares:
     )
 
 
-def precision(steps: Array) -> tuple[float, float]:
-    """Relative tolerances of a solver, and of its smallest numbers, for a dtype."""
-    return (1e-9, 1e-13) if steps.dtype == jnp.float64 else (1e-5, 1e-8)
+def precision(steps: Array) -> float:
+    """The relative tolerance of a solver for a dtype."""
+    return 1e-9 if steps.dtype == jnp.float64 else 1e-5
 
 
 def infinite_after_failure(risk: Float[Array, " s"]) -> Float[Array, " s"]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from .._types import RealScalarLike, Step
 from ..clip import AbstractClip
-from ..problem._law import SmoothLaw, normal_edges
+from ..problem._smooth_law import SmoothLaw, normal_edges
 
 # Directions that the mean is taken over, less what is linear in `u^T B u`, whose mean
 # is known. Its error is a part in 10^3 in up to three dimensions, one in 10^2 in many.

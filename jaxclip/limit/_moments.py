@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -91,30 +92,80 @@ def unchecked_moments(
     step: Step,
 ) -> Moments:
     """`moments` without the checks at the door, for use inside a solver's loop."""
+    unit, m = moments_in_units(clip, noise, excess, feature_norm, step)
+    second, variance = unit * (unit * m.second), 2 * jnp.asarray(excess)
+    return Moments(m.mu, second, variance + noise.variance, m.nu)
+
+
+def moments_in_units(
+    clip: AbstractClip,
+    noise: AbstractNoise,
+    excess: RealScalarLike,
+    feature_norm: RealScalarLike,
+    step: Step,
+) -> tuple[Float[Array, ""], Moments]:
+    """A unit of the residual's own size, and the moments in it: `second` and `variance`
+    in its square, in which the squares of small thresholds are representable."""
+    signal_variance = 2 * jnp.asarray(excess)
+    law = noise.residual(signal_variance)
+    size = jnp.sqrt(signal_variance + noise.variance)
+    # A constant to derivatives, since no result depends on it.
+    unit = jax.lax.stop_gradient(jnp.where(size < jnp.inf, size, law.size))
+    unit = jnp.where(unit > 0, unit, 1.0)
 
     def psi(norm):
-        return norm * clip.factor(norm * feature_norm, step)
+        return norm * _factor(clip, norm * feature_norm, step)
 
     # A rule that keeps a fraction of the largest gradients has a second moment of its
     # own part E w^2, which is known exactly and may be infinite; only the rest, whose
     # integrand falls off, is left to the quadrature.
     kept = _factor_at_infinity(clip, step)
-    variance = 2 * jnp.asarray(excess) + noise.variance
-    law = noise.residual(2 * jnp.asarray(excess))
+
+    def rest_at(norm):
+        # As a product: the squares of the largest norms are not representable.
+        own, whole = kept * (norm / unit), psi(norm) / unit
+        return (whole - own) * (whole + own)
+
+    variance = signal_variance / unit / unit + noise.variance / unit / unit
     kinks = [kink / feature_norm for kink in clip.kinks(step)]
-    rest = law.expect(lambda n: psi(n) ** 2 - (kept * n) ** 2, kinks)
+    rest = law.expect(rest_at, kinks)
     own = jnp.where(kept == 0, 0.0, kept**2 * jnp.where(kept == 0, 1.0, variance))
-    nu = kept**2 + rest / variance
-    return Moments(law.slope(psi, kinks), rest + own, variance, nu)
+    # Without signal and noise the rule is that at norm 0.
+    some = variance > 0
+    nu = kept**2 + rest / jnp.where(some, variance, 1.0)
+    nu = jnp.where(some, nu, jnp.asarray(clip.factor(0.0, step)) ** 2)
+    return unit, Moments(law.slope(psi, kinks), rest + own, variance, nu)
 
 
 # Operation by operation the quadrature takes seconds.
 _jitted_moments = eqx.filter_jit(unchecked_moments)
 
 
+def _factor(clip: AbstractClip, norm: Float[Array, ""], step: Step) -> Float[Array, ""]:
+    """The rule's factor, and 0 where it has fallen to nothing: there a rule may have
+    taken a square that is not representable, whose derivative is no number."""
+    least = float(jnp.finfo(norm.dtype).tiny) ** 0.5
+    value = jax.lax.stop_gradient(clip.factor(norm, step))
+    nothing = jnp.abs(value) < least
+    # Taken where any factor is finite and differentiable in its place.
+    return jnp.where(nothing, 0.0, clip.factor(jnp.where(nothing, 1.0, norm), step))
+
+
 def _factor_at_infinity(clip: AbstractClip, step: Step) -> Float[Array, ""]:
-    # Far beyond any threshold, and its square does not overflow.
-    largest = jnp.finfo(jnp.result_type(float)).max ** 0.45
-    factor = jnp.asarray(clip.factor(largest, step))
+    """What the rule keeps of the largest gradients, 0 where that falls to nothing."""
+    most = float(jnp.finfo(jnp.result_type(float)).max)
+    # Beyond any threshold; and nearer, where the squares that a rule may take of it are
+    # representable, so that its derivative is.
+    far, near = most**0.9, most**0.45
+
+    def at(norm):
+        return jnp.asarray(clip.factor(norm, step))
+
+    limit = jax.lax.stop_gradient(at(far))
     # What is below this fraction is a factor that falls to zero.
-    return jnp.where(jnp.abs(factor) < 1e-9, 0.0, factor)
+    falls = jnp.abs(limit) < 1e-9
+    settled = jnp.abs(jax.lax.stop_gradient(at(near)) - limit) <= 1e-6 * jnp.abs(limit)
+    # Where it is not used, it is taken where any factor is finite and differentiable.
+    return jnp.where(
+        falls, 0.0, at(jnp.where(falls, 1.0, jnp.where(settled, near, far)))
+    )

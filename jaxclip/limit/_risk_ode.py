@@ -30,6 +30,7 @@ from ._base import (
 from ._exponential import Coefficients, ExponentialModes, ModeEquation
 from ._moments import unchecked_moments
 from ._reading import Reading
+from ._tolerance import relative_controller
 from ._watchful import WatchedTerm, Watchful
 
 # Spectra with more eigenvalues than this are compressed, to so many nodes.
@@ -65,7 +66,8 @@ class RiskODE(AbstractLimit):
         a wide spectrum, on which it takes few steps: one whose eigenvalues differ by a
         factor of more than 100, or, where that is not known before tracing, one of more
         than 64. Tsitouras' 5/4 method, which costs less a step, for the others.
-    - `rtol`: the relative tolerance of the adaptive steps. By default 1e-9 in float64,
+    - `rtol`: the relative tolerance of the adaptive steps, of the risk that is left,
+        however far it has fallen. By default 1e-9 in float64,
         1e-8 with `ExponentialModes`, whose error is below it, and 1e-5 in float32.
     - `max_steps`: how many steps the solver may take; a schedule that jumps at every
         step needs two for each or more.
@@ -151,16 +153,14 @@ def _integrate(
     adjoint: diffrax.AbstractAdjoint | None,
     throw: bool,
 ) -> Curve:
-    rtol, floor = precision(steps)
+    rtol = precision(steps)
     if isinstance(solver, ExponentialModes):
         rtol = max(rtol, 1e-8)
     end = jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny)
     reading = Reading.of(settings, end)
     start = jnp.sum(modes.risk)
-    controller = diffrax.PIDController(
-        rtol=rtol if own_rtol is None else own_rtol,
-        # Modes that have decayed below this part of the start do not matter.
-        atol=floor * (jnp.max(modes.risk) + floor),
+    controller = relative_controller(
+        modes.eigenvalues, rtol if own_rtol is None else own_rtol
     )
     solution = diffrax.diffeqsolve(
         WatchedTerm(lambda step, u, equation: equation(step, u), reading),

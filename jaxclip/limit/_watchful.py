@@ -33,13 +33,13 @@ class Watchful(diffrax.AbstractAdaptiveStepSizeController[_State, Any]):
     - `bound`: a sum of the entries of the solution above this counts as infinite.
     """
 
-    controller: diffrax.PIDController
+    controller: diffrax.AbstractAdaptiveStepSizeController
     reading: Reading
     bound: RealScalarLike
 
     def __init__(
         self,
-        controller: diffrax.PIDController,
+        controller: diffrax.AbstractAdaptiveStepSizeController,
         reading: Reading,
         bound: RealScalarLike = jnp.inf,
     ):
@@ -60,7 +60,8 @@ class Watchful(diffrax.AbstractAdaptiveStepSizeController[_State, Any]):
 
     def wrap(self, direction: Any) -> "Watchful":
         # Time only goes forwards here.
-        return Watchful(self.controller.wrap(direction), self.reading, self.bound)
+        controller: Any = self.controller.wrap(direction)
+        return Watchful(controller, self.reading, self.bound)
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         end, inner = self.controller.init(

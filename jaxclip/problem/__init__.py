@@ -1,6 +1,7 @@
 """What SGD runs on."""
 
 from ._base import AbstractLinear as AbstractLinear, AbstractProblem as AbstractProblem
+from ._empirical import Empirical as Empirical
 from ._finite_sum import FiniteSum as FiniteSum, Online as Online
 from ._gaussian import (
     AbstractGaussianLinear as AbstractGaussianLinear,
@@ -15,7 +16,6 @@ from ._landscape import AbstractLandscape as AbstractLandscape, Landscape as Lan
 from ._law import (
     AbstractLaw as AbstractLaw,
     NormalMixture as NormalMixture,
-    SmoothLaw as SmoothLaw,
 )
 from ._least_squares import (
     CompressedLeastSquares as CompressedLeastSquares,
@@ -35,7 +35,6 @@ from ._network import WideNetwork as WideNetwork
 from ._noise import (
     AbstractNoise as AbstractNoise,
     Contaminated as Contaminated,
-    Empirical as Empirical,
     Gaussian as Gaussian,
     Rademacher as Rademacher,
     SparseSign as SparseSign,
@@ -60,5 +59,6 @@ from ._noisy_problem import (
 from ._regression import Regression as Regression, random_features as random_features
 from ._repeated import Repeated as Repeated
 from ._robust import Huber as Huber, Pinball as Pinball
+from ._smooth_law import SmoothLaw as SmoothLaw
 from ._spectrum import Spectrum as Spectrum
 from ._two_wells import TwoWells as TwoWells

@@ -1,14 +1,9 @@
 r"""The law of a residual $w = s Z - \epsilon$, as the limits read it.
 
 Signal $sZ$, $Z \sim N(0, 1)$, minus the noise of a label. Everything that a limit needs
-of a noise is one of three numbers of this law: an expectation of a function of $|w|$,
-the expected slope of an odd function, and the logarithm of its density.
-
-The integrals are Gauss-Legendre rules on panels of the half line of norms $n = |w|$.
-The panels are split at the kinks that a rule declares, are as narrow as the law's
-own features, and shrink geometrically towards 0, where a rule with a small threshold
-varies. A plain Gauss-Hermite rule would do none of this: at a kink it is wrong in the
-second digit, and its derivative with respect to a hard threshold is exactly zero.
+of a noise is one of four numbers of this law: an expectation of a function of $|w|$,
+the expected slope of an odd function, the logarithm of its density and its Fisher
+information.
 """
 
 import abc
@@ -22,22 +17,20 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._types import RealScalarLike
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
-
-# Panel edges of a standard normal, in standard deviations: beyond the last, 2e-21 of
-# the mass. Ten nodes on each panel integrate the density to 1e-15.
-_NORMAL_EDGES = np.array([0.0, 1.25, 2.5, 4.0, 6.0, 9.5])
-
-# Panels towards norm 0, each a quarter of the one before: the last ends at 2e-7 of the
-# law's width, so that rules whose scale is that small are resolved.
-_RATIOS = 0.25 ** np.arange(1, 12)
+from ._folded import Folded
+from ._mills import phi
+from ._panels import BOTH_SIDES, lay
 
 Function = Callable[[Float[Array, ""]], Any]
 
 
 class AbstractLaw(eqx.Module):
     """The law of a residual. A scalar random variable with a smooth density."""
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> Float[Array, ""]:
+        """A length of the law's own order, in the unit of the label."""
 
     @abc.abstractmethod
     def panel_edges(self) -> Float[Array, " e"]:
@@ -64,6 +57,11 @@ class AbstractLaw(eqx.Module):
         $E[\psi(w) a] = E[\psi'(w)] K z$, which is what the number is for.
         """
 
+    @abc.abstractmethod
+    def information(self) -> Float[Array, ""]:
+        """The Fisher information of the location: the mean square of the score, one
+        over the squared unit of the label."""
+
 
 class NormalMixture(AbstractLaw):
     r"""A mixture of normal laws.
@@ -80,14 +78,10 @@ class NormalMixture(AbstractLaw):
     stds: Float[Array, " m"]
 
     def panel_edges(self) -> Float[Array, " e"]:
-        """Those beside the four narrowest components, which is enough where many are
-        as narrow, and the largest of all."""
-        narrow = jnp.argsort(self.stds)[:4]
-        offsets = np.concatenate([-_NORMAL_EDGES[:0:-1], _NORMAL_EDGES])
-        beside = jnp.outer(self.stds[narrow], jnp.asarray(offsets))
-        largest = jnp.max(jnp.abs(self.means) + _NORMAL_EDGES[-1] * self.stds)
-        edges = jnp.abs(self.means[narrow])[:, None] + beside
-        return jnp.append(jnp.abs(edges.ravel()), largest)
+        """Those beside every component."""
+        sides = jnp.asarray(BOTH_SIDES, self.stds.dtype)
+        edges = jnp.abs(self.means)[:, None] + self.stds[:, None] * sides[None, :]
+        return jnp.abs(edges).ravel()
 
     def log_density(self, residual: RealScalarLike) -> Float[Array, ""]:
         z = (residual - self.means) / self.stds
@@ -97,122 +91,64 @@ class NormalMixture(AbstractLaw):
     def expect(
         self, function: Function, kinks: Sequence[RealScalarLike] = ()
     ) -> PyTree[Array]:
+        unit = self.size
+        ends = [kink / unit for kink in kinks]
+
         def component(mean, std):
-            norms, widths = _nodes(_normal_edges(mean, std, kinks))
-            density = _normal(norms, mean, std) + _normal(norms, -mean, std)
+            part = Folded.of(mean, std, ends)
             return jax.tree.map(
-                lambda value: jnp.tensordot(widths * density, value, axes=1),
-                jax.vmap(function)(norms),
+                lambda value: jnp.tensordot(part.mass, value, axes=1),
+                jax.vmap(lambda norm: function(unit * norm))(part.norm),
             )
 
-        means = jnp.abs(self.means)
-        values = jax.vmap(component)(means, self.stds)
+        values = jax.vmap(component)(jnp.abs(self.means) / unit, self.stds / unit)
         return jax.tree.map(lambda v: jnp.tensordot(self.weights, v, axes=1), values)
 
     def slope(
         self, function: Function, kinks: Sequence[RealScalarLike] = ()
     ) -> Float[Array, ""]:
+        unit = self.size
+        ends = [kink / unit for kink in kinks]
+
+        def psi(norm):
+            return function(unit * norm) / unit
+
         def component(mean, std):
-            norms, widths = _nodes(_normal_edges(mean, std, kinks))
-            falling = (norms - mean) * _normal(norms, mean, std)
-            rising = (norms + mean) * _normal(norms, -mean, std)
-            # E psi' = -int psi g' with g the density of the norm. Measured from psi at
-            # the mean, or a narrow law far from 0 would cancel all its digits.
-            level = function(mean)
-            change = jax.vmap(function)(norms) - level
-            integral = jnp.sum(widths * change * (falling + rising)) / std**2
-            return integral + 2 * level * _normal(jnp.zeros_like(mean), mean, std)
+            part = Folded.of(mean, std, ends)
+            near, far = part.slope_near(psi), part.slope_far(psi, ends)
+            return jnp.where(part.far, far, near)
 
-        means = jnp.abs(self.means)
-        return jnp.dot(self.weights, jax.vmap(component)(means, self.stds))
+        slopes = jax.vmap(component)(jnp.abs(self.means) / unit, self.stds / unit)
+        return jnp.dot(self.weights, slopes)
 
+    @property
+    def size(self) -> Float[Array, ""]:
+        # A constant to derivatives, since no result depends on it.
+        return jax.lax.stop_gradient(jnp.max(jnp.abs(self.means) + self.stds))
 
-class SmoothLaw(AbstractLaw):
-    """A law given by the logarithm of its density and where the density varies.
+    def information(self) -> Float[Array, ""]:
+        # In the unit of the narrowest component, whose own information is 1.
+        unit = jax.lax.stop_gradient(jnp.min(self.stds))
+        means, stds = self.means / unit, self.stds / unit
+        sides = jnp.asarray(BOTH_SIDES, stds.dtype)
+        # The wide components know nothing of the narrow ones, so that their panels end
+        # where those of the narrow ones do.
+        narrow = jnp.argsort(stds)[:4]
+        edges = means[narrow][:, None] + jnp.outer(stds[narrow], sides)
 
-    **Arguments:**
+        def score(gaps):
+            """At a point whose distances from the means are given."""
+            z = gaps / stds
+            logs = jnp.log(self.weights / stds) - z**2 / 2
+            return jnp.sum(jax.nn.softmax(logs) * z / stds)
 
-    - `log_density_of`: a function of a residual, a pytree that can be called.
-    - `edges`: shape `(m,)`, the norms between which panels are laid. The density must
-        be smooth on the scale of the distance to the next edge, and negligible beyond
-        the largest. They need no order.
-    - `symmetric`: whether the density is even, which halves the work.
-    """
+        def component(mean, std):
+            z = jnp.concatenate([sides, (edges.ravel() - mean) / std])
+            z = jnp.clip(z, sides[0], sides[-1])
+            panels = lay(z, [], jnp.zeros_like(std), sides[0], sides[-1])
+            gaps = (mean - means)[None, :] + std * panels.offset[:, None]
+            squares = jax.vmap(score)(gaps) ** 2
+            return jnp.dot(panels.width * phi(panels.offset), squares)
 
-    log_density_of: Callable[[Any], Any]
-    edges: Float[Array, " m"]
-    symmetric: bool = eqx.field(static=True, default=False)
-
-    def panel_edges(self) -> Float[Array, " e"]:
-        return self.edges
-
-    def log_density(self, residual: RealScalarLike) -> Float[Array, ""]:
-        return self.log_density_of(residual)
-
-    def _folded(self, norm: Float[Array, ""]) -> Float[Array, ""]:
-        """The density of the norm."""
-        if self.symmetric:
-            return 2 * jnp.exp(self.log_density(norm))
-        return jnp.exp(self.log_density(norm)) + jnp.exp(self.log_density(-norm))
-
-    def _panels(self, kinks: Sequence[RealScalarLike]):
-        edges = jnp.abs(self.edges)
-        top = jnp.max(edges)
-        small = jnp.min(jnp.where(edges > 0, edges, top)) * _RATIOS
-        return _nodes(_split(jnp.concatenate([edges, small]), 0.0, top, kinks))
-
-    def expect(
-        self, function: Function, kinks: Sequence[RealScalarLike] = ()
-    ) -> PyTree[Array]:
-        norms, widths = self._panels(kinks)
-        density = jax.vmap(self._folded)(norms)
-        return jax.tree.map(
-            lambda value: jnp.tensordot(widths * density, value, axes=1),
-            jax.vmap(function)(norms),
-        )
-
-    def slope(
-        self, function: Function, kinks: Sequence[RealScalarLike] = ()
-    ) -> Float[Array, ""]:
-        norms, widths = self._panels(kinks)
-        fall = jax.vmap(lambda norm: -_derivative(self._folded, norm))(norms)
-        return jnp.sum(widths * fall * jax.vmap(function)(norms))
-
-
-def normal_edges(width: RealScalarLike) -> Float[Array, " m"]:
-    """Edges of the panels that resolve a feature of this width beside a point."""
-    return jnp.asarray(width) * _NORMAL_EDGES
-
-
-def _derivative(function: Function, at: Float[Array, ""]) -> Float[Array, ""]:
-    return jax.jvp(function, (at,), (jnp.ones_like(at),))[1]
-
-
-def _normal(x: Array, mean: Array, std: Array) -> Array:
-    return jnp.exp(-(((x - mean) / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi))
-
-
-def _normal_edges(mean, std, kinks: Sequence[RealScalarLike]) -> Float[Array, " p"]:
-    """Sorted panel edges for a normal law folded at 0; `mean` is not negative."""
-    offsets = np.concatenate([-_NORMAL_EDGES[:0:-1], _NORMAL_EDGES])
-    edges = jnp.concatenate([mean + std * offsets, std * _RATIOS])
-    low = jnp.maximum(mean - std * _NORMAL_EDGES[-1], 0.0)
-    return _split(edges, low, mean + std * _NORMAL_EDGES[-1], kinks)
-
-
-def _split(edges, low, high, kinks: Sequence[RealScalarLike]) -> Float[Array, " p"]:
-    """`edges` and `kinks` in order, within the bounds; empty panels do no harm."""
-    # The kinks keep their derivative: a node that moves with a kink is what makes the
-    # derivative of an integral of a discontinuous function right.
-    points = [jnp.atleast_1d(edges), jnp.zeros(1, edges.dtype) + low]
-    points += [jnp.atleast_1d(jnp.asarray(kink, edges.dtype)) for kink in kinks]
-    return jnp.sort(jnp.clip(jnp.concatenate(points), low, high))
-
-
-def _nodes(edges: Float[Array, " p"]) -> tuple[Float[Array, " q"], Float[Array, " q"]]:
-    """The nodes of all panels and the widths that they stand for."""
-    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-    nodes = middle[:, None] + half[:, None] * _NODES.astype(edges.dtype)[None, :]
-    return nodes.ravel(), (
-        half[:, None] * _WEIGHTS.astype(edges.dtype)[None, :]
-    ).ravel()
+        parts = jax.vmap(component)(means, stds)
+        return jnp.dot(self.weights, parts) / unit / unit

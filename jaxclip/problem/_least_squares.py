@@ -5,15 +5,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import count, is_traced
 from .._types import Key, RealScalar
+from ._empirical import Empirical
 from ._gaussian import AbstractNoisyLinear, as_norms
 from ._loss import SquaredLoss
+from ._minimise import minimiser
 from ._modes import Modes
-from ._noise import AbstractNoise, Empirical
-from ._regression import Regression, random_features
+from ._noise import AbstractNoise
+from ._regression import Regression, as_table, decompose, random_features
 from ._spectrum import Spectrum
 
 
@@ -92,7 +95,15 @@ class LeastSquares(AbstractNoisyLinear):
             X = random_features(X, features, key=key)
         elif features is not None or key is not None:
             raise ValueError("`features` and `key` go together: give both or neither.")
-        return cls.from_regression(Regression(X, y, start=start))
+        regression = Regression(X, y, start=start)
+        if regression.X.dtype == jnp.float64:
+            return cls.from_regression(regression)
+        # All of it in float64, and cut to JAX's precision last.
+        X, y = as_table(X, y)
+        optimum = minimiser(SquaredLoss(), X, y)
+        error = (0.0 if start is None else np.asarray(start, float)) - optimum
+        spectrum, error0 = decompose(X, error)
+        return cls(spectrum, Empirical(y - X @ optimum), error0)
 
     @classmethod
     def from_regression(cls, regression: Regression) -> "LeastSquares":

@@ -36,5 +36,4 @@ class Mask(AbstractNoise):
     def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
         weights = jnp.stack([1 - self.keep, self.keep])
         means = jnp.stack([-jnp.ones_like(self.keep), 1 / self.keep - 1])
-        width = jnp.sqrt(self.variance)
-        return mixture(signal_variance, weights, means, jnp.zeros(2), width)
+        return mixture(signal_variance, weights, means, jnp.zeros_like(means))

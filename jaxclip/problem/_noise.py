@@ -9,14 +9,17 @@ from functools import partial
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import as_float, check, nonnegative, positive
 from .._types import Key, RealScalarLike
 from ._law import AbstractLaw, NormalMixture
+
+# The least standard deviation of a signal, in units of the noise's width.
+_LEAST = 1e-17
 
 
 def _probability(name: str, value: Any) -> Array:
@@ -53,29 +56,37 @@ class AbstractNoise(eqx.Module):
         """
 
 
-def mixture(signal_variance, weights, means, variances, width) -> NormalMixture:
+def unit_of(signal_variance: RealScalarLike, width: RealScalarLike) -> Float[Array, ""]:
+    """What residuals are measured in: the larger of the signal's standard deviation and
+    the noise's width, so that squares and inverses stay representable. A constant to
+    derivatives, since no result depends on it."""
+    unit = jnp.maximum(jnp.sqrt(jnp.asarray(signal_variance)), width)
+    # Without signal and noise any unit will do.
+    return jax.lax.stop_gradient(jnp.where(unit > 0, unit, 1.0))
+
+
+def relative_variance(
+    signal_variance: RealScalarLike, unit: Float[Array, ""]
+) -> Float[Array, ""]:
+    """The signal's variance in squared `unit`s, and a little more.
+
+    At R = 0 an atom has no density; with 1e-34 of the squared unit it gives the limit,
+    and its derivative is finite. At 1e-12 of the noise's width it moves no digit.
+    """
+    return jnp.asarray(signal_variance) / unit / unit + _LEAST**2
+
+
+def mixture(signal_variance, weights, means, stds) -> NormalMixture:
     """The residual's law for a noise that is a mixture of normal laws.
 
     **Arguments:**
 
-    - `weights`, `means`, `variances`: shape `(m,)`, of the noise's components.
-    - `width`: the noise's own width, below which its atoms are not resolved.
+    - `weights`, `means`, `stds`: shape `(m,)`, of the noise's components.
     """
-    total = signal_variance + variances + unresolved(width)
+    unit = unit_of(signal_variance, jnp.max(jnp.abs(means) + stds))
+    total = relative_variance(signal_variance, unit) + (stds / unit) ** 2
     # The label's noise enters a residual with a minus sign.
-    return NormalMixture(weights, -means, jnp.sqrt(total))
-
-
-def unresolved(width: RealScalarLike) -> Float[Array, ""]:
-    """What a signal's variance is at least taken to be, for a noise of this width.
-
-    Below it, panels around the noise's atoms and edges would be of the size of the
-    rounding errors of their own ends. It is the square of 1e-10 of the width in float64
-    and of 4e-5 in float32: at R = 1e-8 it moves nothing that the quadrature resolves,
-    and at R = 0, where an atom has no density, it gives the limit.
-    """
-    width = jnp.asarray(width)
-    return (width * jnp.finfo(width.dtype).eps ** 0.64) ** 2
+    return NormalMixture(weights, -means, unit * jnp.sqrt(total))
 
 
 class Gaussian(AbstractNoise):
@@ -97,7 +108,7 @@ class Gaussian(AbstractNoise):
 
     def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
         one = jnp.ones(1)
-        return mixture(signal_variance, one, 0 * one, self.std**2 * one, 1.0)
+        return mixture(signal_variance, one, 0 * one, self.std * one)
 
 
 class Rademacher(AbstractNoise):
@@ -152,7 +163,7 @@ class SparseSign(AbstractNoise):
     def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
         weights = jnp.stack([self.prob / 2, 1 - self.prob, self.prob / 2])
         means = self.size * jnp.array([-1.0, 0.0, 1.0])
-        return mixture(signal_variance, weights, means, 0 * means, self.size)
+        return mixture(signal_variance, weights, means, jnp.zeros_like(means))
 
 
 class Contaminated(AbstractNoise):
@@ -183,71 +194,5 @@ class Contaminated(AbstractNoise):
 
     def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
         weights = jnp.stack([1 - self.prob, self.prob])
-        variances = jnp.stack([self.std, self.outlier_std]) ** 2
-        return mixture(signal_variance, weights, 0 * weights, variances, self.std)
-
-
-class Empirical(AbstractNoise):
-    """The residuals of a data set, drawn with replacement.
-
-    The law averages a normal law of the signal's width over the residuals. More than
-    `atoms` of them are binned first: the largest and smallest one by one, the rest in
-    bins of equal count, each replaced by a normal law of the bin's mean and variance,
-    so that mean and variance are those of the residuals. Down to a signal of the width
-    of a bin the law is exact; below, it is smoothed on that width.
-
-    **Arguments:**
-
-    - `residuals`: shape `(n,)`, in the unit of the label, concrete (not traced) where
-        there are more than `atoms`.
-    - `atoms`: how many components the law has at most.
-    """
-
-    residuals: Float[Array, " n"]
-    weights: Float[Array, " m"]
-    means: Float[Array, " m"]
-    variances: Float[Array, " m"]
-
-    def __init__(self, residuals: Float[Array, " n"] | np.ndarray, atoms: int = 256):
-        values = as_float("residuals", residuals)
-        if values.ndim != 1 or values.size == 0:
-            raise ValueError(
-                "`residuals` must be a vector with at least one number. "
-                f"Got shape {values.shape}."
-            )
-        values = check(
-            values, lambda x: ~(abs(x) < np.inf), "`residuals` must be finite."
-        )
-        self.residuals = values
-        if values.size <= atoms:
-            self.weights = jnp.full_like(values, 1 / values.size)
-            self.means = values
-            self.variances = jnp.zeros_like(values)
-        else:
-            bins = _bin(np.asarray(values), atoms)
-            self.weights, self.means, self.variances = (
-                jnp.asarray(column, values.dtype) for column in bins
-            )
-
-    def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        return jr.choice(key, self.residuals, shape)
-
-    @property
-    def variance(self) -> Float[Array, ""]:
-        """The mean square: the residuals are taken as they are, not centred."""
-        return jnp.mean(self.residuals**2)
-
-    def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
-        width = jnp.sqrt(self.variance) + jnp.finfo(self.means.dtype).tiny
-        return mixture(signal_variance, self.weights, self.means, self.variances, width)
-
-
-def _bin(values: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights, means and variances of at most `atoms` groups of sorted values."""
-    values = np.sort(values)
-    tail = atoms // 8
-    inner = np.array_split(values[tail:-tail], atoms - 2 * tail)
-    groups = [*values[:tail, None], *inner, *values[-tail:, None]]
-    columns = [(g.size / values.size, g.mean(), g.var()) for g in groups]
-    weights, means, variances = np.array(columns).T
-    return weights, means, variances
+        stds = jnp.stack([self.std, self.outlier_std])
+        return mixture(signal_variance, weights, jnp.zeros_like(weights), stds)

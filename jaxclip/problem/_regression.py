@@ -61,7 +61,7 @@ class Regression(AbstractLinear):
         replacement: bool = True,
         loss: AbstractLoss = SquaredLoss(),
     ):
-        X, y = _table(X, y)
+        X, y = as_table(X, y)
         if not isinstance(loss, AbstractLoss):
             raise ValueError(
                 "`loss` must be one such as `SquaredLoss()` or `HuberLoss(1.0)`. "
@@ -92,12 +92,8 @@ class Regression(AbstractLinear):
 
     def spectrum_and_error(self) -> tuple[Spectrum, Float[Array, " m"]]:
         """The covariance's spectrum, and the start's error along each eigenvector."""
-        eigenvalues, vectors = np.linalg.eigh(np.asarray(self.covariance, float))
-        rounding = len(eigenvalues) * np.finfo(self.covariance.dtype).eps
-        kept = eigenvalues > eigenvalues[-1] * rounding
-        error = np.asarray(self.start - self.optimum, float) @ vectors
-        order = np.flatnonzero(kept)[::-1]
-        return Spectrum(eigenvalues[order]), jnp.abs(jnp.asarray(error[order]))
+        error = np.asarray(self.start, float) - np.asarray(self.optimum, float)
+        return decompose(np.asarray(self.X, float), error)
 
     def init(self) -> Float[Array, " d"]:
         """The start."""
@@ -159,12 +155,35 @@ def random_features(X: Any, count: int, *, key: Key) -> Float[Array, "n count"]:
     return jnp.asarray(values / np.sqrt(top))
 
 
+def decompose(X: np.ndarray, error: np.ndarray) -> tuple[Spectrum, Float[Array, " m"]]:
+    """The spectrum of the rows' covariance, and an error's size along each eigenvector.
+
+    From the singular values of the rows, in float64 whatever JAX's precision is: those
+    of the covariance, their squares, have lost half of the digits, and with them the
+    directions of columns that are small beside the largest.
+
+    **Arguments:**
+
+    - `X`: shape `(n, d)`, the features.
+    - `error`: shape `(d,)`.
+    """
+    # Of a tall table the triangular factor has the same, and is small.
+    rows = np.linalg.qr(X, mode="r") if len(X) > X.shape[1] else X
+    _, sizes, vectors = np.linalg.svd(rows, full_matrices=False)
+    # The rounding of the table itself, as least squares counts the rank.
+    kept = sizes > sizes[0] * max(X.shape) * np.finfo(float).eps
+    # And what JAX's precision can hold.
+    kept &= sizes**2 / len(X) > jnp.finfo(jnp.result_type(float)).tiny
+    eigenvalues = sizes[kept] ** 2 / len(X)
+    return Spectrum(eigenvalues), jnp.asarray(np.abs(vectors[kept] @ error))
+
+
 def _dot(left: Array, right: Array) -> Array:
     # By default an accelerator would round both to ten bits.
     return jnp.dot(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def _table(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+def as_table(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     try:
         X, y = np.asarray(X, float), np.asarray(y, float)
     except (TypeError, ValueError) as error:

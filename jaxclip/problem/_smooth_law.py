@@ -1,0 +1,194 @@
+"""Laws that are given by the logarithm of their density."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .._types import RealScalarLike
+from ._law import AbstractLaw, Function
+from ._panels import NORMAL_EDGES, Panels, Points, between, kink_at, lay, lay_around
+
+
+class SmoothLaw(AbstractLaw):
+    """A law given by the logarithm of its density and where the density varies.
+
+    **Arguments:**
+
+    - `log_density_of`: a function of a residual, a pytree that can be called.
+    - `edges`: shape `(m,)`, the norms between which panels are laid. The density must
+        be smooth on the scale of the distance to the next edge, or of the norm itself,
+        and negligible beyond the largest. They need no order.
+    - `symmetric`: whether the density is even, which halves the work.
+    - `unit`: what `log_density_of` and `edges` measure residuals in, in the unit of the
+        label: 1 by default. One of the law's own size keeps the squares and inverses
+        of small numbers representable.
+    """
+
+    log_density_of: Callable[[Any], Any]
+    edges: Float[Array, " m"]
+    symmetric: bool = eqx.field(static=True, default=False)
+    unit: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        return self.unit
+
+    def panel_edges(self) -> Float[Array, " e"]:
+        return self.unit * jnp.abs(self.edges)
+
+    def log_density(self, residual: RealScalarLike) -> Float[Array, ""]:
+        return self.log_density_of(residual / self.unit) - jnp.log(self.unit)
+
+    def expect(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> PyTree[Array]:
+        return _expect(self, self._panels(kinks), function)
+
+    def slope(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> Float[Array, ""]:
+        return _slope(self, self._panels(kinks), function)
+
+    def information(self) -> Float[Array, ""]:
+        return _information(self, self._panels(()))
+
+    def at(self, base: Float[Array, ""], offset: Float[Array, ""]) -> Float[Array, ""]:
+        """The logarithm of the density in `unit`s, at a sum."""
+        return self.log_density_of(base + offset)
+
+    def _panels(self, kinks: Sequence[RealScalarLike]) -> Panels:
+        edges = jnp.abs(self.edges)
+        top, zero = jnp.max(edges), jnp.zeros((), edges.dtype)
+        ends = [kink_at(kink / self.unit, zero, Points(top, top)) for kink in kinks]
+        return lay(jnp.append(edges, between(edges)), ends, zero, zero, top)
+
+
+class SteppedLaw(AbstractLaw):
+    """A law whose density falls at one norm, over a width that may be far smaller.
+
+    **Arguments:**
+
+    - `log_density_of`: a function of two numbers whose sum is the residual. The first
+        is 0 or plus or minus `centre`, so that the distance from it is known to all
+        digits.
+    - `centre`: the norm at which the density falls.
+    - `beside`: shape `(k,)`, edges of panels as distances from there.
+    - `edges`, `symmetric`, `unit`: as of a [`jaxclip.SmoothLaw`][].
+    """
+
+    log_density_of: Callable[[Any, Any], Any]
+    centre: Float[Array, ""]
+    beside: Float[Array, " k"]
+    edges: Float[Array, " m"]
+    unit: Float[Array, ""]
+    symmetric: bool = eqx.field(static=True)
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        return self.unit
+
+    def panel_edges(self) -> Float[Array, " e"]:
+        edges = jnp.concatenate([self.edges, self.centre + self.beside])
+        return self.unit * jnp.abs(edges)
+
+    def log_density(self, residual: RealScalarLike) -> Float[Array, ""]:
+        size = jnp.asarray(residual / self.unit)
+        return self.at(jnp.zeros_like(size), size) - jnp.log(self.unit)
+
+    def expect(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> PyTree[Array]:
+        return _expect(self, self._panels(kinks), function)
+
+    def slope(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> Float[Array, ""]:
+        # Measured from psi at the step, over which it hardly changes: the slope of the
+        # density is one over its width there.
+        level = function(self.unit * self.centre)
+        slope = _slope(self, self._panels(kinks), lambda norm: function(norm) - level)
+        zero = jnp.zeros_like(self.centre)
+        return slope + level / self.unit * jnp.exp(_log_folded(self, zero, zero))
+
+    def information(self) -> Float[Array, ""]:
+        return _information(self, self._panels(()))
+
+    def at(self, base: Float[Array, ""], offset: Float[Array, ""]) -> Float[Array, ""]:
+        """The logarithm of the density in `unit`s, at a sum."""
+        return self.log_density_of(base, offset)
+
+    def _panels(self, kinks: Sequence[RealScalarLike]) -> Panels:
+        edges, centre = self.edges, self.centre
+        top = jnp.maximum(jnp.max(edges) - centre, jnp.max(self.beside))
+        low = Points(jnp.zeros_like(centre), -centre)
+        high = Points(centre + top, top)
+        points = [
+            Points(edges, edges - centre),
+            Points(centre + self.beside, self.beside),
+        ]
+        ends = [kink_at(kink / self.unit, centre, high) for kink in kinks]
+        return lay_around(points, ends, centre, low, high)
+
+
+def normal_edges(width: RealScalarLike) -> Float[Array, " m"]:
+    """Edges of the panels that resolve a feature of this width beside a point."""
+    return jnp.asarray(width) * NORMAL_EDGES
+
+
+def _expect(law: SmoothLaw | SteppedLaw, panels: Panels, function: Function):
+    log_density = jax.vmap(partial(_log_folded, law))(panels.base, panels.offset)
+    values = jax.vmap(function)(law.unit * panels.norm)
+    mass = _mass(log_density, panels)
+    return jax.tree.map(lambda value: jnp.tensordot(mass, value, axes=1), values)
+
+
+def _slope(law: SmoothLaw | SteppedLaw, panels: Panels, function: Function):
+    # E psi' = -int psi p', with no boundary term at 0, where psi is 0.
+    log_density, slope = _with_slope(law, panels)
+    psi = jax.vmap(function)(law.unit * panels.norm)
+    return -jnp.sum(_mass(log_density, panels) * slope * psi) / law.unit
+
+
+def _mass(log_density: Float[Array, " q"], panels: Panels) -> Float[Array, " q"]:
+    """The probability of each node. The density of a heavy tail far out is below all
+    that float32 can hold; times the norm it is not."""
+    norm = jnp.where(panels.norm > 0, panels.norm, 1.0)
+    norm = jax.lax.stop_gradient(norm)
+    return jnp.exp(log_density + jnp.log(norm)) * (panels.width / norm)
+
+
+def _information(law: SmoothLaw | SteppedLaw, panels: Panels):
+    def part(sign):
+        def log_density(base, offset):
+            return law.at(sign * base, sign * offset)
+
+        def both(base, offset):
+            return jax.value_and_grad(log_density, argnums=1)(base, offset)
+
+        log, slope = jax.vmap(both)(panels.base, panels.offset)
+        return jnp.sum(_mass(log, panels) * slope**2)
+
+    total = 2 * part(1.0) if law.symmetric else part(1.0) + part(-1.0)
+    return total / law.unit / law.unit
+
+
+def _log_folded(law: SmoothLaw | SteppedLaw, base, offset) -> Float[Array, ""]:
+    """The logarithm of the density of the norm, at a sum."""
+    if law.symmetric:
+        return law.at(base, offset) + np.log(2)
+    return jnp.logaddexp(law.at(base, offset), law.at(-base, -offset))
+
+
+def _with_slope(law: SmoothLaw | SteppedLaw, panels: Panels) -> tuple[Array, Array]:
+    """The same, and its derivative."""
+
+    def along(offset):
+        return jax.vmap(partial(_log_folded, law))(panels.base, offset)
+
+    return jax.jvp(along, (panels.offset,), (jnp.ones_like(panels.offset),))

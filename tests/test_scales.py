@@ -1,0 +1,222 @@
+"""The moments at any ratio of signal, noise and threshold, and in any unit.
+
+Against a double integral over the noise and the signal, which knows nothing of the
+density of their sum.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import jaxclip as jc
+from helpers import RESIDUALS, Redescending, Skewed, Skip
+
+X64 = jnp.result_type(float) == jnp.float64
+TOLERANCE = 1e-9 if X64 else 1e-4
+
+# psi and its slope, as functions of the norm over the threshold, and its jump there.
+RULES = {
+    "hard": (lambda x: np.minimum(x, 1), lambda x: 1.0 * (x < 1), 0.0),
+    "soft": (lambda x: x / (1 + x), lambda x: 1 / (1 + x) ** 2, 0.0),
+    "redescending": (
+        lambda x: x / (1 + x**2),
+        lambda x: (1 - x) * (1 + x) / (1 + x**2) ** 2,
+        0.0,
+    ),
+    "skip": (lambda x: x * (x < 1), lambda x: 1.0 * (x < 1), -1.0),
+}
+
+
+class AnyRule(jc.AbstractClip):
+    """The rule of `RULES` with this index."""
+
+    index: jax.Array
+    threshold: jax.Array
+
+    def factor(self, norm, step):
+        c = self.threshold
+        rules = [jc.HardClip(c), jc.SoftClip(c), Redescending(c), Skip(c)]
+        return jnp.stack([rule.factor(norm, step) for rule in rules])[self.index]
+
+    def kinks(self, step):
+        return (self.threshold,)
+
+
+# Each noise as a function of its scale, and what it is: its law, the points where the
+# density is not smooth and how far it reaches; or values, their weights and widths.
+NOISES = {
+    "gaussian": (jc.Gaussian, ([0.0], [1.0], [1.0])),
+    "rademacher": (jc.Rademacher, ([-1.0, 1.0], [0.5, 0.5], [0.0, 0.0])),
+    "sparse_sign": (
+        lambda x: jc.SparseSign(x, 0.2),
+        (5**0.5 * np.array([-1, 0, 1]), [0.1, 0.8, 0.1], np.zeros(3)),
+    ),
+    "contaminated": (
+        lambda x: jc.Contaminated(x, 100 * x, 0.1),
+        ([0.0, 0.0], [0.9, 0.1], [1.0, 100.0]),
+    ),
+    "empirical": (
+        lambda x: jc.Empirical(x * RESIDUALS.astype(jnp.result_type(float))),
+        (RESIDUALS, np.full(7, 1 / 7), np.zeros(7)),
+    ),
+    "skewed": (Skewed, (Skewed.means, Skewed.weights, Skewed.stds)),
+    "uniform": (
+        jc.Uniform,
+        (stats.uniform(-np.sqrt(3), 2 * np.sqrt(3)), [-np.sqrt(3), np.sqrt(3)], 2),
+    ),
+    "laplace": (jc.Laplace, (stats.laplace(scale=np.sqrt(0.5)), [0.0], 40)),
+    "exponential": (jc.Exponential, (stats.expon(loc=-1), [-1.0], 50)),
+    "student_t": (lambda x: jc.StudentT(3.0, x), (stats.t(3), [], 1e15)),
+    "student_t_60": (lambda x: jc.StudentT(60.0, x), (stats.t(60), [], 1e3)),
+    "cauchy": (lambda x: jc.Cauchy(x), (stats.cauchy(), [], 1e28)),
+}
+names = pytest.mark.parametrize("name", NOISES)
+
+# The signal beside noise of scale 1, and thresholds in the signal and in the noise.
+SIGNALS = [1e-12, 1e-8, 1e-4, 1e-2, 0.5, 30.0, 1e4, 1e8, 1e12]
+FACTORS = [1e-12, 1e-6, 0.6, 3.0, 1e6, 1e12]
+CASES = sorted(
+    {
+        (rule, s, factor * unit)
+        for rule in RULES
+        for s in SIGNALS
+        for factor in FACTORS
+        for unit in (s, 1.0)
+        if 0.5e-12 * max(1, s) < factor * unit < 2e12 * max(1, s)
+    }
+)
+# No grid of them all, which would take minutes: every eleventh meets each of the
+# signals, of the thresholds and of the rules.
+CASES = CASES[::11]
+UNITS = [1.0, 1e-12, 1e6]
+
+
+def gauss(edges, count=12):
+    """Nodes and weights on the panels between sorted edges, along a last axis."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    half, middle = np.diff(edges) / 2, (edges[..., 1:] + edges[..., :-1]) / 2
+    shape = (*edges.shape[:-1], -1)
+    at = middle[..., None] + half[..., None] * nodes
+    return at.reshape(shape), (half[..., None] * weights).reshape(shape)
+
+
+def given_noise(rule, e, std, c):
+    """`mu`, `second`, the terms of `mu` without their signs, given the noise `e`, shape
+    `(n,)`, and a width of each."""
+    psi, slope, jump = RULES[rule]
+    e, std = np.broadcast_arrays(np.abs(e)[:, None], np.asarray(std)[..., None])
+    # Where the residual -e + std z is at a kink, and close to 0 on the scale of the
+    # threshold; as a distance from -e where the law is narrow, from 0 where it is not.
+    origin = np.where(e > 100 * std, e, 0.0)
+    near = 4.0 ** np.arange(-2, 16)
+    kinks = np.concatenate([[-1, 0, 1], -near, near]) * c
+    fixed = std * np.linspace(-10, 10, 13)
+    points = np.concatenate([kinks + origin, origin - e + fixed], axis=1)
+    low, high = origin - e - 10 * std, origin - e + 10 * std
+    at, weight = gauss(np.sort(np.clip(points, low, high)))
+    z = (at + (e - origin)) / std
+    x = np.abs(at - origin) / c
+    # On the side of the kink on which it is, when the noise has lost the signal.
+    inside = (at > origin - c) & (at < origin + c)
+    x = np.where(inside, np.minimum(x, 1 - 1e-15), np.maximum(x, 1 + 1e-15))
+    weight = weight * stats.norm.pdf(z) / std
+    ends = stats.norm.pdf((e - c) / std) + stats.norm.pdf((e + c) / std)
+    jumps = jump * c * np.sum(ends / std, axis=1)
+    mu = np.sum(weight * slope(x), axis=1) + jumps
+    size = np.sum(weight * np.abs(slope(x)), axis=1) + np.abs(jumps)
+    return np.array([mu, c**2 * np.sum(weight * psi(x) ** 2, axis=1), size])
+
+
+def reference(name, rule, s, c):
+    law = NOISES[name][1]
+    if isinstance(law[0], (list, np.ndarray)):
+        values, weights, stds = (np.asarray(part, float) for part in law)
+        return given_noise(rule, values, np.hypot(s, stds), c) @ weights
+    law, breaks, reach = law
+    # Around all points where the density or the mean over the signal varies, on every
+    # scale between the smallest and the largest.
+    around = [*breaks, 0.0, c, -c]
+    scales = 4.0 ** np.arange(np.log(min(s, c, 1) * 1e-3) / np.log(4), 50)
+    low, high = max(law.support()[0], -reach), min(law.support()[1], reach)
+    steps = np.outer([s, 1.0], np.arange(1, 11)).ravel()
+    scales = np.concatenate([scales, steps, [0.0]])
+    edges = np.concatenate([[x - scales, x + scales] for x in around])
+    edges = np.unique(np.clip(np.append(edges, [low, high]), low, high))
+    e, weight = gauss(edges)
+    keep = weight * law.pdf(e) > 0
+    e, weight = e[keep], weight[keep]
+    parts = [
+        given_noise(rule, e[i : i + 500], np.full(len(e[i : i + 500]), s), c)
+        @ (weight[i : i + 500] * law.pdf(e[i : i + 500]))
+        for i in range(0, len(e), 500)
+    ]
+    return np.sum(parts, axis=0)
+
+
+def _moments(make):
+    def one(scale, index, c, excess):
+        def both(scale, c, excess):
+            m = jc.moments(AnyRule(index, c), make(scale), excess, 1.0)
+            return jnp.stack([m.mu, m.second])
+
+        at = scale, c, excess
+        return both(*at), jnp.stack(jax.jacfwd(both, (0, 1, 2))(*at), axis=1)
+
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(jax.vmap(one), compiler_options=options)
+
+
+_cache = {}
+
+
+def evaluate(name, unit):
+    """`[mu, second]` of all cases, and their derivatives in the logarithms of the
+    noise's scale, the threshold and the excess risk."""
+    if name not in _cache:
+        _cache[name] = _moments(NOISES[name][0])
+    index = np.array([list(RULES).index(rule) for rule, _, _ in CASES])
+    s, c = np.array([case[1:] for case in CASES]).T
+    scale, c, excess = unit + 0 * s, unit * c, (unit * s) ** 2 / 2
+    columns = [jnp.asarray(x) for x in (scale, index, c, excess)]
+    values, slopes = (np.asarray(x, float) for x in _cache[name](*columns))
+    return values, slopes * np.stack([scale, c, excess], axis=1)[:, None]
+
+
+@pytest.mark.float32
+@names
+def test_moments_at_any_scale(name):
+    exact = np.array([reference(name, *case) for case in CASES])
+    mu, second, size = exact.T
+    rule, s, c = (np.array(column) for column in zip(*CASES, strict=True))
+    for unit in UNITS if X64 else UNITS[:1]:
+        values, slopes = evaluate(name, unit)
+        assert np.isfinite(values).all()
+        assert np.isfinite(slopes).all()
+        # Where the terms of mu cancel, of the terms: what the reference reaches.
+        cancels = np.isin(rule, ["redescending", "skip"])
+        lost = np.where(cancels, 5e-9 if X64 else 1e-5, 1e-12 if X64 else 1e-6) * size
+        lost += (1e-14 if X64 else 1e-6) * c / (c + s + 1)
+        error = np.abs(values[:, 0] - mu)
+        worst = np.argmax(error / (TOLERANCE * np.abs(mu) + lost))
+        assert np.all(error <= TOLERANCE * np.abs(mu) + lost), CASES[worst]
+        # What is beyond ten standard deviations is in neither.
+        fits = np.full(len(CASES), True)
+        if not X64:
+            # What float32 can hold, in the label's unit and beside the residual.
+            fits = (second < 1e37) & (second / (s**2 + 1) > 1e-32)
+        ours, right = values[fits, 1] / unit**2, second[fits]
+        error = np.abs(ours - right) / (right + 1e-10 * c[fits] ** 2 * TOLERANCE)
+        assert np.all(error <= TOLERANCE), (
+            CASES[np.flatnonzero(fits)[np.argmax(error)]],
+            error.max(),
+        )
+        # A change of units changes nothing, and so do the derivatives together.
+        if X64:
+            together = slopes @ np.array([1.0, 1.0, 2.0])
+            np.testing.assert_allclose(together[:, 0], 0, atol=1e-9)
+            together = together[:, 1] - 2 * values[:, 1]
+            assert np.all(
+                np.abs(together) <= 1e-8 * values[:, 1] + 1e-18 * (unit * c) ** 2
+            )
