@@ -220,3 +220,81 @@ def test_moments_at_any_scale(name):
             assert np.all(
                 np.abs(together) <= 1e-8 * values[:, 1] + 1e-18 * (unit * c) ** 2
             )
+
+
+# The risk's ODE, however far the risk falls or rises
+
+
+LAM, DIMS = np.array([1.0, 0.5, 0.1]), np.array([10, 20, 30])
+STEPS = np.array([0.0, 10.0, 100.0, 1000.0, 4000.0])
+
+
+@jax.jit
+def curves(rule, std, starts):
+    """The curves from these risks, spread evenly over the modes."""
+
+    def one(start):
+        error0 = jnp.sqrt(2 * start / len(LAM) / jnp.asarray(LAM, start.dtype))
+        problem = jc.LeastSquares(jc.Spectrum(LAM, DIMS), jc.Gaussian(std), error0)
+        steps = jnp.asarray(STEPS, start.dtype)
+        return jc.solve(jc.RiskODE(), problem, rule, 0.02, steps=steps).risk
+
+    return jax.vmap(one)(starts)
+
+
+def unclipped(start, std):
+    """The same without a clip, a linear equation, by its eigenvectors."""
+    lr, forcing = 0.02, LAM * DIMS
+    drive = lr**2 * LAM * forcing
+    rates, vectors = np.linalg.eig(np.diag(-2 * lr * LAM) + drive[:, None])
+    inverse = np.linalg.inv(vectors)
+    from_start = inverse @ np.full(len(LAM), start / len(LAM))
+    from_noise = inverse @ (drive * std**2 / 2)
+    at = STEPS[:, None] * rates
+    modes = np.exp(at) * from_start + np.expm1(at) / rates * from_noise
+    return np.sum(modes @ vectors.T, axis=1)
+
+
+@pytest.mark.float32
+def test_a_curve_is_right_however_far_the_risk_falls():
+    starts = np.array([1e-10, 1.0, 1e6, 1e8, 1e12])
+    ours = curves(jc.Identity(), jnp.asarray(1.0), jnp.asarray(starts))
+    exact = [unclipped(start, 1.0) for start in starts]
+    np.testing.assert_allclose(ours, exact, rtol=1e-7 if X64 else 2e-4)
+
+
+@pytest.mark.float32
+def test_a_curve_does_not_depend_on_the_unit():
+    ours = []
+    for unit in (1.0, 1e-6, 1e6):
+        rule = jc.HardClip(jnp.asarray(3.0 * unit))
+        starts = jnp.asarray(np.array([5.0, 1e4]) * unit**2)
+        ours.append(curves(rule, jnp.asarray(unit), starts) / unit**2)
+    for curve in ours[1:]:
+        np.testing.assert_allclose(curve, ours[0], rtol=1e-7 if X64 else 2e-4)
+    # And it is clipped: without, the risk falls faster.
+    free = curves(jc.Identity(), jnp.asarray(1.0), jnp.asarray([5.0, 1e4]))
+    assert np.all(ours[0][1] > 1.5 * free[1][2])
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("ratio", [1e-10, 1e-5, 1e5, 1e10])
+def test_fisher_information_at_any_ratio(ratio):
+    # A narrow noise leaves the normal signal's; a narrow signal that of the noise,
+    # where it is finite, or of a step that is as sharp as the signal.
+    for make, limit in [
+        (jc.Laplace, 2.0),
+        (lambda x: jc.StudentT(3.0, x), 4 / 6),
+        (jc.Rademacher, np.inf),
+    ]:
+        ours = float(jc.fisher_information(make(1.0), ratio**2 / 2))
+        expected = 1 / ratio**2 if ratio > 1 or limit == np.inf else limit
+        assert ours == pytest.approx(
+            expected, rel=2 * min(ratio, 1 / ratio) + TOLERANCE
+        )
+    # Of the uniform noise: of the density phi(z), over Phi(z), at each of both edges.
+    if ratio < 1:
+        z = np.linspace(-12, 8, 20_001)
+        edge = np.sum(stats.norm.pdf(z) ** 2 / stats.norm.cdf(z)) * (z[1] - z[0])
+        ours = float(jc.fisher_information(jc.Uniform(1.0), ratio**2 / 2))
+        assert ours == pytest.approx(edge / np.sqrt(3) / ratio, rel=TOLERANCE)

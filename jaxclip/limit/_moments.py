@@ -107,8 +107,11 @@ def moments_in_units(
     """A unit of the residual's own size, and the moments in it: `second` and `variance`
     in its square, in which the squares of small thresholds are representable."""
     signal_variance = 2 * jnp.asarray(excess)
-    law = noise.residual(signal_variance)
-    size = jnp.sqrt(signal_variance + noise.variance)
+    # Without signal and noise every residual is 0, and the rule is that at norm 0; the
+    # law is then one of which nothing is used.
+    some = signal_variance + noise.variance > 0
+    law = noise.residual(jnp.where(some, signal_variance, 1.0))
+    size = jnp.sqrt(jax.lax.stop_gradient(signal_variance + noise.variance))
     # A constant to derivatives, since no result depends on it.
     unit = jax.lax.stop_gradient(jnp.where(size < jnp.inf, size, law.size))
     unit = jnp.where(unit > 0, unit, 1.0)
@@ -130,11 +133,16 @@ def moments_in_units(
     kinks = [kink / feature_norm for kink in clip.kinks(step)]
     rest = law.expect(rest_at, kinks)
     own = jnp.where(kept == 0, 0.0, kept**2 * jnp.where(kept == 0, 1.0, variance))
-    # Without signal and noise the rule is that at norm 0.
-    some = variance > 0
     nu = kept**2 + rest / jnp.where(some, variance, 1.0)
-    nu = jnp.where(some, nu, jnp.asarray(clip.factor(0.0, step)) ** 2)
-    return unit, Moments(law.slope(psi, kinks), rest + own, variance, nu)
+    at_zero = jnp.asarray(clip.factor(0.0, step))
+    small = at_zero, at_zero**2 * variance, at_zero**2
+    mu, second, nu = (
+        jnp.where(some, usual, limit)
+        for usual, limit in zip(
+            (law.slope(psi, kinks), rest + own, nu), small, strict=True
+        )
+    )
+    return unit, Moments(mu, second, variance, nu)
 
 
 # Operation by operation the quadrature takes seconds.

@@ -50,8 +50,10 @@ class RelativeToSlower(diffrax.AbstractAdaptiveStepSizeController):
     ):
         scale = self.slower(jnp.abs(y1_candidate))
         assert y_error is not None  # every solver here estimates its error
-        # Where there is nothing there is no error either.
-        relative = y_error / jnp.where(scale == 0, 1.0, scale)
+        # Where there is next to nothing, the error is that of numbers that are not
+        # representable.
+        least = 1e3 * float(jnp.finfo(scale.dtype).tiny) / self.rtol
+        relative = y_error / (scale + least)
         one = jnp.ones_like(y0)
         return self.controller.adapt_step_size(
             t0, t1, one, one, args, relative, error_order, controller_state

@@ -61,8 +61,9 @@ def unit_of(signal_variance: RealScalarLike, width: RealScalarLike) -> Float[Arr
     the noise's width, so that squares and inverses stay representable. A constant to
     derivatives, since no result depends on it."""
     unit = jnp.maximum(jnp.sqrt(jnp.asarray(signal_variance)), width)
-    # Without signal and noise any unit will do.
-    return jax.lax.stop_gradient(jnp.where(unit > 0, unit, 1.0))
+    # Without signal and noise one so small that the residual is as good as 0.
+    least = float(jnp.finfo(unit.dtype).tiny) ** 0.25
+    return jax.lax.stop_gradient(jnp.where(unit > 0, unit, least))
 
 
 def relative_variance(
