@@ -1,3 +1,4 @@
 """The verdict on a data set, with its numbers and its figure."""
 
-from ._advise import Advice as Advice, advise as advise
+from ._advice import Advice as Advice
+from ._advise import advise as advise

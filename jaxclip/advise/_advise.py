@@ -1,8 +1,8 @@
-"""Whether to clip on a data set, at what threshold, and what training will then do."""
+"""The verb that gives advice on a data set, stage by stage."""
 
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,115 +13,25 @@ from .._checks import count
 from .._stability import stable_lr
 from .._types import Key
 from ..problem import Empirical, LeastSquares, Regression, Spectrum, random_features
-from ._figure import advice_figure
+from ._advice import Advice
 from ._measure import Gain, compare
 from ._outcome import Outcome
 from ._predict import Guess, Prediction, guess
 from ._prepare import prepare
 from ._reasons import Facts, reasons
 from ._reference import Reference, rest
-from ._report import report, to_dict
 from ._residuals import ResidualLaw
 from ._runs import Settings
 from ._search import RECORDS, Progress, Study, explore
 from ._setting import Setting
 from ._table import Table
 from ._trial import KINDS, Held, hold_out
-from ._verdict import Verdict, judge
+from ._verdict import judge
 
 # More rows than these add nothing to what the runs can tell, and cost memory.
 _MOST_ROWS = 100_000
 # Rows that the stability of unclipped SGD is worked out on.
 _STABILITY_ROWS = 10_000
-
-
-@dataclass(frozen=True)
-class Advice:
-    """What [`jaxclip.advise`][] found out. `print` it for the report.
-
-    Features and target are scaled to mean 0 and standard deviation 1, and every
-    number is for SGD on them, one row a step: learning rates are per step, thresholds
-    are on the gradient's norm, and risks are excess risks on rows that SGD has not
-    seen, in units of the target's variance.
-
-    - `verdict`: whether to clip, why, and what would tell where it is open.
-    - `gain`: what the best with a clip gains over the best without, rates and
-        thresholds constant or on a schedule.
-    - `constants`: the same with both constant.
-    - `outcomes`: for each kind of setting its best and what it reaches: "constant" and
-        "decaying" without a clip, "clipped" with a constant rate and threshold,
-        "scheduled" with any rate and threshold.
-    - `recommended`: the setting to use; `baseline`: the best without a clip.
-    - `step`, `clipped_runs`, `baseline_runs`: shapes `(s,)`, `(runs, s)` and
-        `(runs, s)`, the excess risk of runs at the best with a clip and without.
-    - `prediction`, `guess`: what the risk ODE says.
-    - `problem`: what the limits see of the rows, to go on with.
-    - `residuals`: the law of the residuals.
-    - `reference`: what excess risks were measured from.
-    - `stable_rows`, `stable_gaussian`: the largest stable learning rate without
-        clipping, by the rows' fourth moments and for Gaussian features.
-    - `rest`: the excess risk of the point where the best clip comes to rest.
-    - `table`: the rows as numbers, before they were scaled, with what was done to get
-        there (`table.notes`).
-    - `features`, `steps`: how many features SGD runs on, and for how many steps.
-    """
-
-    verdict: Verdict
-    gain: Gain
-    constants: Gain
-    outcomes: Mapping[str, Outcome]
-    plan: Outcome
-    recommended: Setting
-    baseline: Setting
-    step: np.ndarray
-    clipped_runs: np.ndarray
-    baseline_runs: np.ndarray
-    prediction: Prediction
-    guess: Guess
-    problem: LeastSquares
-    residuals: ResidualLaw
-    residual_values: np.ndarray
-    reference: Reference
-    stable_rows: float
-    stable_gaussian: float
-    rest: float
-    table: Table
-    features: int
-    steps: int
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
-        return len(self.table.y)
-
-    def __repr__(self) -> str:
-        return f"{self.verdict.sentence}\nRecommended: {self.recommended}."
-
-    def __str__(self) -> str:
-        return report(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers, as a dictionary that JSON can hold."""
-        return to_dict(self)
-
-    def predicted(self, setting: Setting) -> np.ndarray:
-        """The excess risk at the steps `prediction.at` by the risk ODE."""
-        flags = float(setting.decays), float(len(setting.profile) > 1)
-        settings = Settings(
-            *(np.array([v]) for v in (setting.lr, setting.threshold, *flags))
-        )
-        return self.prediction.curves(settings, self.guess.profile)[0]
-
-    def figure(self, title: str = "") -> Any:
-        """A matplotlib figure of four panels: risk against the step, the criterion
-        against the threshold, the law of the residuals, and what each kind of setting
-        reaches. Needs the extra `cli`.
-
-        **Arguments:**
-
-        - `title`: the name of the data set.
-        """
-        return advice_figure(self, title)
 
 
 def advise(
