@@ -222,6 +222,28 @@ def test_moments_at_any_scale(name):
             )
 
 
+@pytest.mark.float32
+@pytest.mark.parametrize("signal", [1e-12, 1e-3])
+def test_a_kink_at_an_atom(signal):
+    # Half of the residuals beside an atom are on either side of a threshold there, also
+    # where they are all of the atom's size but for rounding.
+    noise, delta = jc.Rademacher(1.0), 0.25
+    for clip, mu in [
+        (jc.HardClip(1.0), 0.5),
+        (jc.DeltaClip(1.0, delta), 0.5),
+        (jc.DeltaClip(delta, delta), delta / 2),
+        (jc.SkipClip(1.0), None),
+    ]:
+        ours = jc.moments(clip, noise, signal**2 / 2, 1.0).mu
+        # The jump counts with the density there, once for each of the two atoms.
+        mu = 0.5 - 1 / np.sqrt(2 * np.pi) / signal if mu is None else mu
+        assert float(ours) == pytest.approx(mu, rel=TOLERANCE)
+    slope = jax.grad(
+        lambda c: jc.moments(jc.HardClip(c), noise, signal**2 / 2, 1.0).mu
+    )(1.0)
+    assert float(slope) == pytest.approx(1 / np.sqrt(2 * np.pi) / signal, rel=TOLERANCE)
+
+
 # The risk's ODE, however far the risk falls or rises
 
 

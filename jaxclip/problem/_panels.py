@@ -80,8 +80,9 @@ def lay(
     - `points`, `low`, `high`: distances from the centre.
     """
     parts = [points, *(kink.offset[None] for kink in kinks), low[None], high[None]]
-    ends = jnp.sort(jnp.clip(jnp.concatenate(parts), low, high))
-    over = [ends[:-1] >= kink.offset for kink in kinks]
+    ends = jnp.clip(jnp.concatenate(parts), low, high)
+    over = _over((ends,), len(points), len(kinks))
+    ends = jnp.sort(ends)
     return _nodes(ends[:-1], ends[1:], centre, kinks, over)
 
 
@@ -101,16 +102,36 @@ def lay_around(
     below, above = offset < low.offset, offset > high.offset
     norm = jnp.where(below, low.norm, jnp.where(above, high.norm, norm))
     offset = jnp.where(below, low.offset, jnp.where(above, high.offset, offset))
+    over = _over((norm, offset), len(norm) - len(kinks) - 2, len(kinks))
     # What has the same norm is told apart by its distance from the centre.
     norm, offset = jax.lax.sort((norm, offset), num_keys=2)
     near = norm[:-1] >= centre / 2
     start = jnp.where(near, offset[:-1], norm[:-1])
     end = jnp.where(near, offset[1:], norm[1:])
-    over = [
-        jnp.where(norm == kink.norm, offset >= kink.offset, norm > kink.norm)[:-1]
-        for kink in kinks
-    ]
     return _nodes(start, end, jnp.where(near, centre, 0.0), kinks, over)
+
+
+def _over(keys: tuple[Array, ...], first: int, count: int) -> list[Array]:
+    """For each kink, which of the panels between the sorted keys are over it.
+
+    By its place in the order, not by its value: between a kink and an edge at the same
+    point there is a panel of width 0, but the width changes with the kink.
+
+    **Arguments:**
+
+    - `keys`: the numbers that are sorted by, the first one first.
+    - `first`, `count`: where the kinks are among them.
+    """
+    places = []
+    panel = np.arange(len(keys[0]) - 1)
+    for index in range(first, first + count):
+        # As a stable sort does it.
+        before = jnp.asarray(np.arange(len(keys[0])) < index)
+        for key in reversed(keys):
+            own = key[index]
+            before = (key < own) | ((key == own) & before)
+        places.append(panel >= jnp.sum(before))
+    return places
 
 
 def _nodes(start, end, base, kinks: Sequence[Points], over: Sequence[Array]) -> Panels:
@@ -126,7 +147,8 @@ def _nodes(start, end, base, kinks: Sequence[Points], over: Sequence[Array]) -> 
     below, above = jnp.zeros_like(half), jnp.full_like(half, jnp.inf)
     for kink, beyond in zip(kinks, over, strict=True):
         side = kink.norm * jnp.where(beyond, 1 + margin, 1 - margin)
-        below = jnp.where(beyond, jnp.maximum(below, side), below)
+        reached = beyond & (kink.norm < jnp.inf)
+        below = jnp.where(reached, jnp.maximum(below, side), below)
         above = jnp.where(beyond, above, jnp.minimum(above, side))
     if kinks:
         inside = jnp.clip(node, below[:, None], above[:, None])
@@ -135,14 +157,15 @@ def _nodes(start, end, base, kinks: Sequence[Points], over: Sequence[Array]) -> 
 
 
 def kink_at(kink: RealScalarLike, centre: Float[Array, ""], high: Points) -> Points:
-    """A kink as a point; one beyond the bounds, which may be infinite, at the upper."""
+    """A kink as a point. One that is beyond the bounds, perhaps infinite, ends the last
+    panel, and all nodes are below it."""
     kink = jnp.asarray(kink, centre.dtype)
     inside = kink - centre < high.offset
     # Made safe before the difference: the derivative of a bound is not infinity less
     # infinity.
     safe = jnp.where(inside, kink, 0.0)
     return Points(
-        jnp.where(inside, safe, high.norm),
+        jnp.where(inside, safe, jnp.inf),
         jnp.where(inside, safe - centre, high.offset),
     )
 
