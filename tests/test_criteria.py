@@ -193,8 +193,11 @@ def test_criteria_are_statements_about_the_tail(name):
     nu = 1 - tails * means / law.variance
     np.testing.assert_allclose(m.nu[0], nu, rtol=1e-7)
     csc, ccc = means > law.variance, means > law.variance * (2 - tails)
-    np.testing.assert_array_equal(m.csc[0] > 1, csc)
-    np.testing.assert_array_equal(m.ccc[0] > 1, ccc)
+    # Where the tail is no part of a double, neither is what the criteria differ from 1.
+    told = tails * means / law.variance > 1e-14
+    np.testing.assert_array_equal((m.csc[0] > 1)[told], csc[told])
+    np.testing.assert_array_equal((m.ccc[0] > 1)[told], ccc[told])
+    assert told.sum() >= 6
     assert 0 < ccc.sum() < len(ccc) and ccc.sum() < csc.sum()
 
 

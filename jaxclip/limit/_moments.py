@@ -135,7 +135,8 @@ def moments_in_units(
     own = jnp.where(kept == 0, 0.0, kept**2 * jnp.where(kept == 0, 1.0, variance))
     nu = kept**2 + rest / jnp.where(some, variance, 1.0)
     at_zero = jnp.asarray(clip.factor(0.0, step))
-    small = at_zero, at_zero**2 * variance, at_zero**2
+    # Not times the variance, which is 0 there, and elsewhere perhaps infinite.
+    small = at_zero, jnp.zeros_like(variance), at_zero**2
     mu, second, nu = (
         jnp.where(some, usual, limit)
         for usual, limit in zip(
