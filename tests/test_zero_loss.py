@@ -1,5 +1,6 @@
 """The motion of noisy gradient descent along the zero-loss set."""
 
+import itertools
 import warnings
 
 import equinox as eqx
@@ -552,6 +553,88 @@ def test_an_equinox_network_without_its_jacobian():
     assert jnp.linalg.norm(ends[0] - start) > 0.01
     np.testing.assert_allclose(ends[1], ends[0], atol=1e-9)
     assert jax.tree.structure(runs[1].params) == jax.tree.structure(arrays)
+
+
+# Schedules
+
+
+class Table(eqx.Module):
+    """A number for each step, as SGD reads it."""
+
+    values: jax.Array
+
+    def __call__(self, step):
+        last = len(self.values) - 1
+        return self.values[jnp.clip(jnp.floor(step), 0, last).astype(int)]
+
+
+def _bursts(quiet, loud):
+    at = np.arange(100)
+    return np.where((at == 37) | ((at >= 60) & (at < 65)), loud, quiet)
+
+
+_LABEL = pytest.param("label", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("limit", ["gradient", _LABEL, "weights"])
+def test_the_flows_see_every_jump_of_the_rate(limit):
+    """They are a flow at a constant rate on another clock."""
+    labels = jc.LabelNoise(
+        net, W + 0.1 * (limit == "gradient"), XS, YS, jc.Gaussian(1.0)
+    )
+    how, problem, power = {
+        "gradient": (jc.GradientFlow(), labels, 1),
+        "label": (jc.ZeroLossFlow(), labels, 2),
+        "weights": (
+            jc.ZeroLossFlow(),
+            jc.AntiCorrelated(net, W, XS, YS, jc.Gaussian(1.0)),
+            1,
+        ),
+    }[limit]
+    rates = _bursts(1e-3, 0.3)
+    spent = np.append(0, np.cumsum(rates**power))[[30, 62, 100]]
+    ours = solve(how, problem, NONE, Table(jnp.asarray(rates)), steps=[30.0, 62.0, 100])
+    constant = solve(how, problem, NONE, 1.0, steps=spent)
+    np.testing.assert_allclose(ours.observed, constant.observed, rtol=1e-7)
+    assert np.abs(ours.observed[-1] - ours.observed[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["gradient", _LABEL])
+def test_the_flows_see_every_jump_of_a_threshold(name):
+    """As a run that is stopped at each jump, and goes on with the next threshold."""
+    limit = {"gradient": jc.GradientFlow(), "label": jc.ZeroLossFlow()}[name]
+    thresholds = _bursts(0.02, 3.0)
+    edges = np.flatnonzero(np.diff(thresholds, prepend=0, append=0))
+    w = W + 0.1 * (name == "gradient")
+
+    def problem(w):
+        return jc.LabelNoise(net, w, XS, YS, jc.Gaussian(1.0))
+
+    rule = jc.HardClip(Table(jnp.asarray(thresholds)))
+    ours = solve(limit, problem(w), rule, 0.2, steps=[0.0, 100.0]).params
+    for start, end in itertools.pairwise(edges):
+        rule = jc.HardClip(thresholds[start])
+        steps = np.array([0.0, end - start])
+        w = solve(limit, problem(w), rule, 0.2, steps=steps).params
+    np.testing.assert_allclose(ours, w, rtol=1e-7)
+    never = solve(limit, problem(W), jc.HardClip(0.02), 0.2, steps=[0.0, 100.0]).params
+    assert np.abs(ours - never).max() > 1e-3
+
+
+def test_the_diffusion_sees_every_step_of_the_rate():
+    """Its clock in an interval is the sum of the squared rates of the steps in it."""
+    problem = jc.AntiCorrelated(net, W, XS, YS, jc.Gaussian(1.0))
+    rates = _bursts(1e-2, 0.2)
+    even = np.sqrt(np.mean(rates.reshape(10, 10) ** 2, axis=1)).repeat(10)
+    ours, same, other = (
+        jc.solve(
+            jc.ZeroLossSDE(dt=10.0), problem, NONE, Table(jnp.asarray(lr)),
+            steps=np.array([30.0, 100.0]), key=jr.key(5),
+        ).observed
+        for lr in (rates, even, np.full(100, 1e-2))
+    )  # fmt: skip
+    np.testing.assert_allclose(ours, same, rtol=1e-12)
+    assert np.abs(ours - other).max() > 1e-3
 
 
 # Errors
