@@ -1,31 +1,8 @@
 """A differentiable simulator of stochastic gradient descent with clipping."""
 
-from ._criteria import (
-    BestClip as BestClip,
-    best_clip as best_clip,
-    heuristic_clip as heuristic_clip,
-    max_ccc as max_ccc,
-)
 from ._curve import Curve as Curve
 from ._schedule import Constant as Constant, PiecewiseLinear as PiecewiseLinear
-from ._score import (
-    ScoreClip as ScoreClip,
-    ceiling as ceiling,
-    fisher_information as fisher_information,
-    score_clip as score_clip,
-)
-from ._sharpness import loss_barrier as loss_barrier, sharpness as sharpness
-from ._stability import stable_lr as stable_lr
-from ._tangent import (
-    PLViolations as PLViolations,
-    hard_clip_floor as hard_clip_floor,
-    largest_curvature as largest_curvature,
-    pl_violations as pl_violations,
-    tangent_kernel as tangent_kernel,
-)
-from ._tune import tune as tune
-from ._unroll import unroll as unroll
-from .advise import Advice as Advice, advise as advise
+from .advice import Advice as Advice, advise as advise
 from .clip import (
     PSAC as PSAC,
     AbstractClip as AbstractClip,
@@ -41,17 +18,39 @@ from .clip import (
     QuantileDescent as QuantileDescent,
     RandomThreshold as RandomThreshold,
     RootSoftClip as RootSoftClip,
+    ScoreClip as ScoreClip,
     SecondMoment as SecondMoment,
     SkipClip as SkipClip,
     SoftClip as SoftClip,
     SpiderClip as SpiderClip,
     ZScore as ZScore,
 )
-from .diagnose import (
+from .criterion import (
+    BestClip as BestClip,
+    best_clip as best_clip,
+    ceiling as ceiling,
+    fisher_information as fisher_information,
+    heuristic_clip as heuristic_clip,
+    max_ccc as max_ccc,
+    score_clip as score_clip,
+    stable_lr as stable_lr,
+)
+from .curvature import (
+    PLViolations as PLViolations,
+    WideNetwork as WideNetwork,
+    hard_clip_floor as hard_clip_floor,
+    largest_curvature as largest_curvature,
+    loss_barrier as loss_barrier,
+    pl_violations as pl_violations,
+    sharpness as sharpness,
+    tangent_kernel as tangent_kernel,
+)
+from .diagnosis import (
     Diagnosis as Diagnosis,
     Estimate as Estimate,
     diagnose as diagnose,
 )
+from .grid import Sweep as Sweep, sweep as sweep
 from .limit import (
     AbstractLimit as AbstractLimit,
     ExponentialModes as ExponentialModes,
@@ -67,58 +66,59 @@ from .limit import (
     solve as solve,
     time_scale as time_scale,
 )
+from .noise import (
+    AbstractLaw as AbstractLaw,
+    AbstractNoise as AbstractNoise,
+    Cauchy as Cauchy,
+    Contaminated as Contaminated,
+    Empirical as Empirical,
+    Exponential as Exponential,
+    Gaussian as Gaussian,
+    Laplace as Laplace,
+    Mask as Mask,
+    NormalMixture as NormalMixture,
+    Rademacher as Rademacher,
+    SmoothLaw as SmoothLaw,
+    SparseSign as SparseSign,
+    StudentT as StudentT,
+    Uniform as Uniform,
+)
 from .problem import (
     AbstractGaussianLinear as AbstractGaussianLinear,
     AbstractLandscape as AbstractLandscape,
-    AbstractLaw as AbstractLaw,
     AbstractLinear as AbstractLinear,
     AbstractLoss as AbstractLoss,
-    AbstractNoise as AbstractNoise,
     AbstractNoisyLinear as AbstractNoisyLinear,
     AbstractNoisyModel as AbstractNoisyModel,
     AbstractNoisyProblem as AbstractNoisyProblem,
     AbstractProblem as AbstractProblem,
     AntiCorrelated as AntiCorrelated,
-    Cauchy as Cauchy,
     CompressedLeastSquares as CompressedLeastSquares,
-    Contaminated as Contaminated,
     DropConnect as DropConnect,
     Dropout as Dropout,
-    Empirical as Empirical,
-    Exponential as Exponential,
     FiniteSum as FiniteSum,
-    Gaussian as Gaussian,
     Huber as Huber,
     HuberLoss as HuberLoss,
     LabelNoise as LabelNoise,
     Landscape as Landscape,
     Langevin as Langevin,
-    Laplace as Laplace,
     LeastSquares as LeastSquares,
     Logistic as Logistic,
     LogisticLoss as LogisticLoss,
-    Mask as Mask,
     Minibatch as Minibatch,
     Modes as Modes,
     NoisyLoss as NoisyLoss,
-    NormalMixture as NormalMixture,
     Online as Online,
     Pinball as Pinball,
     PinballLoss as PinballLoss,
-    Rademacher as Rademacher,
     Regression as Regression,
     Repeated as Repeated,
-    SmoothLaw as SmoothLaw,
-    SparseSign as SparseSign,
     Spectrum as Spectrum,
     SquaredLoss as SquaredLoss,
-    StudentT as StudentT,
     TwoWells as TwoWells,
-    Uniform as Uniform,
-    WideNetwork as WideNetwork,
     random_features as random_features,
 )
-from .simulate import (
+from .sgd import (
     AbstractEngine as AbstractEngine,
     Blocked as Blocked,
     Direct as Direct,
@@ -131,7 +131,6 @@ from .simulate import (
     simulate as simulate,
     train as train,
 )
-from .sweep import Sweep as Sweep, sweep as sweep
 from .transform import (
     AbstractPerLeaf as AbstractPerLeaf,
     AbstractScope as AbstractScope,
@@ -169,3 +168,4 @@ from .transform import (
     spider as spider,
     zero_nonfinite as zero_nonfinite,
 )
+from .tuning import tune as tune, unroll as unroll

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np

@@ -28,7 +28,7 @@ import optax
 from jaxtyping import Array
 
 import jaxclip as jc
-from jaxclip.problem._random import normal
+from jaxclip._random import normal
 
 
 def plain(dim: int, steps: int) -> Callable[[Array, Array, Array], Array]:

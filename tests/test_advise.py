@@ -17,13 +17,13 @@ import scipy.stats
 
 import jaxclip as jc
 from helpers import mean_and_error
-from jaxclip.advise import _advise
-from jaxclip.advise._measure import Gain
-from jaxclip.advise._outcome import Outcome
-from jaxclip.advise._reasons import Facts, reasons
-from jaxclip.advise._residuals import ResidualLaw
-from jaxclip.advise._setting import Setting
-from jaxclip.advise._verdict import judge
+from jaxclip.advice import _advise
+from jaxclip.advice._measure import Gain
+from jaxclip.advice._outcome import Outcome
+from jaxclip.advice._reasons import Facts, reasons
+from jaxclip.advice._residuals import ResidualLaw
+from jaxclip.advice._setting import Setting
+from jaxclip.advice._verdict import judge
 
 # The verdict
 

@@ -5,11 +5,11 @@ import pytest
 import scipy.optimize
 
 from helpers import assert_within, mean_and_error
-from jaxclip.advise._measure import Ends, Gain, compare
-from jaxclip.advise._predict import Prediction
-from jaxclip.advise._reference import Reference, Split, fit, influence, rest
-from jaxclip.advise._runs import Settings
-from jaxclip.advise._search import Score, Study
+from jaxclip.advice._measure import Ends, Gain, compare
+from jaxclip.advice._predict import Prediction
+from jaxclip.advice._reference import Reference, Split, fit, influence, rest
+from jaxclip.advice._runs import Settings
+from jaxclip.advice._search import Score, Study
 
 D = 5
 TRUE = np.linspace(-0.4, 0.6, D)

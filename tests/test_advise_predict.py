@@ -8,11 +8,11 @@ import pytest
 
 import jaxclip as jc
 from helpers import assert_within, mean_and_error
-from jaxclip.advise._predict import Law, Prediction, guess
-from jaxclip.advise._reference import Reference
-from jaxclip.advise._runs import Decay, Settings, SomeRows, final_params
-from jaxclip.advise._search import Study, explore
-from jaxclip.advise._setting import Setting
+from jaxclip.advice._predict import Law, Prediction, guess
+from jaxclip.advice._reference import Reference
+from jaxclip.advice._runs import Decay, Settings, SomeRows, final_params
+from jaxclip.advice._search import Study, explore
+from jaxclip.advice._setting import Setting
 
 N, D, STEPS = 300, 6, 400
 

@@ -19,36 +19,31 @@ SOURCES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-# What each module or folder may import of the others. Each imports only what is above
-# it, so that this table is itself a proof that there is no cycle.
-_BASE = {"_types", "_checks", "_static"}
-_MODEL = {*_BASE, "_schedule", "clip", "problem", "_curve"}
-_CRITERIA = {*_MODEL, "limit", "_feedback"}
-_PREDICTION = {*_CRITERIA, "_criteria", "_score", "_stability", "_tune"}
+# What each room, and each module of the ground floor, may import of the others. Each
+# imports only what is above it: this table is itself a proof that there is no cycle.
+_GROUND = {"_types", "_checks", "_static"}
+_MODEL = {*_GROUND, "_random", "_schedule", "_curve", "noise", "clip", "problem"}
 IMPORTS = {
     "_types": set(),
     "_checks": set(),
     "_static": set(),
-    "_curve": set(),
+    "_random": {"_types"},
     "_optimiser": {"_static"},
-    "_tune": {"_checks", "_static", "_optimiser"},
-    "sweep": _BASE,
-    "_schedule": _BASE,
-    "clip": {*_BASE, "_schedule"},
-    "transform": {*_BASE, "_schedule", "clip"},
-    "problem": {*_BASE, "clip"},
-    "simulate": {*_MODEL, "_optimiser", "transform"},
+    "_schedule": _GROUND,
+    "_curve": set(),
+    "noise": _GROUND,
+    "clip": {*_GROUND, "_schedule", "noise"},
+    "transform": {*_GROUND, "_schedule", "clip"},
+    "problem": {*_GROUND, "_random", "clip", "noise"},
+    "sgd": {*_MODEL, "_optimiser", "transform"},
     "limit": _MODEL,
-    "_feedback": {*_MODEL, "limit"},
-    "_criteria": _CRITERIA,
-    "_score": _CRITERIA,
-    "_sharpness": _BASE,
-    "_stability": {*_BASE, "problem"},
-    "_tangent": {*_BASE, "clip"},
-    "_unroll": {*_BASE, "_optimiser"},
-    "diagnose": {*_BASE, "clip", "transform"},
-    "advise": {*_PREDICTION, "transform", "simulate"},
-    "cli": {*_MODEL, "simulate", "sweep", "advise"},
+    "criterion": {*_MODEL, "limit"},
+    "curvature": {*_GROUND, "clip"},
+    "tuning": {*_GROUND, "_optimiser"},
+    "grid": _GROUND,
+    "diagnosis": {*_GROUND, "clip", "transform"},
+    "advice": {*_MODEL, "transform", "sgd", "limit", "criterion", "tuning"},
+    "cli": {*_MODEL, "sgd", "grid", "advice"},
 }
 
 # What a user of the core needs, without any extra.
@@ -61,15 +56,16 @@ def _unit(source: str) -> str:
     return source.split("/")[0].removesuffix(".py")
 
 
-def _internal(source: str) -> Iterator[str]:
-    """The other modules and folders of the package that a file imports anywhere."""
+def _internal(source: str) -> Iterator[tuple[str, ...]]:
+    """What a file imports of the package outside of its own room: the path of each
+    module, such as `("problem",)` or `("problem", "linear", "_rows")`."""
     package = source.split("/")[:-1]
     for node in ast.walk(SOURCES[source]):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
             target = base + (node.module.split(".") if node.module else [])
-            units = target[:1] or [alias.name for alias in node.names]
-            yield from (unit for unit in units if unit != _unit(source))
+            paths = [target] if target else [[alias.name] for alias in node.names]
+            yield from (tuple(path) for path in paths if path[0] != _unit(source))
 
 
 def _absolute(nodes: typing.Iterable[ast.AST]) -> Iterator[str]:
@@ -97,16 +93,24 @@ def test_the_table_is_complete():
 
 @pytest.mark.parametrize("source", [name for name in SOURCES if name != "__init__.py"])
 def test_imports_point_one_way(source):
-    wrong = set(_internal(source)) - IMPORTS[_unit(source)]
+    wrong = {path[0] for path in _internal(source)} - IMPORTS[_unit(source)]
     assert not wrong, f"{source} imports {wrong}"
+
+
+@pytest.mark.parametrize("source", [name for name in SOURCES if name != "__init__.py"])
+def test_rooms_take_from_each_other_at_the_door(source):
+    """What another room's `__init__` hands out, and nothing from its files."""
+    inside = {".".join(path) for path in _internal(source) if len(path) > 1}
+    assert not inside, f"{source} imports {inside}"
 
 
 def test_imports_are_seen():
     """Of every form that the sources have: the test above can fail."""
     seen = {source: set(_internal(source)) for source in SOURCES}
-    assert {"clip", "problem", "_types"} <= seen["limit/_solve.py"]
-    assert {"_checks", "_types"} <= seen["_schedule.py"]
-    assert "limit" in seen["__init__.py"]
+    assert {("clip",), ("problem",), ("_types",)} <= seen["limit/_solve.py"]
+    assert {("clip",), ("problem",)} <= seen["sgd/engine/_base.py"]
+    assert {("_checks",), ("_types",)} <= seen["_schedule.py"]
+    assert ("limit",) in seen["__init__.py"]
     assert "jax" in set(_absolute(ast.walk(SOURCES["_checks.py"])))
 
 
@@ -179,16 +183,10 @@ def test_an_init_only_lists_names(source):
             assert alias.name == alias.asname, f"{alias.name} must be `X as X`"
 
 
-def test_what_is_public_in_a_folder_is_public():
-    for source, tree in SOURCES.items():
-        if source.endswith("/__init__.py"):
-            names = {a.name for node in tree.body[1:] for a in _names(node)}
-            assert names <= set(PUBLIC), f"{source}: {names - set(PUBLIC)}"
-
-
-def _names(node: ast.stmt) -> list[ast.alias]:
-    assert isinstance(node, ast.ImportFrom)
-    return node.names
+def test_no_room_has_the_name_of_what_it_hands_out():
+    """`import jaxclip.x` gives a room, and `jaxclip.y` the verb."""
+    rooms = {source.split("/")[0] for source in SOURCES if "/" in source}
+    assert not rooms & set(PUBLIC)
 
 
 def _functions() -> Iterator[tuple[str, Any]]:

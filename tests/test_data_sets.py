@@ -11,7 +11,7 @@ import pytest
 
 import jaxclip as jc
 from helpers import mean_and_error
-from jaxclip.advise._verdict import MATERIAL
+from jaxclip.advice._verdict import MATERIAL
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from helpers import (
     finite_difference,
     mean_and_error,
 )
-from jaxclip.simulate import _lumped
-from jaxclip.simulate._chi_squared import chi_squared
+from jaxclip._random import chi_squared
+from jaxclip.sgd.engine import _lumped
 
 float32 = pytest.mark.float32
 Settings: TypeAlias = dict[str, Any]

@@ -12,8 +12,8 @@ import scipy.integrate
 
 import jaxclip as jc
 from helpers import finite_difference
-from jaxclip.limit._path import propagate
-from jaxclip.problem._modes import gauss
+from jaxclip.limit.linear._interpolation import propagate
+from jaxclip.problem.linear._modes import gauss
 
 _solve = eqx.filter_jit(jc.solve)
 

@@ -13,8 +13,8 @@ from sklearn.linear_model import LinearRegression
 
 import jaxclip as jc
 from helpers import assert_within, mean_and_error
-from jaxclip.problem import _spectrum
-from jaxclip.problem._random import bits, normal
+from jaxclip._random import bits, normal
+from jaxclip.problem.linear import _spectrum
 
 float32 = pytest.mark.float32
 

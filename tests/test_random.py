@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxclip.problem import _random
+from jaxclip import _random
 
 KEYS = [jr.key(0), jr.key(2**63 - 1), jr.fold_in(jr.key(7), 2**32 - 1)]
 

@@ -22,7 +22,7 @@ from helpers import (
     finite_difference,
     mean_and_error,
 )
-from jaxclip.simulate import _engines
+from jaxclip.sgd.engine import _blocked
 
 float32 = pytest.mark.float32
 
@@ -578,7 +578,7 @@ def test_the_block_size_that_is_stated_is_the_one_taken(monkeypatch):
         sizes.append(arguments[-1])
         return jc.Curve(jnp.arange(1), jnp.zeros(1))
 
-    monkeypatch.setattr(_engines, "run_blocked", run_blocked)
+    monkeypatch.setattr(_blocked, "run_blocked", run_blocked)
     wide = jc.LeastSquares(jc.Spectrum.isotropic(101), jc.Gaussian(1.0), jnp.ones(1))
     for engine in (jc.Blocked(), jc.Blocked(settings=256), jc.Blocked(7, settings=256)):
         for problem in (PROBLEM, wide):

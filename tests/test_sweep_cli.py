@@ -18,7 +18,7 @@ from jaxclip.cli import _main
 from jaxclip.cli._heat_map import DIVERGED, heat_map
 from jaxclip.cli._settings import Settings, problem_of
 from jaxclip.cli._sweep import Summary
-from jaxclip.sweep._chunks import Program
+from jaxclip.grid._chunks import Program
 
 SMALL = [
     "--dim",

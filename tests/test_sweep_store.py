@@ -19,10 +19,10 @@ import pytest
 import xarray as xr
 
 import jaxclip as jc
-from jaxclip.sweep import _disk, _fingerprint, _store
-from jaxclip.sweep._axes import read_axes
-from jaxclip.sweep._chunks import Program
-from jaxclip.sweep._disk import locked
+from jaxclip.grid import _disk, _fingerprint, _store
+from jaxclip.grid._axes import read_axes
+from jaxclip.grid._chunks import Program
+from jaxclip.grid._disk import locked
 
 X = jnp.arange(5.0)
 AXES = {"x": X, "key": jr.split(jr.key(3), 2), "y": jnp.array([0.5, 2.0, 4.0])}

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from jaxclip.advise._number_text import read_numbers
-from jaxclip.advise._prepare import prepare
+from jaxclip.advice._number_text import read_numbers
+from jaxclip.advice._prepare import prepare
 from jaxclip.cli._read import read_table
 
 # Tables that lie beside the repository, or do not.

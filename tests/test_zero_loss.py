@@ -15,10 +15,10 @@ import scipy.optimize
 
 import jaxclip as jc
 from helpers import assert_within, mean_and_error
-from jaxclip.limit._slow_drift import slow_drift
 from jaxclip.limit._solve import own_limit
-from jaxclip.limit._zero_loss_sde import limit_map_curvature
-from jaxclip.limit._zero_loss_set import zero_loss_set
+from jaxclip.limit.zero_loss._drift import slow_drift
+from jaxclip.limit.zero_loss._sde import limit_map_curvature
+from jaxclip.limit.zero_loss._set import zero_loss_set
 
 NONE = jc.Identity()
 XS = jnp.array([[0.5, -1.0], [1.5, 0.3]])

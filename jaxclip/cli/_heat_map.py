@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ..sweep._figure import draw_cells
+from ..grid import draw_cells
 
 # Okabe and Ito's vermilion, which is in no colour of the map beside it, and is told
 # from them by colour-blind readers.

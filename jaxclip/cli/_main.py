@@ -13,9 +13,7 @@ import jax
 import jax.random as jr
 import numpy as np
 
-from ..advise import advise
-from ..advise._prepare import prepare
-from ..advise._table import Table
+from ..advice import Table, advise, prepare
 from ._read import read_table
 from ._settings import Settings, words_of
 from ._sweep import Summary, run as run_sweep

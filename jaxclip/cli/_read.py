@@ -16,8 +16,13 @@ from ._text import COMPRESSED, as_plain, first_ragged, is_aligned, ragged, squee
 # pandas is an extra and not imported here; its own annotations are too loose to help.
 DataFrame: TypeAlias = Any
 
+
 _TEXT = (".csv", ".tsv", ".txt", ".data", ".dat", ".tab", ".psv")
+
+
 _JSON = (".json", ".jsonl", ".ndjson")
+
+
 _EXCEL = (".xlsx", ".xlsm")
 
 

@@ -9,20 +9,19 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from ..problem import (
+from ..noise import (
     AbstractNoise,
     Cauchy,
     Contaminated,
     Exponential,
     Gaussian,
     Laplace,
-    LeastSquares,
     Rademacher,
     SparseSign,
-    Spectrum,
     StudentT,
     Uniform,
 )
+from ..problem import LeastSquares, Spectrum
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 
 from .._checks import count
 from ..clip import HardClip
+from ..grid import Sweep, sweep
 from ..problem import LeastSquares
-from ..simulate import simulate
-from ..sweep import Sweep, sweep
+from ..sgd import simulate
 from ._heat_map import heat_map
 from ._settings import Settings, problem_of
 

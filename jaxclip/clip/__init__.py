@@ -1,6 +1,10 @@
 """Clipping rules: scalar functions of a norm, and policies for their thresholds."""
 
-from ._adaptive import AbstractPolicy as AbstractPolicy, Adaptive as Adaptive
+from ._adaptive import (
+    AbstractPolicy as AbstractPolicy,
+    Adaptive as Adaptive,
+    need_rule as need_rule,
+)
 from ._base import AbstractClip as AbstractClip
 from ._normalize import PSAC as PSAC, AutoS as AutoS, Normalize as Normalize
 from ._policies import (
@@ -18,5 +22,6 @@ from ._rules import (
     SkipClip as SkipClip,
     SoftClip as SoftClip,
 )
+from ._score import ScoreClip as ScoreClip
 from ._spider import SpiderClip as SpiderClip
 from ._z_score import ZScore as ZScore

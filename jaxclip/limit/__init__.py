@@ -1,12 +1,25 @@
 """What SGD converges to."""
 
 from ._base import AbstractLimit as AbstractLimit
-from ._exponential import ExponentialModes as ExponentialModes
-from ._gradient_flow import GradientFlow as GradientFlow, limit_map as limit_map
-from ._homogenized import HomogenizedSDE as HomogenizedSDE
-from ._moments import Moments as Moments, moments as moments
-from ._risk_ode import RiskODE as RiskODE
+from ._gradient_flow import GradientFlow as GradientFlow
+from ._intervals import varies as varies
+from ._moments import (
+    Moments as Moments,
+    moments as moments,
+    unchecked_moments as unchecked_moments,
+)
+from ._reading import Reading as Reading
 from ._solve import solve as solve
-from ._time_scale import TimeScale as TimeScale, time_scale as time_scale
-from ._zero_loss_flow import ZeroLossFlow as ZeroLossFlow
-from ._zero_loss_sde import ZeroLossSDE as ZeroLossSDE
+from .linear import (
+    ExponentialModes as ExponentialModes,
+    HomogenizedSDE as HomogenizedSDE,
+    RiskODE as RiskODE,
+    few_modes as few_modes,
+)
+from .zero_loss import (
+    TimeScale as TimeScale,
+    ZeroLossFlow as ZeroLossFlow,
+    ZeroLossSDE as ZeroLossSDE,
+    limit_map as limit_map,
+    time_scale as time_scale,
+)

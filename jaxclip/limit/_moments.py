@@ -9,9 +9,8 @@ from jaxtyping import Array, Float
 
 from .._checks import nonnegative, positive
 from .._types import RealScalarLike, Step
-from ..clip import AbstractClip, Adaptive
-from ..clip._adaptive import need_rule
-from ..problem import AbstractNoise
+from ..clip import AbstractClip, Adaptive, need_rule
+from ..noise import AbstractNoise
 
 
 class Moments(NamedTuple):

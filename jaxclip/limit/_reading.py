@@ -38,10 +38,16 @@ from ._cells import (
 
 # Cells that are looked at together.
 _CHUNK = 256
+
+
 # And those that are looked at from afar first, and every how many of them from near.
 _FAR, _EACH = 1024, 16
+
+
 # Runs with more steps are looked at in so many cells, of more than one step each.
 _CELLS = 2**20
+
+
 # A schedule with at most so many knots is stopped at for each of them.
 _KNOTS = 64
 

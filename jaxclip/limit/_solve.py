@@ -10,8 +10,7 @@ from .._checks import as_float, check, is_traced
 from .._curve import Curve
 from .._schedule import check_rate
 from .._types import Key, RealScalarLike, Schedule
-from ..clip import AbstractClip, Adaptive
-from ..clip._adaptive import need_rule
+from ..clip import AbstractClip, Adaptive, need_rule
 from ..problem import (
     AbstractNoisyProblem,
     AbstractProblem,
@@ -19,8 +18,8 @@ from ..problem import (
     LeastSquares,
 )
 from ._base import AbstractLimit
-from ._risk_ode import RiskODE
-from ._time_scale import time_scale
+from .linear._risk_ode import RiskODE
+from .zero_loss._time_scale import time_scale
 
 
 def solve(

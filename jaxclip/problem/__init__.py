@@ -1,64 +1,40 @@
 """What SGD runs on."""
 
-from ._base import AbstractLinear as AbstractLinear, AbstractProblem as AbstractProblem
-from ._empirical import Empirical as Empirical
+from ._base import AbstractProblem as AbstractProblem
 from ._finite_sum import FiniteSum as FiniteSum, Online as Online
-from ._gaussian import (
+from ._repeated import Repeated as Repeated
+from .landscape import (
+    AbstractLandscape as AbstractLandscape,
+    Landscape as Landscape,
+    TwoWells as TwoWells,
+)
+from .linear import (
     AbstractGaussianLinear as AbstractGaussianLinear,
-    AbstractNoisyLinear as AbstractNoisyLinear,
-)
-from ._label_noise import (
-    LabelNoise as LabelNoise,
-    Langevin as Langevin,
-    Minibatch as Minibatch,
-)
-from ._landscape import AbstractLandscape as AbstractLandscape, Landscape as Landscape
-from ._law import (
-    AbstractLaw as AbstractLaw,
-    NormalMixture as NormalMixture,
-)
-from ._least_squares import (
-    CompressedLeastSquares as CompressedLeastSquares,
-    LeastSquares as LeastSquares,
-)
-from ._logistic import Logistic as Logistic
-from ._loss import (
+    AbstractLinear as AbstractLinear,
     AbstractLoss as AbstractLoss,
+    AbstractNoisyLinear as AbstractNoisyLinear,
+    CompressedLeastSquares as CompressedLeastSquares,
+    Huber as Huber,
     HuberLoss as HuberLoss,
+    LeastSquares as LeastSquares,
+    Logistic as Logistic,
     LogisticLoss as LogisticLoss,
+    Modes as Modes,
+    Pinball as Pinball,
     PinballLoss as PinballLoss,
+    Regression as Regression,
+    Spectrum as Spectrum,
     SquaredLoss as SquaredLoss,
+    random_features as random_features,
 )
-from ._mask import Mask as Mask
-from ._modes import Modes as Modes
-from ._network import WideNetwork as WideNetwork
-from ._noise import (
-    AbstractNoise as AbstractNoise,
-    Contaminated as Contaminated,
-    Gaussian as Gaussian,
-    Rademacher as Rademacher,
-    SparseSign as SparseSign,
-)
-from ._noise_smooth import (
-    Cauchy as Cauchy,
-    Exponential as Exponential,
-    Laplace as Laplace,
-    StudentT as StudentT,
-    Uniform as Uniform,
-)
-from ._noisy_model import (
+from .zero_loss import (
     AbstractNoisyModel as AbstractNoisyModel,
+    AbstractNoisyProblem as AbstractNoisyProblem,
     AntiCorrelated as AntiCorrelated,
     DropConnect as DropConnect,
     Dropout as Dropout,
-)
-from ._noisy_problem import (
-    AbstractNoisyProblem as AbstractNoisyProblem,
+    LabelNoise as LabelNoise,
+    Langevin as Langevin,
+    Minibatch as Minibatch,
     NoisyLoss as NoisyLoss,
 )
-from ._regression import Regression as Regression, random_features as random_features
-from ._repeated import Repeated as Repeated
-from ._robust import Huber as Huber, Pinball as Pinball
-from ._smooth_law import SmoothLaw as SmoothLaw
-from ._spectrum import Spectrum as Spectrum
-from ._two_wells import TwoWells as TwoWells

@@ -3,10 +3,9 @@
 import abc
 
 import equinox as eqx
-import jax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from .._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
+from .._types import Example, Key, Params, RealScalar, RealScalarLike
 
 
 class AbstractProblem(eqx.Module):
@@ -41,24 +40,3 @@ class AbstractProblem(eqx.Module):
     @abc.abstractmethod
     def risk(self, params: Params) -> RealScalar:
         """What a curve records: the excess of the expected loss over its minimum."""
-
-
-class AbstractLinear(AbstractProblem):
-    r"""A loss $\ell(\langle a, x \rangle, y)$ of a linear prediction.
-
-    An example is the pair of the features `a`, shape `(d,)`, and the target `y`. The
-    gradient on one sample is a number times `a`, which is what lets the blocked engine
-    replace steps by matrix products.
-    """
-
-    @abc.abstractmethod
-    def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
-        """The derivative of the loss in the prediction."""
-
-    def gradient(self, params: Params, example: Example) -> Params:
-        features, target = example
-        # In the highest precision, as the blocked engine's products are: by default an
-        # accelerator would round the features to ten bits.
-        precision = jax.lax.Precision.HIGHEST
-        prediction = jax.numpy.dot(features, params, precision=precision)
-        return self.slope(prediction, target) * features

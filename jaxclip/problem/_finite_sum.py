@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Num, PyTree
 from .._checks import as_float
 from .._types import Example, Key, Params, RealScalar, RealScalarLike
 from ._base import AbstractProblem
+from ._parameters import as_parameters
 
 Loss = Callable[[Any, Any], Float[Array, ""]]
 
@@ -153,27 +154,6 @@ class _MeanLoss(eqx.Module):
 
     def __call__(self, params: Params, rows: Example) -> Float[Array, ""]:
         return jnp.mean(jax.vmap(self.loss, (None, 0))(params, rows))
-
-
-def as_parameters(name: str, params: Any) -> Params:
-    """`params` as a pytree of arrays of floats; what is none is refused by name."""
-
-    def convert(leaf):
-        floats = eqx.is_array_like(leaf) and jnp.issubdtype(
-            jnp.result_type(leaf), jnp.floating
-        )
-        if not floats:
-            raise ValueError(
-                f"`{name}` must be a pytree of arrays of floats. Got the leaf {leaf!r}"
-                "; split a model by `equinox.partition(model, equinox.is_inexact_array)"
-                "` and put it together in the loss."
-            )
-        return jnp.asarray(leaf)
-
-    params = jax.tree.map(convert, params)
-    if not jax.tree.leaves(params):
-        raise ValueError(f"`{name}` must hold an array of floats. Got none.")
-    return params
 
 
 def _check_rows(data: PyTree[Array]) -> None:

@@ -5,29 +5,11 @@ from ._as_transform import (
     ClipTransformation as ClipTransformation,
     as_transform as as_transform,
 )
-from ._centered_clip import (
-    CenteredClipState as CenteredClipState,
-    centered_clip as centered_clip,
-    geometric_median as geometric_median,
-)
-from ._clip21 import Clip21State as Clip21State, clip21 as clip21
 from ._clipped_grad import clipped_grad as clipped_grad
-from ._clipped_sstm import (
-    ClippedSSTMState as ClippedSSTMState,
-    clipped_sstm as clipped_sstm,
-)
-from ._error_feedback import (
-    ErrorFeedbackState as ErrorFeedbackState,
-    error_feedback as error_feedback,
-)
 from ._guard import (
     GuardState as GuardState,
     skip_nonfinite as skip_nonfinite,
     zero_nonfinite as zero_nonfinite,
-)
-from ._mixed_momentum import (
-    MixedMomentumState as MixedMomentumState,
-    mixed_momentum as mixed_momentum,
 )
 from ._monitor import MonitorState as MonitorState, monitor as monitor
 from ._norm import safe_norm as safe_norm
@@ -42,10 +24,21 @@ from ._scope import (
 )
 from ._scope_example import PerExample as PerExample
 from ._scope_unit import PerUnit as PerUnit
-from ._spider import (
+from .algorithm import (
     AbstractSpiderVariant as AbstractSpiderVariant,
     AuthorsSpider as AuthorsSpider,
+    CenteredClipState as CenteredClipState,
+    Clip21State as Clip21State,
+    ClippedSSTMState as ClippedSSTMState,
+    ErrorFeedbackState as ErrorFeedbackState,
+    MixedMomentumState as MixedMomentumState,
     PeriodicSpider as PeriodicSpider,
     SpiderState as SpiderState,
+    centered_clip as centered_clip,
+    clip21 as clip21,
+    clipped_sstm as clipped_sstm,
+    error_feedback as error_feedback,
+    geometric_median as geometric_median,
+    mixed_momentum as mixed_momentum,
     spider as spider,
 )

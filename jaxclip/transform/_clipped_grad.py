@@ -11,8 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from .._checks import count
 from .._static import hashable
 from .._types import Params, Step
-from ..clip import AbstractClip, Adaptive
-from ..clip._adaptive import need_rule
+from ..clip import AbstractClip, Adaptive, need_rule
 from ._parts import factors
 from ._scope import times
 from ._scope_example import PerExample

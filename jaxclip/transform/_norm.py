@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 _Leaves: TypeAlias = list[Float[Array, "..."]]
 
+
 # Numbers in a leaf, up to which it is copied beside others.
 _SMALL = 2**14
 

@@ -1,0 +1,295 @@
+"""The verb that gives advice on a data set, stage by stage."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .._checks import count
+from .._types import Key
+from ..criterion import stable_lr
+from ..noise import Empirical
+from ..problem import LeastSquares, Regression, Spectrum, random_features
+from ._advice import Advice
+from ._measure import Gain, compare
+from ._outcome import Outcome
+from ._predict import Guess, Prediction, guess
+from ._prepare import prepare
+from ._reasons import Facts, reasons
+from ._reference import Reference, rest
+from ._residuals import ResidualLaw
+from ._runs import Settings
+from ._search import RECORDS, Progress, Study, explore
+from ._setting import Setting
+from ._table import Table
+from ._trial import KINDS, Held, hold_out
+from ._verdict import judge
+
+# More rows than these add nothing to what the runs can tell, and cost memory.
+_MOST_ROWS = 100_000
+
+
+# Rows that the stability of unclipped SGD is worked out on.
+_STABILITY_ROWS = 10_000
+
+
+def advise(
+    X: Any,
+    y: Any = None,
+    *,
+    steps: int | None = None,
+    runs: int | None = None,
+    features: int | None = None,
+    key: Key | None = None,
+    progress: bool | Progress | None = None,
+) -> Advice:
+    r"""Tells whether clipped SGD beats SGD on a data set, and how to run it.
+
+    What is measured is the excess risk on rows that SGD was not trained on, after a run
+    of the length that you will train for. Rows are held out in turn, several times
+    over. On the rest, the best settings are chosen by holding out once more, without a
+    clip and with one, constant and with a learning rate that falls to 0; then SGD runs
+    at them, with keys of its own, and is measured on the rows held out. The verdict is
+    on the paired difference, and its interval covers the rows, the keys and the rows
+    that you train on. The risk ODE only says where to search, and what it predicts is
+    printed beside what the rows say.
+
+    The excess risk is the distance to the best linear prediction in the norm of the
+    features' covariance, worked out from the rows held out: as the difference of their
+    squared losses, or, where outliers make that too noisy and no bias is seen, from
+    residuals that are cut at a threshold (a Huber fit). Where clipped SGD settles
+    beside least squares, as on skewed residuals, that is part of the difference.
+
+    **Arguments:**
+
+    - `X`: an array of shape `(n, d)` of finite numbers; or a pandas or polars frame as
+        it is, with gaps, words, dates and identifiers in it, which becomes numbers by
+        the rules that `advice.notes` then lists (needs the extra `cli`). Columns are
+        centred and scaled.
+    - `y`: shape `(n,)`, what to predict; or the name of a column of the frame, its last
+        by default. Centred and scaled.
+    - `steps`: the length of a run, one row a step; one pass over the rows by default,
+        but at least 2,000 and at most 20,000 steps. Rounded up to a multiple of 20.
+    - `runs`: how many runs of each setting in each split of the rows; by default as
+        many as make their part of the error small, at most 128. The number is settled
+        from runs that are not used again, so that it does not bias the verdict.
+    - `features`: use so many random features $\tanh(XW)$ in place of the columns.
+    - `key`: determines all that is random; `jax.random.key(0)` by default.
+    - `progress`: whether to show bars, by default where standard error is a terminal;
+        or a function of an iterable and a label that returns the iterable, such as one
+        that wraps it in a bar of your own.
+
+    **Returns:**
+
+    A [`jaxclip.Advice`][].
+
+    **Raises:**
+
+    A `ValueError` where the data do not make a table, a column is constant, there are
+    too few rows for the columns, or the columns explain the target without an error.
+
+    !!! example
+
+        ```python
+        import jaxclip as jc
+        import pandas as pd
+
+        advice = jc.advise(pd.read_csv("houses.csv"), "price")
+        print(advice)
+        rule, lr = advice.recommended.clip, advice.recommended.schedule
+        ```
+    """
+    key = jr.key(0) if key is None else key
+    features_key, search_key, run_key, row_key = jr.split(key, 4)
+    track = _track(progress)
+    runs = None if runs is None else count("runs", runs, least=2)
+    features = None if features is None else count("features", features)
+    table = X if isinstance(X, Table) else prepare(X, y)
+    X, y = _standardise(table.X, table.y)
+    if features is not None:
+        X = np.asarray(random_features(X, features, key=features_key), float)
+    steps = _length(steps, len(y))
+    if len(y) > _MOST_ROWS:
+        seed = jr.randint(row_key, (), 0, 2**31 - 1)
+        kept = np.random.default_rng(int(seed)).permutation(len(y))[:_MOST_ROWS]
+        X, y = X[kept], y[kept]
+    _need_rows(*X.shape)
+
+    (reference,) = (Reference.of(X, y) for _ in track([0], "fit the rows"))
+    values = y - X @ reference.solution
+    if values.std() < 1e-5:
+        raise ValueError(
+            f"`X` explains {table.target!r} without an error, so that there is no "
+            "noise to clip. Is it, or all that it was computed from, among the columns?"
+        )
+    problem = _limit_problem(reference, values)
+    stable = _stable(X, y), float(stable_lr(problem))
+    (prediction,) = (
+        Prediction.of(reference, values, steps) for _ in track([0], "solve the limits")
+    )
+    # At four fifths of the limit the mean square is finite, if barely.
+    largest = 0.8 * stable[0]
+    plan = guess(prediction, largest)
+    study = Study(X, y, reference, prediction, plan.profile, steps, largest)
+    settings, score = explore(study, plan, search_key, track)
+    done = hold_out(study, settings, score, plan.clipped, run_key, runs, track)
+    return _conclude(done, table, prediction, plan, problem, stable, values)
+
+
+def _conclude(
+    done: Held,
+    table: Table,
+    prediction: Prediction,
+    plan: Guess,
+    problem: LeastSquares,
+    stable: tuple[float, float],
+    values: np.ndarray,
+) -> Advice:
+    """From what was measured to the verdict, its reasons and the setting to use."""
+    study, trial = done.study, done.trial
+    steps, reference = study.steps, study.reference
+    named = dict(zip(KINDS, range(len(KINDS)), strict=True))
+    fixed = {name: len(KINDS) + i for name, i in named.items()}
+
+    def gain(plain: str, clipped: str) -> Gain:
+        kinds = trial.ends(named[plain]), trial.ends(named[clipped])
+        settings = trial.ends(fixed[plain]), trial.ends(fixed[clipped])
+        return compare(study, trial.splits, trial.folds, kinds, settings)
+
+    def outcome(settings: Settings, position: int) -> Outcome:
+        setting = Setting.of(settings, plan.profile, steps)
+        predicted = prediction.curves(settings, plan.profile)[0, -1]
+        return Outcome.of(setting, predicted, trial.curves(position)[:, -1])
+
+    overall, constants = gain("unclipped", "scheduled"), gain("constant", "clipped")
+    outcomes = {
+        name: outcome(done.fixed[i : i + 1], named[name]) for name, i in named.items()
+    }
+    runs = len(trial.params[0])
+    verdict = judge(overall, len(study.y), runs)
+    wanted = "unclipped" if verdict.decision == "do not clip" else "scheduled"
+    if verdict.decision == "cannot tell" and overall.gain < 0:
+        wanted = "unclipped"
+    recommended, baseline = outcomes[wanted].setting, outcomes["unclipped"].setting
+    settles = 0.0
+    best = outcomes["scheduled"].setting
+    if best.clips:
+        settles = rest(reference, study.X, study.y, best.threshold)
+    ode = outcome(plan.clipped, 2 * len(KINDS))
+    facts = Facts(
+        decision=verdict.decision,
+        predicted=plan.gain,
+        gain=overall,
+        outcomes=outcomes,
+        plan=ode,
+        rest=settles / max(outcomes["unclipped"].risk, np.finfo(float).tiny),
+        leverage=stable[1] / stable[0],
+        intrinsic_dimension=float(problem.spectrum.intrinsic_dimension),
+        passes=steps / len(study.y),
+        steps=steps,
+        rows=len(table.y),
+    )
+    step = np.linspace(0, steps, RECORDS + 1)[1:]
+    return Advice(
+        verdict=replace(verdict, reasons=reasons(facts)),
+        gain=overall,
+        constants=constants,
+        outcomes=outcomes,
+        plan=ode,
+        recommended=recommended,
+        baseline=baseline,
+        step=step,
+        clipped_runs=trial.curves(fixed["scheduled"]),
+        baseline_runs=trial.curves(fixed["unclipped"]),
+        prediction=prediction,
+        guess=plan,
+        problem=problem,
+        residuals=ResidualLaw.of(values),
+        residual_values=values,
+        reference=reference,
+        stable_rows=stable[0],
+        stable_gaussian=stable[1],
+        rest=settles,
+        table=table,
+        features=study.X.shape[1],
+        steps=steps,
+    )
+
+
+def _limit_problem(reference: Reference, values: np.ndarray) -> LeastSquares:
+    """What the limits see of the rows: spectrum, start and residuals."""
+    eigenvalues, vectors = np.linalg.eigh(reference.covariance)
+    kept = np.flatnonzero(eigenvalues > 1e-10 * eigenvalues[-1])[::-1]
+    error = np.abs(reference.solution @ vectors[:, kept])
+    dtype = jnp.result_type(float)
+    centred = jnp.asarray(values - values.mean(), dtype)
+    return LeastSquares(
+        Spectrum(jnp.asarray(eigenvalues[kept], dtype)),
+        Empirical(centred),
+        jnp.asarray(error, dtype),
+    )
+
+
+def _stable(X: np.ndarray, y: np.ndarray) -> float:
+    """The largest stable rate on some of the rows."""
+    return float(stable_lr(Regression(X[:_STABILITY_ROWS], y[:_STABILITY_ROWS])))
+
+
+def _standardise(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of mean 0 and standard deviation 1."""
+    scaled = []
+    for name, values in (("X", X), ("y", y)):
+        if len(values) < 2:
+            raise ValueError(f"`{name}` must have at least two rows.")
+        # In units of the largest, whose square might not be a number.
+        unit = np.maximum(np.abs(values).max(axis=0), np.finfo(float).tiny)
+        centred = values / unit
+        centred -= centred.mean(axis=0)
+        spread = centred.std(axis=0)
+        constant = spread <= 1e-12
+        if np.any(constant):
+            where = f" columns {np.flatnonzero(constant).tolist()}" * (name == "X")
+            raise ValueError(f"`{name}` is constant{where}: leave it out.")
+        scaled.append(centred / spread)
+    return scaled[0], scaled[1]
+
+
+def _need_rows(rows: int, features: int) -> None:
+    if rows < 10:
+        raise ValueError(f"A table must have at least ten rows. Got {rows}.")
+    if rows < 2 * features:
+        raise ValueError(
+            f"`X` has {features} features and only {rows} rows: a part of the rows can "
+            "be fitted without error, and says nothing about the noise. There must be "
+            "two rows for each feature; leave out columns, or use fewer `features`."
+        )
+
+
+def _length(steps: int | None, rows: int) -> int:
+    if steps is None:
+        steps = min(max(rows, 2_000), 20_000)
+    return -(-count("steps", steps) // RECORDS) * RECORDS
+
+
+def _track(progress: bool | Progress | None) -> Progress:
+    """A function that shows how far an iterable is, or does not."""
+    if callable(progress):
+        return progress
+    if progress is None:
+        progress = sys.stderr is not None and sys.stderr.isatty()
+    if not progress:
+        return _silent
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return _silent
+    return lambda iterable, label: tqdm(iterable, desc=f"{label:>20}", leave=False)
+
+
+def _silent(iterable: Iterable[Any], label: str) -> Iterable[Any]:
+    del label
+    return iterable

@@ -1,0 +1,305 @@
+r"""What the risk ODE says of a table: which settings to look at, and what they reach.
+
+$$\frac{dv_j}{dk} = -2 \gamma \mu \lambda_j v_j
++ \tfrac12 \gamma^2\, \mathrm{second}\, \lambda_j,$$
+
+with the coefficients tabulated once over risks and thresholds, and many settings solved
+side by side, a step of SGD at a time: over one step the coefficients are constant and
+the decay is exact.
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..noise import Empirical
+from ._reference import Reference
+from ._runs import Settings
+
+# Risks and thresholds at which the coefficients are tabulated, and the components of
+# the residuals' law in that: enough for a percent.
+_RISKS, _THRESHOLDS, _ATOMS = 24, 48, 128
+
+
+# Points of the integral between two thresholds: an even number.
+_BETWEEN = 8
+
+
+# Longer runs are solved with several steps at a time.
+_MOST_STEPS = 4000
+
+
+_RECORDS = 100
+
+
+class Law(eqx.Module):
+    """The coefficients of the ODE, tabulated in the logarithms of risk and threshold.
+
+    - `risks`, `thresholds`: evenly spaced logarithms; thresholds are on the residual.
+    - `mu`, `second`: shape `(risks, thresholds)`; the last threshold does not act.
+    """
+
+    risks: Float[Array, " r"]
+    thresholds: Float[Array, " c"]
+    mu: Float[Array, "r c"]
+    second: Float[Array, "r c"]
+
+    @classmethod
+    def of(cls, residuals: np.ndarray, start: float) -> "Law":
+        """That of residuals, for risks from that of the start down."""
+        std = float(np.std(residuals))
+        noise = Empirical(jnp.asarray(residuals - np.mean(residuals)), _ATOMS)
+        low = min(1e-6 * start, 1e-4 * std**2)
+        risks = np.geomspace(low, 4 * max(start, std**2), _RISKS)
+        most = 4 * max(np.abs(residuals).max(), 4 * np.sqrt(2 * risks[-1]))
+        thresholds = np.geomspace(1e-2 * std, most, _THRESHOLDS)
+        table = _tabulate(noise, jnp.asarray(risks), jnp.asarray(thresholds))
+        return cls(*(jnp.log(jnp.asarray(v)) for v in (risks, thresholds)), *table)
+
+    @property
+    def _score(self) -> np.ndarray:
+        """The logarithm of mu^2 / second; below all that it is ever worth looking at
+        where no residual of the sample is as small as a threshold."""
+        return np.log(np.maximum(np.asarray(self.mu**2 / self.second), 1e-30))
+
+    def criterion(self, risk: float) -> np.ndarray:
+        """The clipping-comparison criterion of each threshold at a risk: mu^2 / second
+        in units of its value where no threshold acts."""
+        score = self._score
+        at = [np.interp(np.log(risk), np.asarray(self.risks), row) for row in score.T]
+        return np.exp(np.array(at) - at[-1])
+
+    def best(self, risk: np.ndarray) -> np.ndarray:
+        """The threshold with the largest mu^2 / second at each risk, on the residual;
+        infinite where none beats none."""
+        score = self._score
+        logs = np.asarray(self.thresholds)
+        top = np.argmax(score, axis=1)
+        inner = np.clip(top, 1, len(logs) - 2)
+        rows = np.arange(len(score))
+        left, middle, right = (score[rows, inner + k] for k in (-1, 0, 1))
+        curve = np.minimum(left - 2 * middle + right, -1e-12)
+        shift = np.clip(0.5 * (left - right) / curve, -1, 1)
+        best = logs[inner] + shift * (logs[1] - logs[0])
+        best = np.where(score[rows, top] > score[:, -1] + 1e-6, best, logs[-1])
+        tiny = np.finfo(float).tiny
+        found = np.interp(np.log(np.maximum(risk, tiny)), np.asarray(self.risks), best)
+        return np.where(found > logs[-2], np.inf, np.exp(found))
+
+
+@eqx.filter_jit
+def _tabulate(noise: Empirical, risks, thresholds):
+    r"""mu and second at every risk, for all thresholds at once.
+
+    With $F$ the law of the residual's size, $\mu(c) = F(c)$, and second follows from
+    $d\,\mathrm{second}/dc = 2 c (1 - \mu)$: one integral along the thresholds in place
+    of a quadrature for each of them.
+    """
+    # Between two thresholds, and from 0 to the first, where mu is as good as constant.
+    fine = jnp.concatenate(
+        [
+            jnp.linspace(a, b, _BETWEEN, endpoint=False)
+            for a, b in zip(jnp.append(0.0, thresholds)[:-1], thresholds, strict=True)
+        ]
+        + [thresholds[-1:]]
+    )
+
+    def one(risk):
+        stds = jnp.sqrt(2 * risk + noise.variances)
+        means, stds = noise.means[None, :], stds[None, :]
+        upper = jax.scipy.special.ndtr((fine[:, None] - means) / stds)
+        lower = jax.scipy.special.ndtr((-fine[:, None] - means) / stds)
+        outside = 1 - (upper - lower) @ noise.weights
+        slope = 2 * fine * outside
+        # Simpson's rule on each pair of intervals, so that the ends are thresholds.
+        left, middle, right = slope[:-2:2], slope[1:-1:2], slope[2::2]
+        pieces = (left + 4 * middle + right) * (fine[2::2] - fine[:-2:2]) / 6
+        second = jnp.cumsum(pieces)[_BETWEEN // 2 - 1 :: _BETWEEN // 2]
+        return 1 - outside[_BETWEEN::_BETWEEN], second
+
+    return jax.lax.map(one, risks)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the ODE says of one table and one length of run.
+
+    - `law`: its coefficients; `eigenvalues`: shape `(m,)`, of the covariance.
+    - `start`: shape `(m,)`, the start's excess risk in each eigendirection.
+    - `feature_norm`: the root of the covariance's trace.
+    - `steps`: the length of a run.
+    """
+
+    law: Law
+    eigenvalues: np.ndarray
+    start: np.ndarray
+    feature_norm: float
+    steps: int
+
+    @classmethod
+    def of(
+        cls, reference: Reference, residuals: np.ndarray, steps: int
+    ) -> "Prediction":
+        values, vectors = np.linalg.eigh(reference.covariance)
+        kept = values > 1e-10 * values[-1]
+        error = reference.solution @ vectors[:, kept]
+        start = values[kept] * error**2 / 2
+        # A start at the solution has no risk, and no scale of its own.
+        least = 1e-6 * float(np.var(residuals))
+        law = Law.of(residuals, max(float(start.sum()), least))
+        norm = float(np.sqrt(values[kept].sum()))
+        return cls(law, values[kept], start, norm, steps)
+
+    def curves(
+        self, settings: Settings, profile: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Shape `(settings, records + 1)`: the risk of each, from step 0 on, of runs
+        whose rows are all fresh.
+
+        **Arguments:**
+
+        - `profile`: what a threshold that follows one follows.
+        """
+        return self._solve(settings, profile)[0]
+
+    def on_rows(self, settings: Settings, profile: np.ndarray, rows: int) -> np.ndarray:
+        r"""Shape `(settings,)`: the final risk of runs that draw from so many rows.
+
+        Such runs tend to a fit of those rows, whose own excess risk is about
+        $\mathrm{second} / (2 n \mu^2)$ for each direction that has been learnt.
+        """
+        risk, learnt = self._solve(settings, profile)
+        return risk[:, -1] + learnt / rows
+
+    def _solve(self, settings: Settings, profile: np.ndarray | None):
+        profile = np.ones(_RECORDS + 1) if profile is None else profile
+        stride = -(-self.steps // _MOST_STEPS)
+        found = [
+            _solve(
+                self.law,
+                jnp.asarray(self.eigenvalues),
+                jnp.asarray(self.start),
+                jax.tree.map(jnp.asarray, part),
+                jnp.asarray(profile),
+                jnp.asarray(self.feature_norm),
+                self.steps,
+                stride,
+            )
+            for part in settings.chunks()
+        ]
+        risk, learnt = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return risk[: len(settings)], learnt[: len(settings)]
+
+    @property
+    def at(self) -> np.ndarray:
+        """The steps at which the curves are given."""
+        return np.linspace(0, self.steps, _RECORDS + 1)
+
+
+@eqx.filter_jit
+def _solve(law, eigenvalues, start, settings, profile, norm, steps, stride):
+    """The curves, and what the rows of a table add to their end, times their number."""
+    count = -(-steps // stride)
+    clip, rate = settings.schedules(profile, steps)
+
+    def moments(risk, step):
+        i = _place(jnp.log(risk), law.risks)
+        j = _place(jnp.log(clip.threshold(step) / norm), law.thresholds)
+        return _look_up(law.mu, i, j), jnp.exp(_look_up(jnp.log(law.second), i, j))
+
+    def advance(state, k):
+        u, learnt = state
+        step = k * stride
+        mu, second = moments(jnp.sum(u, axis=1), step)
+        q = rate(step)
+        decay = 2 * (q * mu)[:, None] * eigenvalues[None, :] * stride
+        # (1 - exp(-x)) / x is 1 at a rate of 0.
+        safe = jnp.where(decay > 1e-9, decay, 1.0)
+        mean = jnp.where(decay > 1e-9, -jnp.expm1(-safe) / safe, 1.0)
+        noise = (q**2 * second)[:, None]
+        forced = noise * eigenvalues[None, :] ** 2 / 2 * stride
+        u = u * jnp.exp(-decay) + forced * mean
+        return (u, learnt + decay / 2), jnp.sum(u, axis=1)
+
+    u = jnp.broadcast_to(start[None, :], (len(settings.lr), len(start)))
+    (last, learnt), risk = jax.lax.scan(
+        advance, (u, jnp.zeros_like(u)), jnp.arange(count)
+    )
+    mu, second = moments(jnp.sum(last, axis=1), steps)
+    directions = jnp.sum(jnp.expm1(-learnt) ** 2, axis=1)
+    risk = jnp.concatenate([jnp.sum(u, axis=1)[None], risk])
+    at = jnp.linspace(0, count, _RECORDS + 1).round().astype(int)
+    return risk[at].T, directions * second / (2 * mu**2)
+
+
+def _place(value, grid):
+    """The interval of an evenly spaced grid that holds a value, and where it is there;
+    beyond the ends, the ends."""
+    at = jnp.clip((value - grid[0]) / (grid[1] - grid[0]), 0.0, len(grid) - 1.0)
+    i = jnp.minimum(at.astype(int), len(grid) - 2)
+    return i, at - i.astype(at.dtype)
+
+
+def _look_up(table, rows, columns):
+    """Between the four nearest values of a table."""
+    (i, x), (j, y) = rows, columns
+    low = (1 - y) * table[i, j] + y * table[i, j + 1]
+    high = (1 - y) * table[i + 1, j] + y * table[i + 1, j + 1]
+    return (1 - x) * low + x * high
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Where the ODE has the best settings, and what else is worth knowing of them.
+
+    - `unclipped`, `clipped`: the best of 1 setting each, of any rate and threshold.
+    - `profile`: of the best threshold over the run, 1 at its end.
+    - `gain`: what the clip gains.
+    """
+
+    unclipped: Settings
+    clipped: Settings
+    profile: np.ndarray
+    gain: float
+
+
+def guess(prediction: Prediction, largest_lr: float) -> Guess:
+    """The best settings by the ODE, on a grid.
+
+    **Arguments:**
+
+    - `largest_lr`: no rate above it is considered without a clip: the ODE does not know
+        that rows with heavy tails make unclipped SGD unstable.
+    """
+    norm, law = prediction.feature_norm, prediction.law
+    lrs = 2.0 ** np.arange(-12, 1) / norm**2
+    plain = Settings.grid(lrs, [np.inf], [0, 1], [0])
+    risk = prediction.curves(plain)[:, -1]
+    allowed = np.where(plain.lr <= max(largest_lr, lrs[0]), risk, np.inf)
+    unclipped, lowest = plain[int(np.argmin(allowed))], float(np.min(allowed))
+    best = float(law.best(np.array([lowest]))[0]) * norm
+    acts = np.isfinite(best)
+    if not acts:
+        # None helps: the search begins where one begins to act.
+        best = float(np.exp(law.thresholds[-1])) * norm / 16
+    # A clip may make larger rates than these stable, if it is tight.
+    lrs = np.append(lrs, lrs[-1] * 2.0 ** np.arange(1, 5))
+    grid = Settings.grid(lrs, best * 2.0 ** np.arange(-3, 4), [0, 1], [0])
+    curves = prediction.curves(grid)
+    top = int(np.argmin(curves[:, -1]))
+    clipped, reached = grid[top], float(curves[top, -1])
+    profile = _profile(law.best(curves[top]))
+    return Guess(unclipped, clipped, profile, max(0.0, 1 - reached / lowest))
+
+
+def _profile(thresholds: np.ndarray) -> np.ndarray:
+    """Thresholds over those at the end; where there is none, the largest there is."""
+    finite = np.isfinite(thresholds)
+    if not finite[-1]:
+        return np.ones_like(thresholds)
+    largest = thresholds[finite].max()
+    return np.where(finite, thresholds, largest) / thresholds[-1]

@@ -1,0 +1,74 @@
+"""The rule that attains the ceiling of all rules."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._checks import positive
+from .._schedule import as_schedule
+from .._types import RealScalarLike, Schedule, Step
+from ..noise import AbstractLaw, AbstractNoise, NormalMixture
+from ._base import AbstractClip
+
+
+class ScoreClip(AbstractClip):
+    r"""The best rule of all: the posterior mean of the signal in a residual.
+
+    $$\psi(w) = 2R\, s(w) = E[\text{signal} \mid w], \qquad s = -p' / p,$$
+
+    with $p$ the density of the residual's size. By Tweedie's formula the two forms are
+    one. Its clipping-comparison criterion is the Fisher information times the
+    residual's variance, the ceiling of all rules; where the noise is skewed it is that
+    of the noise with a random sign, since a rule sees a norm and no sign. Derived here.
+
+    **Arguments:**
+
+    - `noise`: the label noise.
+    - `excess`: the excess risk $R$, positive: a number, or a function of the step.
+    - `feature_norm`: the square root of the covariance's trace.
+    """
+
+    noise: AbstractNoise
+    excess: Schedule = eqx.field(converter=partial(as_schedule, name="excess"))
+    feature_norm: Float[Array, ""] = eqx.field(
+        converter=lambda value: positive("feature_norm", value)
+    )
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        signal_variance = 2 * jnp.asarray(self.excess(step))
+        law = self.noise.residual(signal_variance)
+
+        def log_density(size):
+            return jnp.logaddexp(law.log_density(size), law.log_density(-size))
+
+        # The score vanishes at 0 like a multiple of the size: taken just beside. Where
+        # no residual ever is, the density may underflow: the factor is held.
+        least, most = 1e-4 * jnp.sqrt(signal_variance), jnp.max(law.panel_edges())
+
+        def of(size):
+            size = jnp.clip(size, least, most)
+            return -signal_variance * jax.grad(log_density)(size) / size
+
+        size = jnp.asarray(norm) / self.feature_norm
+        return jnp.vectorize(of)(size)
+
+    def kinks(self, step: Step) -> tuple[Float[Array, ""], ...]:
+        law = self.noise.residual(2 * jnp.asarray(self.excess(step)))
+        return tuple(edge * self.feature_norm for edge in _edges(law))
+
+
+def _edges(law: AbstractLaw) -> tuple[Float[Array, ""], ...]:
+    """Where panels must end so that they resolve the score, which is smooth but varies
+    as fast as the density: the wide components of a mixture know nothing of the narrow
+    ones. A law that is no mixture has these edges in its panels already."""
+    if not isinstance(law, NormalMixture):
+        return ()
+    # Where more than these are as narrow, each one's own panels are as fine.
+    narrow = jnp.argsort(law.stds)[:4]
+    narrowest = jax.tree.map(lambda leaf: leaf[narrow], law)
+    return tuple(narrowest.panel_edges())

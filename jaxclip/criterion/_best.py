@@ -1,0 +1,147 @@
+"""Whether to clip, and at what threshold: the best one at one value of the risk."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import nonnegative
+from .._types import RealScalar, RealScalarLike
+from ..noise import AbstractNoise
+
+# The thresholds that are searched, in units of the residual's size, and how finely.
+_SMALLEST, _LARGEST, _GRID = 1e-4, 1e3, 128
+
+
+# A gain below this is within the quadrature's error, and none: no threshold is best.
+_NO_GAIN = {"float64": 1e-10, "float32": 1e-4}
+
+
+class BestClip(NamedTuple):
+    """The best hard threshold at one value of the risk.
+
+    - `threshold`: on the residual, in the unit of the label; infinite where no
+        threshold beats none. Times `feature_norm` it is one on the gradient's norm.
+    - `ccc`: the clipping-comparison criterion there: 1 where none beats none, infinite
+        where the noise's variance is.
+    """
+
+    threshold: Float[Array, "..."]
+    ccc: Float[Array, "..."]
+
+
+def best_clip(noise: AbstractNoise, excess: RealScalarLike) -> BestClip:
+    r"""The hard threshold with the largest clipping-comparison criterion.
+
+    $$c^*(R) = \arg\max_c \mu^2 / \mathrm{second},$$
+
+    on which the best threshold of any schedule runs, whatever the spectrum and the
+    horizon: the risk enters the ODE of a run at descent rate $q = \gamma\mu$ only
+    through $q^2 \mathrm{second} / \mu^2$ (derived here; section 4 of arXiv:2406.11733
+    defines the criterion). By a logarithmic grid that is then refined.
+
+    **Arguments:**
+
+    - `noise`: the label noise.
+    - `excess`: the excess risk $R$, in the label's squared unit.
+    """
+    return _best_clip(noise, nonnegative("excess", excess))
+
+
+class _Best(NamedTuple):
+    """The best threshold, its criterion, its efficiency, and the slope of the
+    efficiency's logarithm in that of the risk."""
+
+    threshold: RealScalar
+    ccc: RealScalar
+    efficiency: RealScalar
+    slope: RealScalar
+
+
+# Jitted behind the door: a Python number would be compiled in, and again for the next.
+@eqx.filter_jit
+def _best_clip(noise: AbstractNoise, excess: RealScalar) -> BestClip:
+    best = best_at(noise, excess)
+    return BestClip(best.threshold, best.ccc)
+
+
+def best_at(noise: AbstractNoise, excess: RealScalar) -> _Best:
+    law = noise.residual(2 * excess)
+    # exp E log |w| is finite and a typical size whatever the tails are; the standard
+    # deviation, where it is finite, may be far larger.
+    tiny = jnp.finfo(jnp.result_type(float)).tiny
+    size = jnp.exp(law.expect(lambda norm: jnp.log(jnp.maximum(norm, tiny))))
+    variance = 2 * excess + noise.variance
+    std = jnp.sqrt(variance)
+    low = jnp.log(_SMALLEST * size)
+    high = jnp.log(_LARGEST * jnp.where(jnp.isfinite(std), std, size))
+    grid = jnp.linspace(low, high, _GRID)
+    spacing = (high - low) / (_GRID - 1)
+    # In the residual's own unit, in which the square of a small one is a number. The
+    # efficiency without a clip is one over the variance: 1 in that unit.
+    unit = jax.lax.stop_gradient(jnp.where(jnp.isfinite(std), std, size))
+
+    def function(log_thresholds):
+        return _efficiencies(noise, excess, jnp.exp(log_thresholds), unit)
+
+    top = grid[jnp.argmax(function(grid))]
+    best, efficiency = _refine(function, top, spacing)
+    ccc = jnp.where(jnp.isfinite(std), efficiency, jnp.inf)
+    gain = ccc > 1 + _NO_GAIN[str(grid.dtype)]
+
+    def log_efficiency(log_excess):
+        # At the maximum it does not matter that the threshold moves too.
+        cut = jnp.exp(best)[None]
+        return jnp.log(_efficiencies(noise, jnp.exp(log_excess), cut, unit)[0])
+
+    log_excess = jnp.log(jnp.maximum(excess, tiny))
+    slope = jax.jvp(log_efficiency, (log_excess,), (jnp.ones_like(log_excess),))[1]
+    return _Best(
+        jnp.where(gain, jnp.exp(best), jnp.inf),
+        jnp.where(gain, ccc, jnp.ones_like(ccc)),
+        jnp.where(gain, efficiency / unit**2, 1 / variance),
+        jnp.where(gain, slope, -2 * excess / variance),
+    )
+
+
+def _efficiencies(
+    noise: AbstractNoise,
+    excess: RealScalar,
+    thresholds: Float[Array, " n"],
+    unit: RealScalar,
+) -> Float[Array, " n"]:
+    r"""$\mu^2 / \mathrm{second}$ of hard clips, times `unit` squared.
+
+    With $\mu = P(|w| < c)$ and $\mathrm{second} = E \min(w^2, c^2)$: one quadrature for
+    all thresholds, since what costs is the density.
+    """
+
+    def integrand(norm):
+        kept = jnp.minimum(norm, thresholds) / unit
+        return jnp.where(norm < thresholds, 1.0, 0.0), kept**2
+
+    law = noise.residual(2 * excess)
+    mu, second = law.expect(integrand, jnp.unstack(thresholds))
+    # A threshold below every residual keeps the sign only, and is as good as none.
+    return mu**2 / second
+
+
+def _refine(function, best, spacing, rounds: int = 12):
+    """The maximiser near the best point of a grid, and the maximum.
+
+    Each round lays nine points over the two intervals beside the best one: a golden
+    section needs fewer evaluations, but one at a time.
+    """
+    offsets = np.linspace(-1, 1, 9)
+
+    def body(i, state):
+        best, _ = state
+        points = best + spacing * 0.25**i * offsets
+        values = function(points)
+        top = jnp.argmax(values)
+        return points[top], values[top]
+
+    return jax.lax.fori_loop(0, rounds, body, (best, jnp.zeros_like(best)))

@@ -1,0 +1,65 @@
+"""The ceiling of all clipping rules."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._curve import Curve
+from .._schedule import check_rate
+from .._types import RealScalar, RealScalarLike, Schedule, Step
+from ..limit import RiskODE, few_modes
+from ..noise import AbstractNoise
+from ..problem import LeastSquares
+from ._fisher import _fisher_information
+from ._follow import need_least_squares
+from ._table import Tabulated, risk_range, tabulate_smooth
+
+
+def ceiling(
+    problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: Any
+) -> Curve:
+    r"""The risk of the best of all rules with the descent of unclipped SGD.
+
+    The rule is the score of the residual's law at every step, its rate compensated; no
+    rule with the descent rate $\gamma_k$ has a smaller error in any eigenspace at any
+    time (derived here). On isotropic features with the best $\gamma_k$ it is the
+    Cramér-Rao limit of one pass over the samples, $dR/dk = -2 R^2 I / d$.
+
+    **Arguments:**
+
+    - `problem`: what SGD runs on.
+    - `lr`: the rate of descent, $\gamma_k \mu$, per step.
+    - `steps`: shape `(s,)`, where to report.
+    """
+    problem = need_least_squares("ceiling", problem)
+    steps = jnp.asarray(steps, jnp.result_type(float))
+    lr = check_rate(lr, steps)
+    information = tabulate_smooth(_Information(problem.noise), *risk_range(problem))
+    return RiskODE().integrate(
+        few_modes(problem),
+        _Best(lr, information),
+        steps,
+        settings=lr,
+        scale=problem.noise.variance,
+    )
+
+
+class _Information(eqx.Module):
+    """The Fisher information, a function of the risk."""
+
+    noise: AbstractNoise
+
+    def __call__(self, excess: RealScalar) -> RealScalar:
+        return _fisher_information(self.noise, excess)
+
+
+class _Best(eqx.Module):
+    """The coefficients of a run with the best of all rules."""
+
+    lr: Schedule
+    information: Tabulated
+
+    def __call__(self, step: Step, excess: RealScalar) -> tuple[RealScalar, RealScalar]:
+        rate = self.lr(step)
+        return rate, rate**2 / self.information(excess)

@@ -1,0 +1,28 @@
+"""The Fisher information of a residual: what no rule can beat."""
+
+import equinox as eqx
+
+from .._checks import positive
+from .._types import RealScalar, RealScalarLike
+from ..noise import AbstractNoise
+
+
+def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScalar:
+    r"""The Fisher information of the residual's location: the ceiling of all rules.
+
+    For every rule, $\mu^2 / \mathrm{second} \le I = E\,s(w)^2$ with the score
+    $s = -p' / p$ of the residual's density, by Cauchy-Schwarz applied to
+    $\mu = E[\psi s]$; the bound is met by $\psi \propto s$ alone. The ceiling of the
+    clipping-comparison criterion is $I$ times the residual's variance. Derived here.
+
+    **Arguments:**
+
+    - `noise`: the label noise.
+    - `excess`: the excess risk $R$, positive, in the label's squared unit.
+    """
+    return _fisher_information(noise, positive("excess", excess))
+
+
+@eqx.filter_jit
+def _fisher_information(noise: AbstractNoise, excess: RealScalar) -> RealScalar:
+    return noise.residual(2 * excess).information()

@@ -1,0 +1,133 @@
+r"""The solution of the modes' equations over one step of the exponential integrator.
+
+In the clock $d\tau = q\,dk$ a mode's decay is exact, and what drives it, $g / 2q$, is a
+cubic in the clock through its values at four nodes.
+"""
+
+import math
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..._types import RealScalar, RealScalarLike
+from ...problem import Modes
+
+# Gauss-Lobatto nodes on [0, 1], and powers of c in the integrals from 0 to c of the
+# Lagrange polynomials on them.
+NODES = np.array([0.0, (1 - 5**-0.5) / 2, (1 + 5**-0.5) / 2, 1.0])
+
+
+LAGRANGE = np.linalg.inv(np.vander(NODES, increasing=True)).T
+
+
+_INTEGRAL = LAGRANGE / np.arange(1, 5)
+
+
+class Path(diffrax.AbstractLocalInterpolation):
+    """The solution inside of one step.
+
+    - `u0`, `eigenvalues`, `forcing`: shape `(n,)`, the modes at the step's start.
+    - `descent`: shape `(4,)`, `q` at the nodes.
+    - `drive`: shape `(4,)`, `g / 2q` as a polynomial in the clock's share of the step.
+    """
+
+    # Variables of the class in diffrax's types, and fields here.
+    t0: RealScalarLike  # pyright: ignore[reportIncompatibleVariableOverride]
+    t1: RealScalarLike  # pyright: ignore[reportIncompatibleVariableOverride]
+    u0: Float[Array, " n"]
+    eigenvalues: Float[Array, " n"]
+    forcing: Float[Array, " n"]
+    descent: Float[Array, " 4"]
+    drive: Float[Array, " 4"]
+
+    def clock(self, share: RealScalarLike) -> RealScalar:
+        """The clock since the step's start, at a share of the step."""
+        integral = share * jnp.sum(
+            _powers(share)[None, :] * _INTEGRAL.astype(self.u0.dtype), axis=1
+        )
+        return jnp.asarray(self.t1 - self.t0) * jnp.sum(self.descent * integral)
+
+    def state(self, share):
+        elapsed, whole = self.clock(share), self.clock(1.0)
+        decay, driven = propagate(self.eigenvalues, elapsed)
+        x = _divide(elapsed, whole, share)
+        weights = self.drive * _powers(x)
+        return decay * self.u0 + self.forcing * jnp.sum(
+            driven * weights[:, None], axis=0
+        )
+
+    def evaluate(self, t0, t1=None, left=True):
+        del left
+        if t1 is not None:
+            return self.evaluate(t1) - self.evaluate(t0)
+        return self.state((t0 - self.t0) / (self.t1 - self.t0))
+
+
+def path_over(modes: Modes, u0, t0, t1, q, g):
+    """The solution over a step with the coefficients `q` and `g` at its nodes; the
+    cubic coefficient of what drives it; and where the first inner node lies."""
+    info = {"u0": u0, "eigenvalues": modes.eigenvalues, "forcing": modes.forcing,
+            "descent": q}  # fmt: skip
+    # The clock needs only q; what drives the modes is a function of it.
+    bare = Path(t0=t0, t1=t1, drive=jnp.zeros_like(q), **info)
+    nodes = NODES.astype(q.dtype)
+    clock = jax.vmap(bare.clock)(nodes)
+    x = _divide(clock, clock[-1], nodes)
+    drive, last = _polynomial(x, _divide(g, 2 * q, jnp.zeros_like(g)))
+    return Path(t0=t0, t1=t1, drive=drive, **info), last, x[1]
+
+
+def propagate(
+    eigenvalues: Float[Array, " n"], elapsed: RealScalar
+) -> tuple[Float[Array, " n"], Float[Array, "4 n"]]:
+    r"""What a clock's advance by `elapsed` does to each mode: the factor
+    $e^{-2\lambda\tau}$, and $\lambda \int_0^\tau e^{-2\lambda(\tau-s)} (s/\tau)^p ds$
+    for $p = 0 \dots 3$."""
+    z = 2 * eigenvalues * elapsed
+    factorials = np.array([math.factorial(p) for p in range(4)], float)
+    phi = _phi(z) * jnp.asarray(factorials, z.dtype)[:, None]
+    return jnp.exp(-z), phi * (z / 2)[None, :]
+
+
+def _phi(z: Float[Array, " n"]) -> Float[Array, "4 n"]:
+    r"""$\varphi_1 \dots \varphi_4$ at $-z$, where
+    $\varphi_{k+1}(-z) = (1/k! - \varphi_k(-z)) / z$."""
+    small = z < 1.0
+    # Where z is small the recurrence loses all digits; run down from a series it gains.
+    near = jnp.where(small, z, 0.0)
+    series = jnp.zeros_like(z)
+    for n in reversed(range(15)):
+        series = series * -near + 1 / math.factorial(n + 4)
+    down = [series]
+    for k in (3, 2, 1):
+        down.append(1 / math.factorial(k) - near * down[-1])
+    far = jnp.where(small, 1.0, z)
+    up = [-jnp.expm1(-far) / far]
+    for k in (1, 2, 3):
+        up.append((1 / math.factorial(k) - up[-1]) / far)
+    return jnp.where(small[None, :], jnp.stack(down[::-1]), jnp.stack(up))
+
+
+def _polynomial(x: Float[Array, " 4"], values: Float[Array, " 4"]):
+    """The cubic through values at the nodes 0, x1, x2, 1, and its cubic coefficient."""
+    first = (values[1:] - values[:-1]) / jnp.diff(x)
+    second = (first[1:] - first[:-1]) / (x[2:] - x[:-2])
+    third = (second[1] - second[0]) / (x[3] - x[0])
+    linear = first[0] - second[0] * x[1] + third * x[1] * x[2]
+    square = second[0] - third * (x[1] + x[2])
+    return jnp.stack([values[0], linear, square, third]), third
+
+
+def _powers(x: RealScalarLike) -> Float[Array, " 4"]:
+    """The powers 0 to 3, whose derivatives are finite at 0."""
+    x = jnp.asarray(x)
+    return jnp.stack([jnp.ones_like(x), x, x * x, x * x * x])
+
+
+def _divide(numerator, denominator, otherwise):
+    """The ratio, and `otherwise` where it is by 0, as at a learning rate of 0."""
+    some = denominator != 0
+    return jnp.where(some, numerator / jnp.where(some, denominator, 1.0), otherwise)

@@ -1,0 +1,79 @@
+"""Label noise that is drawn from the residuals of a data set."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import as_float, check
+from .._types import Key, RealScalarLike
+from ._base import AbstractNoise, relative_variance, unit_of
+from ._law import NormalMixture
+
+
+class Empirical(AbstractNoise):
+    """The residuals of a data set, drawn with replacement.
+
+    The law averages a normal law of the signal's width over the residuals. More than
+    `atoms` of them are binned first: the largest and smallest one by one, the rest in
+    bins of equal count, each replaced by a normal law of the bin's mean and variance,
+    so that mean and variance are those of the residuals. Down to a signal of the width
+    of a bin the law is exact; below, it is smoothed on that width.
+
+    **Arguments:**
+
+    - `residuals`: shape `(n,)`, in the unit of the label, concrete (not traced) where
+        there are more than `atoms`.
+    - `atoms`: how many components the law has at most.
+    """
+
+    residuals: Float[Array, " n"]
+    weights: Float[Array, " m"]
+    means: Float[Array, " m"]
+    variances: Float[Array, " m"]
+
+    def __init__(self, residuals: Float[Array, " n"] | np.ndarray, atoms: int = 256):
+        values = as_float("residuals", residuals)
+        if values.ndim != 1 or values.size == 0:
+            raise ValueError(
+                "`residuals` must be a vector with at least one number. "
+                f"Got shape {values.shape}."
+            )
+        values = check(
+            values, lambda x: ~(abs(x) < np.inf), "`residuals` must be finite."
+        )
+        self.residuals = values
+        if values.size <= atoms:
+            self.weights = jnp.full_like(values, 1 / values.size)
+            self.means = values
+            self.variances = jnp.zeros_like(values)
+        else:
+            bins = _bin(np.asarray(values), atoms)
+            self.weights, self.means, self.variances = (
+                jnp.asarray(column, values.dtype) for column in bins
+            )
+
+    def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        return jr.choice(key, self.residuals, shape)
+
+    @property
+    def variance(self) -> Float[Array, ""]:
+        """The mean square: the residuals are taken as they are, not centred."""
+        return jnp.mean(self.residuals**2)
+
+    def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
+        unit = unit_of(signal_variance, jnp.max(jnp.abs(self.residuals)))
+        # Not by `mixture`: the root of a variance of 0 has no derivative.
+        total = relative_variance(signal_variance, unit) + self.variances / unit / unit
+        return NormalMixture(self.weights, -self.means, unit * jnp.sqrt(total))
+
+
+def _bin(values: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights, means and variances of at most `atoms` groups of sorted values."""
+    values = np.sort(values)
+    tail = atoms // 8
+    inner = np.array_split(values[tail:-tail], atoms - 2 * tail)
+    groups = [*values[:tail, None], *inner, *values[-tail:, None]]
+    columns = [(g.size / values.size, g.mean(), g.var()) for g in groups]
+    weights, means, variances = np.array(columns).T
+    return weights, means, variances

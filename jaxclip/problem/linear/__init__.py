@@ -1,0 +1,24 @@
+"""Models that are linear in their parameters."""
+
+from ._base import AbstractLinear as AbstractLinear
+from ._features import random_features as random_features
+from ._gaussian import (
+    AbstractGaussianLinear as AbstractGaussianLinear,
+    AbstractNoisyLinear as AbstractNoisyLinear,
+)
+from ._least_squares import (
+    CompressedLeastSquares as CompressedLeastSquares,
+    LeastSquares as LeastSquares,
+)
+from ._logistic import Logistic as Logistic
+from ._loss import (
+    AbstractLoss as AbstractLoss,
+    HuberLoss as HuberLoss,
+    LogisticLoss as LogisticLoss,
+    PinballLoss as PinballLoss,
+    SquaredLoss as SquaredLoss,
+)
+from ._modes import Modes as Modes
+from ._robust import Huber as Huber, Pinball as Pinball
+from ._rows import Regression as Regression
+from ._spectrum import Spectrum as Spectrum

@@ -1,0 +1,151 @@
+"""Losses of a linear prediction: what one sample costs, and the slope that SGD sees."""
+
+import abc
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..._checks import as_float, check, positive
+from ..._types import RealScalar
+
+
+def _level(value: Any) -> Array:
+    return check(
+        as_float("level", value),
+        lambda x: ~((x > 0) & (x < 1)),
+        "`level` must be the level of a quantile, in (0, 1).",
+    )
+
+
+class AbstractLoss(eqx.Module):
+    r"""A loss $\ell(p, y)$ of the prediction $p = \langle a, x \rangle$ of a target.
+
+    **An author must guarantee** that it is convex in the prediction and that `slope` is
+    the derivative of `value`. Neither is checked.
+    """
+
+    @abc.abstractmethod
+    def value(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        r"""$\ell(p, y)$."""
+
+    @abc.abstractmethod
+    def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        r"""$\partial \ell / \partial p$."""
+
+    def smoothed(self, width: float) -> "AbstractLoss":
+        """A loss with a continuous slope that is nowhere further off than `width`.
+
+        What the minimiser on the rows of a table is searched with. By default the loss
+        itself; a loss whose slope jumps must return another one.
+        """
+        del width
+        return self
+
+    def check_targets(self, y: np.ndarray) -> None:
+        """Refuses targets that the loss is not meant for; by default it takes any."""
+        del y
+
+
+class SquaredLoss(AbstractLoss):
+    r"""Half the squared residual, $(p - y)^2 / 2$: for the mean."""
+
+    def value(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        return (prediction - target) ** 2 / 2
+
+    def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        return prediction - target
+
+
+class HuberLoss(AbstractLoss):
+    r"""Half the squared residual up to a threshold $\delta$, linear beyond.
+
+    $$\ell = \tfrac12 w^2 \text{ if } |w| \le \delta, \quad
+    \delta (|w| - \delta / 2) \text{ else}, \qquad w = p - y.$$
+
+    Huber 1964, doi:10.1214/aoms/1177703732.
+
+    **Arguments:**
+
+    - `threshold`: $\delta > 0$, in the unit of the target.
+    """
+
+    threshold: Float[Array, ""] = eqx.field(converter=partial(positive, "threshold"))
+
+    def value(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        slope = self.slope(prediction, target)
+        return slope * (prediction - target - slope / 2)
+
+    def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        return jnp.clip(prediction - target, -self.threshold, self.threshold)
+
+
+class PinballLoss(AbstractLoss):
+    r"""Absolute residuals, weighted by sign: for the quantile of level $\tau$.
+
+    $$\ell = \max(-\tau w, (1 - \tau) w), \qquad w = p - y.$$
+
+    At the tie the slope is 0. Koenker and Bassett 1978, doi:10.2307/1913643.
+
+    **Arguments:**
+
+    - `level`: $\tau$ in (0, 1); one half for the median.
+    """
+
+    level: Float[Array, ""] = eqx.field(converter=_level)
+
+    def value(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        residual = prediction - target
+        return jnp.maximum(-self.level * residual, (1 - self.level) * residual)
+
+    def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        residual = prediction - target
+        below = jnp.where(residual < 0, -self.level, 0.0)
+        return jnp.where(residual > 0, 1 - self.level, below)
+
+    def smoothed(self, width: float) -> AbstractLoss:
+        return _SmoothPinball(self.level, jnp.asarray(width))
+
+
+class LogisticLoss(AbstractLoss):
+    r"""The negative log likelihood of a label that is 0 or 1,
+
+    $$\ell = \log(1 + e^p) - y p,$$
+
+    in nats, with $P(y = 1) = 1 / (1 + e^{-p})$.
+    """
+
+    def value(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        # Not the formula above, whose two terms cancel at a large prediction.
+        right = jax.nn.softplus(-prediction)
+        return target * right + (1 - target) * jax.nn.softplus(prediction)
+
+    def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        return jax.nn.sigmoid(prediction) - target
+
+    def check_targets(self, y: np.ndarray) -> None:
+        if np.any((y < 0) | (y > 1)):
+            raise ValueError(
+                "`y` must be 0 or 1, or probabilities between them, for "
+                f"`LogisticLoss()`. Got numbers from {y.min():.3g} to {y.max():.3g}; "
+                "for labels of -1 and 1 take (y + 1) / 2."
+            )
+
+
+class _SmoothPinball(AbstractLoss):
+    r"""$-\tau w + \delta \log(1 + e^{w / \delta})$, at most $\delta \log 2$ above."""
+
+    level: Float[Array, ""]
+    width: Float[Array, ""]
+
+    def value(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        residual = prediction - target
+        hinge = self.width * jax.nn.softplus(residual / self.width)
+        return hinge - self.level * residual
+
+    def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
+        return jax.nn.sigmoid((prediction - target) / self.width) - self.level

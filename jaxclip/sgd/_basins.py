@@ -1,0 +1,217 @@
+"""Where gradient descent ends up, over many starts."""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from .._checks import as_float, count, nonnegative
+from .._schedule import check_rate
+from .._types import Key, Params, RealScalar, RealScalarLike, Schedule, Step
+from ..clip import AbstractClip, need_rule
+from ..problem import AbstractLandscape
+from ..transform import safe_norm
+
+# The steps between two looks at whether a run has settled. Even, so that a run which
+# jumps to and fro between two points is found at the same one.
+_STRETCH = 64
+
+
+def basins(
+    landscape: AbstractLandscape,
+    clip: AbstractClip,
+    lr: RealScalarLike | Schedule,
+    starts: PyTree[ArrayLike],
+    minima: PyTree[ArrayLike],
+    *,
+    steps: int,
+    noisy: int = 0,
+    key: Key | None = None,
+    tolerance: RealScalarLike = 1e-3,
+    batch_size: int = 8192,
+) -> Int[Array, " n"]:
+    r"""Which minimum gradient descent with clipping ends in, from each of many starts.
+
+    The step is that of [`jaxclip.simulate`][], $x - \gamma_k f(\|g\|)\, g$. It may be
+    jitted, and vmapped over settings, which then share their noise: a phase diagram is
+
+    ```python
+    def to_global(lr, threshold):
+        ends = jc.basins(wells, jc.HardClip(threshold), lr, starts, wells.minima,
+                         steps=1500)
+        return jnp.mean(ends == 0)
+
+    jc.sweep(to_global, {"lr": lrs, "threshold": thresholds}, batch_size=64).plot()
+    ```
+
+    Where neither the rule nor the learning rate changes with the step, a run is left
+    alone once it has settled, so that it costs the steps that the slowest of its batch
+    needs: it came no farther from a minimum while it was within `tolerance` of it for
+    64 steps, or it is where it was 64 steps before. Else it costs all steps, since a
+    minimum that holds it now may let it go later.
+
+    **Arguments:**
+
+    - `landscape`: what to descend on; its own start is not used.
+    - `clip`: the rule; `Identity()` for none.
+    - `lr`: $\gamma_k$, per step: a number or a function of the step. Steps are counted
+        from the first noisy one.
+    - `starts`: as the landscape's start, with a leading axis of length `n`.
+    - `minima`: the points to tell apart, with a leading axis too.
+    - `steps`: how many steps, without noise.
+    - `noisy`: how many steps with the landscape's noise are made before these.
+    - `key`: determines the noise, which is another one for each start.
+    - `tolerance`: how close to a minimum a run has to end, in the parameters' unit.
+    - `batch_size`: starts that run together. The memory is that of a few sets of
+        parameters for each of them and for each setting that a `vmap` runs over.
+
+    **Returns:**
+
+    Shape `(n,)`: the index of the nearest minimum, or -1 where none is so close.
+
+    **Raises:**
+
+    A `ValueError` where the noise has no `key`, there are noisy steps without a noise,
+    or another argument is misused.
+    """
+    clip = need_rule(clip, "basins")
+    tolerance = nonnegative("tolerance", tolerance)
+    steps, noisy = count("steps", steps), count("noisy", noisy, least=0)
+    batch_size = count("batch_size", batch_size)
+    starts = jax.tree.map(partial(as_float, "starts"), starts)
+    minima = jax.tree.map(partial(as_float, "minima"), minima)
+    if noisy and (landscape.noise is None or key is None):
+        raise ValueError(
+            "`noisy` steps need a landscape with noise and a `key` to draw it from. "
+            f"Got noise={landscape.noise!r} and key={key!r}."
+        )
+
+    rate = check_rate(lr, jnp.arange(0, noisy + steps, _STRETCH))
+    length = _Length(steps, noisy, batch_size)
+    return _basins(landscape, clip, rate, starts, minima, key, tolerance, length)
+
+
+class _Length(NamedTuple):
+    """How many steps with and without noise, and how many starts at once."""
+
+    steps: int
+    noisy: int
+    batch_size: int
+
+
+# All numbers are arguments: the program is compiled once for all of them.
+@eqx.filter_jit
+def _basins(
+    landscape: AbstractLandscape,
+    clip: AbstractClip,
+    rate: Schedule,
+    starts: PyTree[Array],
+    minima: PyTree[Array],
+    key: Key | None,
+    tolerance: RealScalar,
+    length: _Length,
+) -> Int[Array, " n"]:
+    steps, noisy, batch_size = length
+    descent = _Descent(landscape, clip, rate)
+
+    def one(indexed):
+        params, index = indexed
+        if noisy and key is not None:
+            stream = landscape.stream(jr.fold_in(key, index))
+            disturbed = partial(descent.disturbed, stream)
+            params = jax.lax.fori_loop(0, noisy, disturbed, params)
+        if descent.changes:
+            params = jax.lax.fori_loop(noisy, noisy + steps, descent.clean, params)
+        else:
+            stretches, rest = divmod(steps, _STRETCH)
+            params = jax.lax.fori_loop(0, rest, descent.clean, params)
+            params = _settle(descent.clean, params, minima, stretches, tolerance)
+        distances = _distances(params, minima)
+        nearest = jnp.argmin(distances)
+        return jnp.where(distances[nearest] <= tolerance, nearest, -1)
+
+    size = len(jax.tree.leaves(starts)[0])
+    return jax.lax.map(one, (starts, jnp.arange(size)), batch_size=batch_size)
+
+
+# Compared by identity: JAX's loops hash the methods they are given; arrays have none.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Descent:
+    """Clipped steps down a landscape."""
+
+    landscape: AbstractLandscape
+    clip: AbstractClip
+    rate: Schedule
+
+    def clean(self, k: Step, params: Params) -> Params:
+        """The parameters after step `k`, without noise."""
+        return self._step(k, params, self.landscape.slope(params))
+
+    def disturbed(self, stream: PyTree[Array], k: Step, params: Params) -> Params:
+        """The parameters after step `k`, with the noise of that step."""
+        noise = self.landscape.example(stream, k)
+        return self._step(k, params, self.landscape.gradient(params, noise))
+
+    @property
+    def changes(self) -> bool:
+        """Whether the rule or the rate makes any use of the step."""
+        program = jax.make_jaxpr(partial(self._factor, jnp.zeros(())))(0).jaxpr
+        used = [*program.outvars, *(v for line in program.eqns for v in line.invars)]
+        return any(v is program.invars[0] for v in used)
+
+    def _step(self, k: Step, params: Params, slope: Params) -> Params:
+        factor = self._factor(safe_norm(slope), k)
+        return jax.tree.map(lambda x, g: x - factor.astype(x.dtype) * g, params, slope)
+
+    def _factor(self, norm: RealScalar, k: Step) -> RealScalar:
+        factor = self.clip.factor(norm, k)
+        return jnp.asarray(self.rate(k)).astype(factor.dtype) * factor
+
+
+def _distances(params: Params, minima: PyTree[Array]) -> Float[Array, " k"]:
+    """From the parameters to each of the minima."""
+
+    def distance(minimum):
+        return safe_norm(
+            jax.tree.map(lambda x, y: x - y.astype(x.dtype), params, minimum)
+        )
+
+    return jax.vmap(distance)(minima)
+
+
+def _settle(
+    step: Any,
+    params: Params,
+    minima: PyTree[Array],
+    stretches: int,
+    tolerance: RealScalarLike,
+) -> Params:
+    """The parameters after so many stretches of steps, or once they have settled.
+
+    Steps without noise are one map, the same each time. What is where it was a stretch
+    ago repeats itself for ever. What was close to a minimum a stretch ago and is no
+    farther now is held by it: from an unstable one it would have moved away.
+    """
+
+    def going(state):
+        done, _, _, settled = state
+        return (done < stretches) & ~settled
+
+    def stretch(state):
+        done, params, before, _ = state
+        moved = jax.lax.fori_loop(0, _STRETCH, step, params)
+        now = _distances(moved, minima)
+        held = jnp.any((before <= tolerance) & (now <= before))
+        # What has diverged is nowhere, and stays there.
+        lost = ~jnp.any(jnp.isfinite(now))
+        same = jax.tree.map(lambda x, y: jnp.all(x == y), params, moved)
+        repeats = jnp.all(jnp.stack(jax.tree.leaves(same)))
+        return done + 1, moved, now, held | lost | repeats
+
+    state = (0, params, _distances(params, minima), jnp.asarray(False))
+    return jax.lax.while_loop(going, stretch, state)[1]

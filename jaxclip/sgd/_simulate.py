@@ -1,0 +1,172 @@
+"""The verbs that run SGD: `simulate` with a rule, `train` with an optax optimiser."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+
+from .._checks import count
+from .._curve import Curve
+from .._optimiser import Optimiser, with_optimiser
+from .._schedule import check_rate
+from .._static import hashable
+from .._types import Key, RealScalarLike, Schedule
+from ..clip import AbstractClip, Adaptive, need_rule
+from ..problem import AbstractProblem
+from ..transform import AbstractScope, PerExample, PerTree
+from ._loop import Observe, Run, check_lengths
+from .engine._base import AbstractEngine
+from .engine._default import default_engine
+from .engine._direct import mean, run_optimiser
+
+
+def simulate(
+    problem: AbstractProblem,
+    clip: AbstractClip | Adaptive,
+    lr: RealScalarLike | Schedule,
+    *,
+    steps: int,
+    every: int = 1,
+    key: Key,
+    engine: AbstractEngine | None = None,
+    batch_size: int = 1,
+    scope: AbstractScope = PerTree(),
+    observe: Observe | None = None,
+) -> Curve:
+    r"""Runs stochastic gradient descent with clipping.
+
+    $$x_{k+1} = x_k - \gamma_k\, f(\|g_k\|)\, g_k,$$
+
+    with the rule's factor $f$ and the gradient $g_k$ of the loss on a fresh batch. It
+    may be jitted, vmapped and differentiated in everything that is a number. Under a
+    `vmap` over settings, hand all of them the same `key`: they then see the same data,
+    so that differences between them are paired, and the data are made once.
+
+    **Arguments:**
+
+    - `problem`: what SGD runs on.
+    - `clip`: the rule; `Identity()` for none. For an `Adaptive` one use `train`.
+    - `lr`: $\gamma_k$, per step: a number or a function of the step. New numbers, those
+        of an `eqx.Module` that is called included, compile nothing; a plain function is
+        compiled in, so that the same one should be handed over again.
+    - `steps`: how many steps.
+    - `every`: record the risk every so many steps; it must divide `steps`.
+    - `key`: determines the data, their order and the noise. The same key gives the
+        same run with `Direct()` and `Blocked()`.
+    - `engine`: by default that of [`jaxclip.default_engine`][]:
+
+        | engine | problems | the run |
+        |---|---|---|
+        | `Direct()` | all | one step at a time |
+        | `Blocked(size)` | linear | the same to rounding, by matrix products |
+        | `Lumped()` | linear, Gaussian features | another one of the same law, at a
+        cost that does not depend on multiplicities |
+
+    - `batch_size`: samples a step.
+    - `scope`: `PerTree()` clips the gradient of a batch, `PerExample()` each sample's;
+        `PerExample(noise_std=...)` adds noise to their mean, as DP-SGD does.
+    - `observe`: a function of the parameters, recorded beside the risk; compiled in,
+        as a plain function of the step is.
+
+    **Returns:**
+
+    A [`jaxclip.Curve`][] that starts at step 0. A run that diverges has infinite risk
+    from then on.
+
+    **Raises:**
+
+    A `ValueError` where an argument is misused; an error when the program runs where
+    a traced learning rate is negative or NaN.
+    """
+    clip = need_rule(clip, "simulate")
+    scope = _with_noise(scope, key)
+    run = _run(problem, steps, every, key, batch_size, observe)
+    lr = check_rate(lr, jnp.arange(0, run.steps, run.every))
+    if engine is None:
+        engine = default_engine(problem)
+    return _simulate(engine, problem, clip, lr, scope, run)
+
+
+# Behind the checks, which then see numbers: what is misused fails at once. All numbers
+# are arguments, so that a program is compiled once for all of them.
+@eqx.filter_jit
+def _simulate(
+    engine: AbstractEngine,
+    problem: AbstractProblem,
+    clip: AbstractClip,
+    lr: Schedule,
+    scope: AbstractScope,
+    run: Run,
+) -> Curve:
+    return engine.compute(problem, clip, lr, scope, run)
+
+
+def train(
+    problem: AbstractProblem,
+    optimiser: optax.GradientTransformation,
+    *,
+    steps: int,
+    every: int = 1,
+    key: Key,
+    batch_size: int = 1,
+    observe: Observe | None = None,
+) -> Curve:
+    """Runs any optax optimiser on a problem.
+
+    On the same key it sees the same data as [`jaxclip.simulate`][].
+
+    **Arguments:**
+
+    - `problem`: what to train on.
+    - `optimiser`: an optax optimiser; it is given the mean gradient of each batch. Of
+        one that is made of optax's and this package's transforms new numbers compile
+        nothing; any other is told by its functions, which should then be made once.
+    - `steps`, `every`, `key`, `batch_size`, `observe`: as in `simulate`.
+
+    **Returns:**
+
+    A [`jaxclip.Curve`][] that starts at step 0.
+    """
+    run = _run(problem, steps, every, key, batch_size, observe)
+    return with_optimiser(_train, optimiser, problem, run)
+
+
+@eqx.filter_jit
+def _train(optimiser: Optimiser, problem: AbstractProblem, run: Run) -> Curve:
+    return run_optimiser(problem, optimiser, mean, run)
+
+
+def _run(
+    problem: AbstractProblem,
+    steps: int,
+    every: int,
+    key: Key,
+    batch_size: int,
+    observe: Observe | None,
+) -> Run:
+    """The length and the records that are asked for, checked."""
+    steps, every = check_lengths(problem, steps, every)
+    batch_size = count("batch_size", batch_size)
+    problem.check_length(steps * batch_size)
+    return Run(steps, every, key, batch_size, hashable(observe))
+
+
+def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:
+    """The scope, its noise drawn from the run's key."""
+    if not isinstance(
+        scope.within if isinstance(scope, PerExample) else scope, PerTree
+    ):
+        raise ValueError(
+            "`scope` must be PerTree() or PerExample() over whole gradients. "
+            f"Got {scope!r}; `train` runs any optax optimiser."
+        )
+    if not isinstance(scope, PerExample) or scope.noise_std is None:
+        return scope
+    if scope.key is not None:
+        raise ValueError(
+            "`scope` must have no `key` of its own here: its noise is drawn from the "
+            "run's `key`, so that runs with several keys have noise of their own. "
+            "Leave it out."
+        )
+    # Samples fold in their index; the last index there is, is nobody's.
+    return PerExample(scope.reduce, scope.noise_std, jr.fold_in(key, 2**32 - 1))

@@ -1,4 +1,0 @@
-"""Many settings and seeds at once: a labelled table that survives a kill."""
-
-from ._result import Sweep as Sweep
-from ._sweep import sweep as sweep

@@ -1,0 +1,225 @@
+"""SPIDER's estimator of the gradient as an optax transform.
+
+The estimator is renewed now and then from a large batch, and between two renewals it
+follows the differences of two gradients of the same small batch.
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ..._checks import as_float, check, count
+from ..._types import Key, Step
+from ...clip import AbstractClip
+from .._norm import safe_norm
+from .._scope import PerTree
+
+
+class AbstractSpiderVariant(eqx.Module):
+    """When SPIDER renews its estimator, and what it makes of it."""
+
+    @abc.abstractmethod
+    def anchors(self, step: Step) -> Bool[Array, ""]:
+        """Whether the estimator is renewed at this step; it must be at step 0."""
+
+    @abc.abstractmethod
+    def clip(
+        self, clip: AbstractClip, estimator: PyTree[Array], step: Step
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
+        """What SPIDER moves by, and the estimator that it carries on.
+
+        **Arguments:**
+
+        - `clip`: the rule.
+        - `estimator`: a pytree of arrays, in the unit of the gradient.
+        - `step`: the index of the step.
+        """
+
+
+class PeriodicSpider(AbstractSpiderVariant):
+    """SPIDER with clipping as the theory has it: a renewal every so many steps, and the
+    estimator carried on unclipped.
+
+    **Arguments:**
+
+    - `period`: steps from one renewal to the next, at least 1.
+    """
+
+    period: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        count("period", self.period)
+
+    def anchors(self, step: Step) -> Bool[Array, ""]:
+        return jnp.asarray(step) % self.period == 0
+
+    def clip(
+        self, clip: AbstractClip, estimator: PyTree[Array], step: Step
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
+        factor = clip.factor(safe_norm(estimator), step)
+        moved = PerTree().multiply(estimator, factor)
+        return moved, estimator
+
+
+class AuthorsSpider(AbstractSpiderVariant):
+    r"""SPIDER with clipping as in the code of its authors (arXiv:2303.00883).
+
+    It differs from what the theory analyses in three ways: the rule sees the square of
+    the norm, the estimator is carried on clipped, and renewals come at random.
+
+    **Arguments:**
+
+    - `probability`: of a renewal at a step, in $(0, 1]$. Theirs is the small batch over
+        the large one, 32 / 1024.
+    - `key`: draws the renewals.
+    """
+
+    probability: Float[Array, ""]
+    key: Key
+
+    def __init__(self, probability: Any, key: Key):
+        self.probability = check(
+            as_float("probability", probability),
+            lambda p: ~((p > 0) & (p <= 1)),
+            "`probability` must be above 0 and at most 1.",
+        )
+        self.key = key
+
+    def anchors(self, step: Step) -> Bool[Array, ""]:
+        step = jnp.asarray(step)
+        drawn = jr.bernoulli(jr.fold_in(self.key, step), self.probability)
+        return drawn | (step == 0)
+
+    def clip(
+        self, clip: AbstractClip, estimator: PyTree[Array], step: Step
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
+        factor = clip.factor(safe_norm(estimator) ** 2, step)
+        moved = PerTree().multiply(estimator, factor)
+        return moved, moved
+
+
+class SpiderState(NamedTuple):
+    """The state of [`jaxclip.spider`][].
+
+    - `step`: the number of updates made so far.
+    - `estimator`: the estimated gradient, a pytree like the parameters.
+    - `evaluations`: the sample gradients that were taken so far.
+    """
+
+    step: Int[Array, ""]
+    estimator: PyTree[Array]
+    evaluations: Int[Array, ""]
+
+
+def spider(
+    clip: AbstractClip,
+    variant: AbstractSpiderVariant,
+    *,
+    anchor_size: int = 1,
+    batch_size: int = 1,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SPIDER's estimator, clipped, as an optax transform.
+
+    $$v_k = g(x_k) \text{ at a renewal, else } v_{k-1} + g(x_k) - g(x_{k-1}),$$
+
+    with both gradients of a difference taken on the same samples. The update is
+    $f(\|v_k\|)\, v_k$ with the rule's factor $f$, to be chained with a learning rate:
+
+    ```python
+    optimiser = optax.chain(
+        jaxclip.spider(jaxclip.SpiderClip(l0, l1, eps), jaxclip.PeriodicSpider(16)),
+        optax.scale_by_learning_rate(1 / (2 * l0)),
+    )
+    updates, state = optimiser.update(
+        gradient, state, params, previous_gradient=gradient_at_the_previous_params
+    )
+    ```
+
+    At a renewal, which `variant.anchors(state.step)` foretells, hand over the gradient
+    of a large batch; the second gradient is then not used, and may be the first again.
+    [`jaxclip.Spider`][] does all that by itself.
+
+    **Arguments:**
+
+    - `clip`: the rule; see [`jaxclip.SpiderClip`][].
+    - `variant`: `PeriodicSpider(period)`, or `AuthorsSpider(probability, key)`.
+    - `anchor_size`, `batch_size`: the samples in a large and in a small batch. Only
+        the count of evaluations in the state uses them: a renewal adds `anchor_size`,
+        another step twice `batch_size`.
+
+    **Returns:**
+
+    An `optax.GradientTransformationExtraArgs` whose state is a
+    [`jaxclip.SpiderState`][]. Its update takes `previous_gradient`, a pytree like the
+    gradient, and raises a `ValueError` without it.
+    """
+    if not isinstance(clip, AbstractClip):
+        raise ValueError(f"`clip` must be a clipping rule. Got {clip!r}.")
+    if not isinstance(variant, AbstractSpiderVariant):
+        raise ValueError(
+            "`variant` must be one such as `PeriodicSpider(period=16)`. "
+            f"Got {variant!r}."
+        )
+    costs = count("anchor_size", anchor_size), 2 * count("batch_size", batch_size)
+
+    def init(params: optax.Params) -> SpiderState:
+        return SpiderState(
+            step=jnp.zeros((), jnp.int32),
+            estimator=jax.tree.map(jnp.zeros_like, params),
+            evaluations=jnp.zeros((), jnp.result_type(int)),
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: SpiderState,
+        params: optax.Params | None = None,
+        *,
+        previous_gradient: optax.Updates | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, SpiderState]:
+        del params, extra_args
+        _check_previous(updates, previous_gradient)
+        anchor = variant.anchors(state.step)
+
+        def estimate(carried, new, old):
+            return jnp.where(anchor, new, carried + (new - old)).astype(carried.dtype)
+
+        estimator = jax.tree.map(estimate, state.estimator, updates, previous_gradient)
+        moved, carried = variant.clip(clip, estimator, state.step)
+        return moved, SpiderState(
+            jnp.asarray(optax.safe_increment(state.step)),
+            carried,
+            _add(state.evaluations, jnp.where(anchor, *costs)),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
+
+
+def _check_previous(updates: Any, previous: Any) -> None:
+    if previous is None:
+        raise ValueError(
+            "`spider` needs a second gradient at each update, on the same samples and "
+            "at the previous parameters. Got none: call `update(gradient, state, "
+            "params, previous_gradient=...)`, or use `jaxclip.Spider`, which takes "
+            "both gradients by itself."
+        )
+    structures = jax.tree.structure(updates), jax.tree.structure(previous)
+    if structures[0] != structures[1]:
+        raise ValueError(
+            "`previous_gradient` must be a pytree like the gradient. Got "
+            f"{structures[1]}, wanted {structures[0]}."
+        )
+
+
+def _add(total: Int[Array, ""], cost: Int[Array, ""]) -> Int[Array, ""]:
+    # Without x64 the count is one of 32 bits: it stops at the largest number in place
+    # of becoming negative.
+    cost = cost.astype(total.dtype)
+    largest = jnp.iinfo(total.dtype).max
+    return jnp.where(total > largest - cost, largest, total + cost)
