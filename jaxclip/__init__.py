@@ -1,29 +1,24 @@
 """A differentiable simulator of stochastic gradient descent with clipping."""
 
+from . import curvature as curvature
 from ._curve import Curve as Curve
 from ._schedule import Constant as Constant, PiecewiseLinear as PiecewiseLinear
 from .advice import Advice as Advice, advise as advise
 from .clip import (
     PSAC as PSAC,
     AbstractClip as AbstractClip,
-    AbstractPolicy as AbstractPolicy,
-    AdaGC as AdaGC,
     Adaptive as Adaptive,
     AutoS as AutoS,
     DeltaClip as DeltaClip,
     HardClip as HardClip,
     Identity as Identity,
     Normalize as Normalize,
-    Percentile as Percentile,
-    QuantileDescent as QuantileDescent,
-    RandomThreshold as RandomThreshold,
     RootSoftClip as RootSoftClip,
     ScoreClip as ScoreClip,
-    SecondMoment as SecondMoment,
     SkipClip as SkipClip,
     SoftClip as SoftClip,
     SpiderClip as SpiderClip,
-    ZScore as ZScore,
+    policy as policy,
 )
 from .criterion import (
     BestClip as BestClip,
@@ -34,16 +29,6 @@ from .criterion import (
     max_ccc as max_ccc,
     score_clip as score_clip,
     stable_lr as stable_lr,
-)
-from .curvature import (
-    PLViolations as PLViolations,
-    WideNetwork as WideNetwork,
-    hard_clip_floor as hard_clip_floor,
-    largest_curvature as largest_curvature,
-    loss_barrier as loss_barrier,
-    pl_violations as pl_violations,
-    sharpness as sharpness,
-    tangent_kernel as tangent_kernel,
 )
 from .diagnosis import (
     Diagnosis as Diagnosis,
@@ -134,38 +119,23 @@ from .sgd import (
 from .transform import (
     AbstractPerLeaf as AbstractPerLeaf,
     AbstractScope as AbstractScope,
-    AbstractSpiderVariant as AbstractSpiderVariant,
-    AuthorsSpider as AuthorsSpider,
-    CenteredClipState as CenteredClipState,
-    Clip21State as Clip21State,
-    ClippedSSTMState as ClippedSSTMState,
     ClipState as ClipState,
     ClipTransformation as ClipTransformation,
-    ErrorFeedbackState as ErrorFeedbackState,
     GuardState as GuardState,
-    MixedMomentumState as MixedMomentumState,
     MonitorState as MonitorState,
     PerCoordinate as PerCoordinate,
     PerExample as PerExample,
-    PeriodicSpider as PeriodicSpider,
     PerLeaf as PerLeaf,
     PerLeafRMS as PerLeafRMS,
     PerLeafShare as PerLeafShare,
     PerTree as PerTree,
     PerUnit as PerUnit,
-    SpiderState as SpiderState,
+    algorithm as algorithm,
     as_transform as as_transform,
-    centered_clip as centered_clip,
-    clip21 as clip21,
     clipped_grad as clipped_grad,
-    clipped_sstm as clipped_sstm,
-    error_feedback as error_feedback,
-    geometric_median as geometric_median,
-    mixed_momentum as mixed_momentum,
     monitor as monitor,
     safe_norm as safe_norm,
     skip_nonfinite as skip_nonfinite,
-    spider as spider,
     zero_nonfinite as zero_nonfinite,
 )
 from .tuning import tune as tune, unroll as unroll

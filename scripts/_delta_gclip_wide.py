@@ -52,10 +52,10 @@ class Wide(eqx.Module):
             return jnp.sum((jax.vmap(network)(data[0]) - data[1]) ** 2) / 2
 
         first, direction = jr.split(key)
-        network = jc.WideNetwork([32, *[width] * hidden, 1], key=first)
+        network = jc.curvature.WideNetwork([32, *[width] * hidden, 1], key=first)
         # The whole set is one example: every step is one of gradient descent.
         self.problem = jc.FiniteSum(loss, network, (self.X[None], y[None]))
-        curvature = jc.largest_curvature(
+        curvature = jc.curvature.largest_curvature(
             self.problem.mean_loss, network, key=direction, iterations=50
         )
         self.lr = 1 / (factor * curvature)
@@ -70,14 +70,14 @@ class Wide(eqx.Module):
         return jc.safe_norm(self.problem.full_gradient(network))
 
     def kernel(self, network: Any) -> Any:
-        return jc.tangent_kernel(lambda w, x: w(x), network, self.X)
+        return jc.curvature.tangent_kernel(lambda w, x: w(x), network, self.X)
 
     def geometry(self, network: Any) -> Any:
         """The smallest and the largest eigenvalue of the tangent kernel, and the
         largest of the Hessian."""
         ends = jnp.linalg.eigvalsh(self.kernel(network))[jnp.array([0, -1])]
         loss = self.problem.mean_loss
-        sharp = jc.sharpness(loss, network, key=jr.key(1), iterations=15)
+        sharp = jc.curvature.sharpness(loss, network, key=jr.key(1), iterations=15)
         return jnp.append(ends, sharp)
 
     def run(self, clip: Any, steps: int, every: int, observe: Any) -> jc.Curve:
@@ -100,9 +100,15 @@ class Path(NamedTuple):
         """Known before the run, so that the run can break what follows from it."""
         return self.geometry[0, 0] / 2
 
-    def violations(self, floor: Any) -> jc.PLViolations:
-        return jc.pl_violations(self.curve.risk, self.curve.observed, self.clip,
-                                self.wide.lr, mu=self.mu, floor=floor)  # fmt: skip
+    def violations(self, floor: Any) -> jc.curvature.PLViolations:
+        return jc.curvature.pl_violations(
+            self.curve.risk,
+            self.curve.observed,
+            self.clip,
+            self.wide.lr,
+            mu=self.mu,
+            floor=floor,
+        )
 
     def below(self, share: float = 1e-10) -> Any:
         """The first step with a loss of that share of the start's."""
@@ -154,9 +160,13 @@ def wide_network(report: Report) -> list[Claim]:
     # A hard clip that is less tight, whose run ends within the steps.
     looser = descend(wide, wide.clip(0.03, 0.0), steps)
     curve = theirs.curve
-    bound = jc.hard_clip_floor(curve.risk[0], small * wide.first_norm, wide.lr,
-                               curve.step.astype(float),
-                               largest=theirs.geometry[:, 1].max())  # fmt: skip
+    bound = jc.curvature.hard_clip_floor(
+        curve.risk[0],
+        small * wide.first_norm,
+        wide.lr,
+        curve.step.astype(float),
+        largest=theirs.geometry[:, 1].max(),
+    )
     regime = regimes(ours.clip, ours.curve.observed[:-1])
     report.save("wide", delta=ours.curve.risk, hard=curve.risk, bound=bound,
                 looser=looser.curve.risk, regime=regime, geometry=ours.geometry,

@@ -43,9 +43,9 @@ def in_words(
     return words[0] if gap > 0 else words[1]
 
 
-def wide_network(key: Any) -> jc.WideNetwork:
+def wide_network(key: Any) -> jc.curvature.WideNetwork:
     """A fully connected network in the scaling of the tangent kernel."""
-    return jc.WideNetwork([64, 64, 64, 10], key=key)
+    return jc.curvature.WideNetwork([64, 64, 64, 10], key=key)
 
 
 class ConvNetwork(eqx.Module):

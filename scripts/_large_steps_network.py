@@ -18,7 +18,7 @@ LARGE, TIMES, BATCH, STEPS = 12.0, 16, 32, 3200
 def network(report: Report) -> list[Claim]:
     """A small network at a large rate, a small one, and a small one with each batch
     repeated, all for the same number of steps times rate."""
-    start = jc.WideNetwork([64, 32, 32, 10], key=jr.key(report.seed))
+    start = jc.curvature.WideNetwork([64, 32, 32, 10], key=jr.key(report.seed))
     start = jax.tree.map(lambda w: w.astype(jnp.float32), start)
     data, key = scaled_digits(), jr.key(report.seed)
     problem = jc.FiniteSum(squared_loss, start, data)
@@ -32,7 +32,7 @@ def network(report: Report) -> list[Claim]:
     large, small, repeated = runs.values()
     onwards = jc.FiniteSum(squared_loss, small.params, data)
     following = run(onwards, LARGE, STEPS, key, loss)
-    barrier = jax.jit(lambda x, y: jc.loss_barrier(loss, x, y))
+    barrier = jax.jit(lambda x, y: jc.curvature.loss_barrier(loss, x, y))
     away = float(barrier(large.params, small.params))
     beside = float(barrier(small.params, repeated.params))
     report.save("network", **{name: curve.observed for name, curve in runs.items()})
@@ -121,7 +121,7 @@ def tested(
 
     def one(key):
         first, which, order = jr.split(key, 3)
-        start = jc.WideNetwork([64, 32, 32, 10], key=first)
+        start = jc.curvature.WideNetwork([64, 32, 32, 10], key=first)
         start = jax.tree.map(lambda w: w.astype(jnp.float32), start)
         chosen = jr.permutation(which, 1000)[:rows]
         data, loss, size = (X[chosen], Y[chosen]), squared_loss, batch
@@ -151,7 +151,7 @@ def run(problem: Any, lr: float, steps: int, key: Any, loss: Any) -> jc.Curve:
     """One run, with the sharpness of the mean loss at nine of its steps."""
 
     def sharp(network):
-        return jc.sharpness(loss, network, key=key, iterations=15)
+        return jc.curvature.sharpness(loss, network, key=key, iterations=15)
 
     @jax.jit
     def simulated(problem):

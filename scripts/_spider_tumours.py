@@ -118,7 +118,7 @@ def variance_reduced(
     see = gradient_norm(problem)
 
     def one(rate, key):
-        variant = jc.PeriodicSpider(24)
+        variant = jc.algorithm.PeriodicSpider(24)
         optimiser = jc.Spider(clip, rate / curvature, variant, batch_size=24)
         return jc.run_spider(problem, optimiser, steps=2400, every=4, key=key,
             observe=lambda run: (see(run.params), run.state.evaluations))  # fmt: skip

@@ -129,7 +129,7 @@ def train(i: int) -> Any:
 
 
 def spider(i: int) -> Any:
-    clip, variant = jc.SpiderClip(1.0 + i, 1.0, 0.1), jc.PeriodicSpider(4)
+    clip, variant = jc.SpiderClip(1.0 + i, 1.0, 0.1), jc.algorithm.PeriodicSpider(4)
     optimiser = jc.Spider(clip, rate(i), variant, anchor_size=16, batch_size=4)
     return jc.run_spider(SIMPLE, optimiser, steps=20, key=jr.key(i))
 
@@ -161,7 +161,10 @@ def clipped_grad(i: int) -> Any:
 
 
 def median(i: int) -> Any:
-    transform, gradients = jc.geometric_median(eps=1e-6 * (1 + i)), numbers(i, 9, 8)
+    transform, gradients = (
+        jc.algorithm.geometric_median(eps=1e-6 * (1 + i)),
+        numbers(i, 9, 8),
+    )
     return transform.update(gradients, transform.init(gradients[0]))
 
 
@@ -171,12 +174,16 @@ QUICK: dict[str, Callable[[int], Any]] = {
     "tune": lambda i: jc.tune(bowl, numbers(i, 8), steps=10),
     "unroll": unroll,
     "diagnose": lambda i: jc.diagnose(row_loss, numbers(i, 8), rows(i)),
-    "sharpness": lambda i: jc.sharpness(bowl, numbers(i, 8), key=jr.key(i)),
-    "loss_barrier": lambda i: jc.loss_barrier(bowl, numbers(i, 8), numbers(i + 1, 8)),
-    "largest_curvature": lambda i: jc.largest_curvature(
+    "sharpness": lambda i: jc.curvature.sharpness(bowl, numbers(i, 8), key=jr.key(i)),
+    "loss_barrier": lambda i: jc.curvature.loss_barrier(
+        bowl, numbers(i, 8), numbers(i + 1, 8)
+    ),
+    "largest_curvature": lambda i: jc.curvature.largest_curvature(
         bowl, numbers(i, 8), key=jr.key(i)
     ),
-    "tangent_kernel": lambda i: jc.tangent_kernel(network, numbers(i, 8), rows(i)[0]),
+    "tangent_kernel": lambda i: jc.curvature.tangent_kernel(
+        network, numbers(i, 8), rows(i)[0]
+    ),
     "stable_lr": lambda i: jc.stable_lr(SIMPLE),
     "clipped_grad": clipped_grad,
     "geometric_median": median,

@@ -27,7 +27,7 @@ def descend(transform, gradient, start, lr, steps):
 
 def test_golden_mixed_momentum():
     # Which is `min(eta, gamma / norm)` of the paper.
-    transform = jc.mixed_momentum(jc.HardClip(0.2 / 0.1), decay=0.9, mix=0.7)
+    transform = jc.algorithm.mixed_momentum(jc.HardClip(0.2 / 0.1), decay=0.9, mix=0.7)
     state = transform.init(jnp.zeros(3))._replace(momentum=jnp.array([6.0, 8.0, 0.0]))
     value, state = transform.update(jnp.array([0.0, 0.0, 5.0]), state)
     expected = (-0.083871, -0.111828, -0.067766)
@@ -45,12 +45,14 @@ def test_clip21_converges_where_clipped_workers_stall():
         jc.as_transform(ONE, jc.PerExample()), gradient, jnp.array(5.0), 0.1, 2000
     )
     assert stalled == pytest.approx(0.0, abs=1e-6)
-    converged = descend(jc.clip21(ONE, 3), gradient, jnp.array(0.0), 0.1, 2000)
+    converged = descend(
+        jc.algorithm.clip21(ONE, 3), gradient, jnp.array(0.0), 0.1, 2000
+    )
     assert converged == pytest.approx(3.0, abs=1e-6)
 
 
 def test_clip21_step_by_step():
-    transform = jc.clip21(ONE, 2, jc.PerLeaf())
+    transform = jc.algorithm.clip21(ONE, 2, jc.PerLeaf())
     params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
     state = transform.init(params)
     rng = np.random.default_rng(0)
@@ -69,7 +71,7 @@ def test_clip21_step_by_step():
 
 
 def test_error_feedback_loses_nothing():
-    transform = jc.error_feedback(jc.as_transform(ONE))
+    transform = jc.algorithm.error_feedback(jc.as_transform(ONE))
     state = transform.init(jnp.zeros(2))
     total = np.zeros(2)
     gradients = 2 * np.random.default_rng(1).normal(size=(20, 2)) + 0.5
@@ -83,7 +85,7 @@ def test_error_feedback_loses_nothing():
 
 def test_centered_clip_is_its_iteration():
     gradients = 3 * np.random.default_rng(2).normal(size=(5, 2))
-    transform = jc.centered_clip(ONE, iterations=4)
+    transform = jc.algorithm.centered_clip(ONE, iterations=4)
     state = transform.init(jnp.zeros(2))
     z = np.zeros(2)
     for scale in (1.0, 0.5):
@@ -100,10 +102,10 @@ def test_aggregates_that_wild_workers_cannot_carry_away():
     honest = np.random.default_rng(3).normal(size=(7, 2)) + np.array([2.0, -1.0])
     gradients = jnp.asarray(np.concatenate([honest, np.full((3, 2), 1e8)]))
     center = honest.mean(axis=0)
-    centered = jc.centered_clip(ONE, iterations=60)
+    centered = jc.algorithm.centered_clip(ONE, iterations=60)
     value, _ = centered.update(gradients, centered.init(jnp.zeros(2)))
     assert np.linalg.norm(value - center) < 1.5
-    median = jc.geometric_median(iterations=50)
+    median = jc.algorithm.geometric_median(iterations=50)
     value, _ = median.update(gradients, median.init(jnp.zeros(2)))
     assert np.linalg.norm(value - center) < 1.5
     assert np.linalg.norm(jnp.mean(gradients, axis=0)) > 1e7
@@ -118,13 +120,15 @@ def test_the_geometric_median_minimises_the_distances():
         options={"xatol": 1e-10, "fatol": 1e-14, "maxiter": 5000},
     )
     tree = {"a": jnp.asarray(gradients[:, :1]), "b": jnp.asarray(gradients[:, 1:])}
-    value, _ = jc.geometric_median(iterations=300).update(tree, optax.EmptyState())
+    value, _ = jc.algorithm.geometric_median(iterations=300).update(
+        tree, optax.EmptyState()
+    )
     np.testing.assert_allclose([*value["a"], *value["b"]], found.x, atol=1e-5)
 
 
 def test_clipped_sstm_is_its_three_sequences():
     lr, bound, eigenvalues = 0.5, 0.8, np.array([1.0, 0.1])
-    transform = jc.clipped_sstm(lr, jc.HardClip(bound))
+    transform = jc.algorithm.clipped_sstm(lr, jc.HardClip(bound))
     params = jnp.array([5.0, -3.0])
     state = transform.init(params)
     update = jax.jit(transform.update)
@@ -161,9 +165,9 @@ def test_skipping_instead_of_clipping():
 # All of them in a scan, with optax around them
 
 TRANSFORMS = {
-    "mixed_momentum": jc.mixed_momentum(ONE),
-    "error_feedback": jc.error_feedback(jc.as_transform(ONE)),
-    "clipped_sstm": jc.clipped_sstm(0.1, ONE),
+    "mixed_momentum": jc.algorithm.mixed_momentum(ONE),
+    "error_feedback": jc.algorithm.error_feedback(jc.as_transform(ONE)),
+    "clipped_sstm": jc.algorithm.clipped_sstm(0.1, ONE),
     "monitor": jc.monitor(jc.as_transform(ONE)),
     "skip_nonfinite": jc.skip_nonfinite(jc.as_transform(ONE)),
     "zero_nonfinite": jc.zero_nonfinite(jc.as_transform(ONE)),
@@ -173,7 +177,7 @@ TRANSFORMS = {
     "per_unit": jc.as_transform(ONE, jc.PerUnit()),
     "per_coordinate": jc.as_transform(ONE, jc.PerCoordinate()),
     "a_rule_for_each": jc.as_transform({"a": ONE, "b": jc.PSAC()}, jc.PerLeaf()),
-    "adaptive": jc.as_transform(jc.Adaptive(jc.ZScore()), jc.PerLeaf()),
+    "adaptive": jc.as_transform(jc.Adaptive(jc.policy.ZScore()), jc.PerLeaf()),
 }
 PARAMS = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([[0.5]])}
 GRADIENT = {"a": jnp.array([3.0, -4.0]), "b": jnp.array([[12.0]])}
@@ -256,7 +260,7 @@ def test_a_scan_of_a_thousand_steps_keeps_all_types(name, dtype):
 def test_inject_hyperparams(scope):
     @optax.inject_hyperparams
     def make(threshold, percent):
-        policy = jc.Adaptive(jc.Percentile(percent, window=8))
+        policy = jc.Adaptive(jc.policy.Percentile(percent, window=8))
         rules = {"a": jc.HardClip(threshold), "b": policy}
         return jc.as_transform(rules, scope)
 
@@ -274,11 +278,14 @@ def test_inject_hyperparams(scope):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jc.clip21(ONE, 0), "`workers` must be at least 1"),
-        (lambda: jc.centered_clip(ONE, iterations=0), "`iterations` must be at least"),
-        (lambda: jc.geometric_median(eps=0.0), "`eps` must be positive"),
-        (lambda: jc.mixed_momentum(ONE, mix=1.5), "`mix` must lie between"),
-        (lambda: jc.clipped_sstm(-0.1, ONE), "`lr` must be positive"),
+        (lambda: jc.algorithm.clip21(ONE, 0), "`workers` must be at least 1"),
+        (
+            lambda: jc.algorithm.centered_clip(ONE, iterations=0),
+            "`iterations` must be at least",
+        ),
+        (lambda: jc.algorithm.geometric_median(eps=0.0), "`eps` must be positive"),
+        (lambda: jc.algorithm.mixed_momentum(ONE, mix=1.5), "`mix` must lie between"),
+        (lambda: jc.algorithm.clipped_sstm(-0.1, ONE), "`lr` must be positive"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(make, message):

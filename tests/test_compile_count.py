@@ -202,7 +202,7 @@ TRAIN: dict[str, Callable[[int], Any]] = {
     "adaptive": lambda i: train(
         i,
         optax.chain(
-            jc.as_transform(jc.Adaptive(jc.QuantileDescent(0.5, 0.1 + i))),
+            jc.as_transform(jc.Adaptive(jc.policy.QuantileDescent(0.5, 0.1 + i))),
             jc.monitor(hard(i)),
             optax.sgd(0.1),
         ),
@@ -212,7 +212,11 @@ OTHERS: dict[str, Callable[[int], Any]] = {
     "run_spider": lambda i: jc.run_spider(
         landscape(i),
         jc.Spider(
-            *(jc.SpiderClip(1.0 + i, 1.0, 0.1), 0.1 / (1 + i), jc.PeriodicSpider(2)),
+            *(
+                jc.SpiderClip(1.0 + i, 1.0, 0.1),
+                0.1 / (1 + i),
+                jc.algorithm.PeriodicSpider(2),
+            ),
             anchor_size=4,
         ),
         steps=4,
@@ -242,14 +246,18 @@ OTHERS: dict[str, Callable[[int], Any]] = {
     "diagnose": lambda i: jc.diagnose(
         row_loss, weights(i), rows(i), thresholds=jnp.array([0.1, 1.0 + i])
     ),
-    "sharpness": lambda i: jc.sharpness(bowl, numbers(i, 2), key=jr.key(i)),
-    "loss_barrier": lambda i: jc.loss_barrier(waves, numbers(i, 2), numbers(i + 1, 2)),
-    "largest_curvature": lambda i: jc.largest_curvature(
+    "sharpness": lambda i: jc.curvature.sharpness(bowl, numbers(i, 2), key=jr.key(i)),
+    "loss_barrier": lambda i: jc.curvature.loss_barrier(
+        waves, numbers(i, 2), numbers(i + 1, 2)
+    ),
+    "largest_curvature": lambda i: jc.curvature.largest_curvature(
         bowl, numbers(i, 2), key=jr.key(i)
     ),
-    "tangent_kernel": lambda i: jc.tangent_kernel(network, weights(i), rows(i)[0]),
+    "tangent_kernel": lambda i: jc.curvature.tangent_kernel(
+        network, weights(i), rows(i)[0]
+    ),
     "pl_violations": lambda i: (
-        jc.pl_violations(
+        jc.curvature.pl_violations(
             *(jnp.array([1.0, 0.5 + i, 0.2]), jnp.array([1.0, 0.5, 0.2 + i])),
             *(jc.HardClip(1.0 + i), 0.1 + i),
             mu=0.1 + i,
@@ -257,7 +265,7 @@ OTHERS: dict[str, Callable[[int], Any]] = {
         ),
         i,
     ),
-    "hard_clip_floor": lambda i: jc.hard_clip_floor(
+    "hard_clip_floor": lambda i: jc.curvature.hard_clip_floor(
         1.0 + i, 1.0 + i, 0.1 + i, jnp.arange(3.0) / 9, largest=0.1 + i
     ),
     "stable_lr": lambda i: jc.stable_lr(linear(i)),
@@ -289,25 +297,33 @@ TRANSFORMS: dict[str, Callable[[int], Any]] = {
         *(i, 4),
     ),
     "as_transform: adaptive": lambda i: updated(
-        jc.as_transform(jc.Adaptive(jc.ZScore(2.0 / (1 + i)))), i
+        jc.as_transform(jc.Adaptive(jc.policy.ZScore(2.0 / (1 + i)))), i
     ),
     "as_transform: units": lambda i: updated(
         jc.as_transform(jc.HardClip(0.1 + i), jc.PerUnit()), i
     ),
-    "centered_clip": lambda i: updated(jc.centered_clip(jc.HardClip(1.0 + i)), i, 4),
-    "geometric_median": lambda i: updated(jc.geometric_median(eps=0.1 + i), i, 4),
-    "clip21": lambda i: updated(jc.clip21(jc.HardClip(1.0 + i), 4), i, 4),
-    "clipped_sstm": lambda i: updated(
-        jc.clipped_sstm(0.1 + i, jc.HardClip(1.0 + i)), i
+    "centered_clip": lambda i: updated(
+        jc.algorithm.centered_clip(jc.HardClip(1.0 + i)), i, 4
     ),
-    "error_feedback": lambda i: updated(jc.error_feedback(hard(i)), i),
-    "mixed_momentum": lambda i: updated(jc.mixed_momentum(jc.HardClip(1.0 + i)), i),
+    "geometric_median": lambda i: updated(
+        jc.algorithm.geometric_median(eps=0.1 + i), i, 4
+    ),
+    "clip21": lambda i: updated(jc.algorithm.clip21(jc.HardClip(1.0 + i), 4), i, 4),
+    "clipped_sstm": lambda i: updated(
+        jc.algorithm.clipped_sstm(0.1 + i, jc.HardClip(1.0 + i)), i
+    ),
+    "error_feedback": lambda i: updated(jc.algorithm.error_feedback(hard(i)), i),
+    "mixed_momentum": lambda i: updated(
+        jc.algorithm.mixed_momentum(jc.HardClip(1.0 + i)), i
+    ),
     "monitor": lambda i: updated(jc.monitor(hard(i)), i),
     "skip_nonfinite": lambda i: updated(jc.skip_nonfinite(hard(i)), i),
     "zero_nonfinite": lambda i: updated(jc.zero_nonfinite(hard(i)), i),
     "spider": lambda i: updated(
-        jc.spider(
-            *(jc.HardClip(1.0 + i), jc.PeriodicSpider(2)), anchor_size=4, batch_size=2
+        jc.algorithm.spider(
+            *(jc.HardClip(1.0 + i), jc.algorithm.PeriodicSpider(2)),
+            anchor_size=4,
+            batch_size=2,
         ),
         i,
         previous_gradient=True,
@@ -366,7 +382,9 @@ def test_without_type_checks():
 
 
 def test_every_verb_is_counted():
-    public = {name for name, value in vars(jc).items() if inspect.isfunction(value)}
+    modules = jc, jc.algorithm, jc.curvature, jc.policy
+    names = [item for module in modules for item in vars(module).items()]
+    public = {name for name, value in names if inspect.isfunction(value)}
     counted = {name.split(":")[0] for name in CASES}
     assert public - LIMITS - counted == set(), "in no list: count its compilations"
     assert LIMITS - public == set(), "no longer public"
@@ -374,9 +392,9 @@ def test_every_verb_is_counted():
 
 def test_a_compilation_is_seen(compilations):
     """What the test above would count: new shapes, and functions made anew."""
-    jc.sharpness(bowl, numbers(0, 2), key=jr.key(0))
+    jc.curvature.sharpness(bowl, numbers(0, 2), key=jr.key(0))
     compilations.clear()
-    jc.sharpness(lambda x: bowl(x), numbers(0, 2), key=jr.key(0))
+    jc.curvature.sharpness(lambda x: bowl(x), numbers(0, 2), key=jr.key(0))
     assert compilations.names
     compilations.clear()
     jnp.arange(7919.0) + 1

@@ -393,9 +393,9 @@ POINT = {"a": jnp.ones((2, 2)), "b": jnp.zeros(2)}
 def test_sharpness_is_the_largest_eigenvalue(eigenvalues):
     """Also where the largest in modulus is negative, and where few are different."""
     loss = quadratic(eigenvalues)
-    value = jax.jit(lambda p: jc.sharpness(loss, p, key=jr.key(0), iterations=50))(
-        POINT
-    )
+    value = jax.jit(
+        lambda p: jc.curvature.sharpness(loss, p, key=jr.key(0), iterations=50)
+    )(POINT)
     assert value == pytest.approx(max(eigenvalues), rel=1e-10, abs=1e-12)
 
 
@@ -408,7 +408,7 @@ def test_as_many_products_as_iterations(iterations):
     for _ in range(iterations - 1):
         powers.append(matrix @ powers[-1])
     basis = np.linalg.qr(np.stack(powers, axis=1))[0]
-    value = jc.sharpness(
+    value = jc.curvature.sharpness(
         quadratic(eigenvalues), POINT, key=jr.key(2), iterations=iterations
     )
     expected = np.linalg.eigvalsh(basis.T @ matrix @ basis)[-1]
@@ -418,14 +418,16 @@ def test_as_many_products_as_iterations(iterations):
 def test_nothing_is_made_up_where_one_direction_sees_all():
     """The second direction is zero for some keys; its value 0 would be larger."""
     value = jax.vmap(
-        lambda key: jc.sharpness(lambda x: -2 * jnp.sum(x**2), jnp.ones(3), key=key)
+        lambda key: jc.curvature.sharpness(
+            lambda x: -2 * jnp.sum(x**2), jnp.ones(3), key=key
+        )
     )(jr.split(jr.key(0), 30))
     np.testing.assert_allclose(value, -4.0, rtol=1e-12)
 
 
 def test_few_iterations_find_the_largest_of_many():
     scale = jnp.append(jnp.linspace(0, 1, 4000), 1.5)
-    value = jc.sharpness(
+    value = jc.curvature.sharpness(
         lambda x: jnp.sum(scale * x**2) / 2, jnp.zeros(4001), key=jr.key(0)
     )
     assert value == pytest.approx(1.5, rel=1e-6)
@@ -435,7 +437,7 @@ def test_sharpness_along_a_run():
     landscape = jc.Landscape(lambda x: jnp.sum(x**4), jnp.array([1.0, -0.5]))
     curve = jc.simulate(
         landscape, jc.Identity(), 0.01, steps=4, every=2, key=jr.key(0),
-        observe=lambda x: (jc.sharpness(landscape.loss, x, key=jr.key(1)), x),
+        observe=lambda x: (jc.curvature.sharpness(landscape.loss, x, key=jr.key(1)), x),
     )  # fmt: skip
     value, x = curve.observed
     np.testing.assert_allclose(value, 12 * np.max(np.abs(x), axis=1) ** 2, rtol=1e-10)
@@ -449,8 +451,10 @@ def test_the_barrier_between_two_points():
         return {"x": jnp.array(x), "y": jnp.array(y)}
 
     # Between the wells, whose heights differ: at 0 the line is at the mean of the two.
-    height = jc.loss_barrier(loss, at(-1.0, 0.3), at(1.0, 0.7), points=5)
+    height = jc.curvature.loss_barrier(loss, at(-1.0, 0.3), at(1.0, 0.7), points=5)
     assert height == pytest.approx(1.0, rel=1e-12)
-    assert jc.loss_barrier(loss, at(0.9, 0.3), at(1.0, 0.7)) == pytest.approx(0.0)
+    assert jc.curvature.loss_barrier(loss, at(0.9, 0.3), at(1.0, 0.7)) == pytest.approx(
+        0.0
+    )
     with pytest.raises(ValueError, match="`points` must be at least 2"):
-        jc.loss_barrier(loss, at(0.0, 0.0), at(1.0, 0.0), points=1)
+        jc.curvature.loss_barrier(loss, at(0.0, 0.0), at(1.0, 0.0), points=1)

@@ -78,7 +78,7 @@ def test_every_scope(scope, norm, regimes):
 
 
 def test_adaptive_rules_trees_and_half_precision():
-    rules = {"a": jc.Adaptive(jc.Percentile(100.0)), "b": jc.DeltaClip(1.0, 0.5)}
+    rules = {"a": jc.Adaptive(jc.policy.Percentile(100.0)), "b": jc.DeltaClip(1.0, 0.5)}
     transform = jc.as_transform(rules, jc.PerLeaf())
     gradients = {"a": jnp.ones((7, 2), jnp.bfloat16), "b": jnp.full((7, 1), 1.5)}
     state, values = watched(transform, gradients)

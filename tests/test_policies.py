@@ -12,12 +12,12 @@ import jaxclip as jc
 
 KEY = jr.key(7)
 POLICIES = {
-    "percentile": jc.Percentile(30.0, window=16),
-    "quantile": jc.QuantileDescent(0.7, lr=0.1, initial=1.0),
-    "z_score": jc.ZScore(1.5, decay=0.9, max_norm=4.0, warmup=5),
-    "adagc": jc.AdaGC(1.1, decay=0.9, warmup=5),
-    "second_moment": jc.SecondMoment(4.0, decay=0.9),
-    "random": jc.RandomThreshold(1.0, beta=0.5, key=KEY),
+    "percentile": jc.policy.Percentile(30.0, window=16),
+    "quantile": jc.policy.QuantileDescent(0.7, lr=0.1, initial=1.0),
+    "z_score": jc.policy.ZScore(1.5, decay=0.9, max_norm=4.0, warmup=5),
+    "adagc": jc.policy.AdaGC(1.1, decay=0.9, warmup=5),
+    "second_moment": jc.policy.SecondMoment(4.0, decay=0.9),
+    "random": jc.policy.RandomThreshold(1.0, beta=0.5, key=KEY),
 }
 all_policies = pytest.mark.parametrize("name", POLICIES)
 
@@ -38,7 +38,7 @@ def start(policy):
 
 
 def test_golden_percentile():
-    policy = jc.Percentile(10.0)
+    policy = jc.policy.Percentile(10.0)
     state = start(policy)
     for norm in (3.0, 10.0, 1.0, 4.0, 2.0):
         threshold, state = once(policy, norm, state)
@@ -46,7 +46,7 @@ def test_golden_percentile():
 
 
 def test_golden_z_score():
-    policy = jc.ZScore(max_norm=jnp.inf)
+    policy = jc.policy.ZScore(max_norm=jnp.inf)
     state = start(policy)._replace(
         mean=jnp.asarray(1.0), variance=jnp.asarray(0.25), seen=jnp.asarray(25.0)
     )
@@ -57,13 +57,15 @@ def test_golden_z_score():
 
 
 def test_golden_adagc():
-    threshold, state = once(jc.AdaGC(), 5.0, jnp.asarray(1.0), 100)
+    threshold, state = once(jc.policy.AdaGC(), 5.0, jnp.asarray(1.0), 100)
     assert jc.HardClip(threshold[()]).factor(5.0, 0) == pytest.approx(0.21)
     assert state == pytest.approx(1.001)
 
 
 def test_golden_spam():
-    transform = jc.as_transform(jc.Adaptive(jc.SecondMoment()), jc.PerCoordinate())
+    transform = jc.as_transform(
+        jc.Adaptive(jc.policy.SecondMoment()), jc.PerCoordinate()
+    )
     gradient = jnp.array([1.0, -100.0])
     state = transform.init(gradient)._replace(policies=(jnp.ones(2),))
     value, _ = transform.update(gradient, state)
@@ -137,7 +139,7 @@ def test_recurrences(name):
 
 def test_quantile_descent_finds_the_quantile():
     # Under a batch: the fraction is that of its examples.
-    policy = jc.Adaptive(jc.QuantileDescent(0.8, lr=0.1))
+    policy = jc.Adaptive(jc.policy.QuantileDescent(0.8, lr=0.1))
     transform = jc.as_transform(policy, jc.PerExample())
 
     def step(state, key):
@@ -153,7 +155,7 @@ def test_quantile_descent_finds_the_quantile():
 
 @pytest.mark.parametrize("power", [1, 2])
 def test_random_clipping_clips_as_often_as_it_says(power):
-    policy = jc.RandomThreshold(1.0, beta=0.3, key=KEY, power=power)
+    policy = jc.policy.RandomThreshold(1.0, beta=0.3, key=KEY, power=power)
     norms = jnp.repeat(jnp.array([0.5, 1.5, 4.0]), 20_000)
     thresholds, _ = once(policy, norms, start(policy))
     assert set(np.unique(thresholds)) == {1.0, np.inf}
@@ -164,7 +166,7 @@ def test_random_clipping_clips_as_often_as_it_says(power):
 
 
 def test_random_clipping_draws_for_each_part_and_step():
-    clip = jc.Adaptive(jc.RandomThreshold(1.0, key=KEY))
+    clip = jc.Adaptive(jc.policy.RandomThreshold(1.0, key=KEY))
     transform = jc.as_transform(clip, jc.PerLeaf())
     gradient = [jnp.array([1.1])] * 8
     state = transform.init(gradient)
@@ -227,7 +229,7 @@ def test_parts_have_thresholds_of_their_own(name, scope):
 
 
 def test_another_rule_and_a_tree_of_them():
-    policy = jc.Percentile(100.0)
+    policy = jc.policy.Percentile(100.0)
     gradient = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([12.0])}
     rules = {"a": jc.Adaptive(policy, jc.SoftClip), "b": jc.HardClip(6.0)}
     transform = jc.as_transform(rules, jc.PerLeaf())
@@ -240,7 +242,7 @@ def test_another_rule_and_a_tree_of_them():
 
 def test_a_policy_is_tuned_through_the_transform():
     def length(percent):
-        transform = jc.as_transform(jc.Adaptive(jc.Percentile(percent)))
+        transform = jc.as_transform(jc.Adaptive(jc.policy.Percentile(percent)))
         state = transform.init(jnp.zeros(1))
         for norm in (1.0, 2.0, 5.0):
             value, state = transform.update(jnp.array([norm]), state)
@@ -253,7 +255,7 @@ def test_a_policy_is_tuned_through_the_transform():
 # A new one is a small class
 
 
-class Last(jc.AbstractPolicy):
+class Last(jc.policy.AbstractPolicy):
     """The norm of the update before."""
 
     def init(self, dtype, index):
@@ -277,7 +279,7 @@ def test_a_policy_as_a_user_would_write_it():
 
 
 def test_limits_refuse_them_by_name():
-    clip = jc.Adaptive(jc.Percentile())
+    clip = jc.Adaptive(jc.policy.Percentile())
     problem = jc.LeastSquares(jc.Spectrum.isotropic(4), jc.Gaussian(1.0), jnp.ones(1))
     said = r"`{}` needs a rule.*Adaptive\(Percentile\).*as_transform"
     with pytest.raises(ValueError, match=said.format("solve")):
@@ -297,17 +299,17 @@ def test_limits_refuse_them_by_name():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jc.Percentile(-1.0), "`percent` must be non-negative"),
-        (lambda: jc.Percentile(101.0), "`percent` must be at most 100"),
-        (lambda: jc.Percentile(window=0), "`window` must be at least 1"),
-        (lambda: jc.QuantileDescent(1.1), "`quantile` must lie between 0 and 1"),
-        (lambda: jc.QuantileDescent(lr=0.0), "`lr` must be positive"),
-        (lambda: jc.ZScore(warmup=0), "`warmup` must be at least 1"),
-        (lambda: jc.ZScore(max_norm=-1.0), "`max_norm` must be non-negative"),
-        (lambda: jc.AdaGC(decay=2.0), "`decay` must lie between 0 and 1"),
-        (lambda: jc.SecondMoment(0.0), "`theta` must be positive"),
-        (lambda: jc.RandomThreshold(-1.0, key=KEY), "`threshold`.*non-negative"),
-        (lambda: jc.RandomThreshold(1.0, beta=2.0, key=KEY), "`beta` must lie"),
+        (lambda: jc.policy.Percentile(-1.0), "`percent` must be non-negative"),
+        (lambda: jc.policy.Percentile(101.0), "`percent` must be at most 100"),
+        (lambda: jc.policy.Percentile(window=0), "`window` must be at least 1"),
+        (lambda: jc.policy.QuantileDescent(1.1), "`quantile` must lie between 0 and 1"),
+        (lambda: jc.policy.QuantileDescent(lr=0.0), "`lr` must be positive"),
+        (lambda: jc.policy.ZScore(warmup=0), "`warmup` must be at least 1"),
+        (lambda: jc.policy.ZScore(max_norm=-1.0), "`max_norm` must be non-negative"),
+        (lambda: jc.policy.AdaGC(decay=2.0), "`decay` must lie between 0 and 1"),
+        (lambda: jc.policy.SecondMoment(0.0), "`theta` must be positive"),
+        (lambda: jc.policy.RandomThreshold(-1.0, key=KEY), "`threshold`.*non-negative"),
+        (lambda: jc.policy.RandomThreshold(1.0, beta=2.0, key=KEY), "`beta` must lie"),
     ],
 )
 def test_bad_parameters_are_refused_by_name(make, message):
@@ -333,19 +335,19 @@ def test_gradients_in_every_number_are_finite():
         return total(policy)
 
     for policy in (
-        jc.AdaGC(1.1, decay=0.9, warmup=3),
-        jc.SecondMoment(),
-        jc.ZScore(warmup=3),
-        jc.QuantileDescent(),
-        jc.Percentile(60.0, window=4),
+        jc.policy.AdaGC(1.1, decay=0.9, warmup=3),
+        jc.policy.SecondMoment(),
+        jc.policy.ZScore(warmup=3),
+        jc.policy.QuantileDescent(),
+        jc.policy.Percentile(60.0, window=4),
     ):
         slopes = gradient(policy)
         assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
     # Of AdaGC against differences: its threshold acts at the fourth norm.
     adagc = [
-        float(total(jc.AdaGC(x, decay=0.9, warmup=3)))
+        float(total(jc.policy.AdaGC(x, decay=0.9, warmup=3)))
         for x in (1.1 - 1e-6, 1.1, 1.1 + 1e-6)
     ]
-    slope = gradient(jc.AdaGC(1.1, decay=0.9, warmup=3)).relative
+    slope = gradient(jc.policy.AdaGC(1.1, decay=0.9, warmup=3)).relative
     assert slope > 0
     assert slope == pytest.approx((adagc[2] - adagc[0]) / 2e-6, rel=1e-6)

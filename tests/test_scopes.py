@@ -296,7 +296,7 @@ def test_thresholds_from_the_users_own_parameters():
     np.testing.assert_allclose(value, [3, -4, 12])
     assert state[0] == jc.ClipState(1)
     with pytest.raises(ValueError, match="`clip` given to `update` must not be adap"):
-        transform.update(G, state, clip=jc.Adaptive(jc.AdaGC()))
+        transform.update(G, state, clip=jc.Adaptive(jc.policy.AdaGC()))
 
 
 # Errors

@@ -131,7 +131,7 @@ def loss(params, example):
 
 PARAMS = {"w": jnp.array([3.0, -2.0, 1.0]), "b": jnp.array(0.5)}
 PROBLEM = jc.FiniteSum(loss, PARAMS, (ROWS, TARGETS, np.arange(SIZE)))
-SPIDER = jc.Spider(CLIP, 0.3, jc.PeriodicSpider(PERIOD), batch_size=BATCH)
+SPIDER = jc.Spider(CLIP, 0.3, jc.algorithm.PeriodicSpider(PERIOD), batch_size=BATCH)
 
 
 def in_numpy(key, anchors, anchor_size=None, authors=False):
@@ -186,7 +186,11 @@ def run(optimiser, key):
 def test_the_loop_is_spider_in_numpy(anchor_size):
     key = jr.key(1)
     optimiser = jc.Spider(
-        CLIP, 0.3, jc.PeriodicSpider(PERIOD), anchor_size=anchor_size, batch_size=BATCH
+        CLIP,
+        0.3,
+        jc.algorithm.PeriodicSpider(PERIOD),
+        anchor_size=anchor_size,
+        batch_size=BATCH,
     )
     risk, (params, evaluations) = run(optimiser, key)
     expected = in_numpy(key, {0, 4, 8}, anchor_size)
@@ -201,7 +205,7 @@ def test_the_loop_is_spider_in_numpy(anchor_size):
 
 
 def test_the_authors_variant_is_theirs():
-    variant = jc.AuthorsSpider(0.3, jr.key(8))
+    variant = jc.algorithm.AuthorsSpider(0.3, jr.key(8))
     steps = jnp.arange(STEPS)
     anchors = set(np.flatnonzero(jax.vmap(variant.anchors)(steps)))
     assert 0 in anchors and 2 <= len(anchors) < STEPS
@@ -213,7 +217,7 @@ def test_the_authors_variant_is_theirs():
 
 
 def test_random_renewals_are_as_frequent_as_they_should_be():
-    variant = jc.AuthorsSpider(1 / 32, jr.key(0))
+    variant = jc.algorithm.AuthorsSpider(1 / 32, jr.key(0))
     drawn = np.asarray(jax.vmap(variant.anchors)(jnp.arange(1, 32_001)))
     assert abs(drawn.sum() - 1000) < 4 * np.sqrt(1000 * 31 / 32)
 
@@ -243,7 +247,12 @@ def test_the_pure_functions_are_the_loop():
 def test_the_transform_in_a_training_loop_of_ones_own():
     """With gradients that a user takes, in a chain, under a scan."""
     optimiser = optax.chain(
-        jc.spider(CLIP, jc.PeriodicSpider(PERIOD), anchor_size=SIZE, batch_size=BATCH),
+        jc.algorithm.spider(
+            CLIP,
+            jc.algorithm.PeriodicSpider(PERIOD),
+            anchor_size=SIZE,
+            batch_size=BATCH,
+        ),
         optax.scale_by_learning_rate(0.3),
     )
 
@@ -274,7 +283,7 @@ def test_the_transform_in_a_training_loop_of_ones_own():
 
 @pytest.mark.float32
 def test_the_estimator_is_carried_unclipped_in_its_own_precision():
-    transform = jc.spider(jc.HardClip(1.0), jc.PeriodicSpider(5))
+    transform = jc.algorithm.spider(jc.HardClip(1.0), jc.algorithm.PeriodicSpider(5))
     params = {"half": jnp.ones(2, jnp.bfloat16), "none": None}
     gradient = {"half": jnp.array([3.0, 4.0], jnp.bfloat16), "none": None}
     state = transform.init(params)
@@ -288,7 +297,9 @@ def test_the_estimator_is_carried_unclipped_in_its_own_precision():
 
 
 def test_the_count_stops_at_the_largest_number():
-    transform = jc.spider(jc.Identity(), jc.PeriodicSpider(1), anchor_size=10)
+    transform = jc.algorithm.spider(
+        jc.Identity(), jc.algorithm.PeriodicSpider(1), anchor_size=10
+    )
     state = transform.init(jnp.zeros(1))
     state = state._replace(evaluations=jnp.array(2**31 - 5, jnp.int32))
     zero = jnp.zeros(1)
@@ -297,7 +308,7 @@ def test_the_count_stops_at_the_largest_number():
 
 
 def test_a_missing_second_gradient_is_a_clear_error():
-    transform = jc.spider(CLIP, jc.PeriodicSpider(4))
+    transform = jc.algorithm.spider(CLIP, jc.algorithm.PeriodicSpider(4))
     state = transform.init(PARAMS)
     with pytest.raises(ValueError, match=r"second gradient.*previous_gradient="):
         transform.update(PARAMS, state, PARAMS)
@@ -310,7 +321,7 @@ def test_a_missing_second_gradient_is_a_clear_error():
 
 def test_an_optimiser_of_train_has_no_second_gradient():
     with pytest.raises(ValueError, match="second gradient"):
-        optimiser = jc.spider(CLIP, jc.PeriodicSpider(4))
+        optimiser = jc.algorithm.spider(CLIP, jc.algorithm.PeriodicSpider(4))
         jc.train(PROBLEM, optimiser, steps=2, key=jr.key(0))
 
 
@@ -329,24 +340,47 @@ def test_guaranteed_settings():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jc.PeriodicSpider(0), "`period` must be at least 1"),
-        (lambda: jc.AuthorsSpider(0.0, jr.key(0)), "`probability` must be above 0"),
-        (lambda: jc.AuthorsSpider(1.5, jr.key(0)), "at most 1. Got 1.5"),
-        (lambda: jc.spider(0.3, jc.PeriodicSpider(2)), "`clip` must be"),
-        (lambda: jc.spider(CLIP, 4), "`variant` must be"),
-        (lambda: jc.spider(CLIP, jc.PeriodicSpider(2), batch_size=0), "`batch_size`"),
-        (lambda: jc.Spider(CLIP, 0.1, jc.PeriodicSpider(2), anchor_size=0), "anchor_"),
+        (lambda: jc.algorithm.PeriodicSpider(0), "`period` must be at least 1"),
+        (
+            lambda: jc.algorithm.AuthorsSpider(0.0, jr.key(0)),
+            "`probability` must be above 0",
+        ),
+        (lambda: jc.algorithm.AuthorsSpider(1.5, jr.key(0)), "at most 1. Got 1.5"),
+        (
+            lambda: jc.algorithm.spider(0.3, jc.algorithm.PeriodicSpider(2)),
+            "`clip` must be",
+        ),
+        (lambda: jc.algorithm.spider(CLIP, 4), "`variant` must be"),
+        (
+            lambda: jc.algorithm.spider(
+                CLIP, jc.algorithm.PeriodicSpider(2), batch_size=0
+            ),
+            "`batch_size`",
+        ),
+        (
+            lambda: jc.Spider(CLIP, 0.1, jc.algorithm.PeriodicSpider(2), anchor_size=0),
+            "anchor_",
+        ),
         (lambda: jc.Spider.online(1.0, 1.0, 0.0, 1.0), "`eps` must be positive"),
         (lambda: jc.Spider.finite_sum(0.0, 1.0, 0.1, 9), "`l0` must be positive"),
         (lambda: jc.Spider.finite_sum(1.0, 1.0, 0.1, 0), "`size` must be at least 1"),
-        (lambda: jc.Spider(CLIP, -0.1, jc.PeriodicSpider(2)), "`lr` must be non-neg"),
-        (lambda: jc.run_spider(PROBLEM, SPIDER, steps=5, every=2, key=jr.key(0)),
-         "`every` must divide"),
-        (lambda: SPIDER.init(jc.LeastSquares(jc.Spectrum.isotropic(2),
-                                             jc.Gaussian(1.0), np.ones(1)), jr.key(0)),
-         "`anchor_size=None` takes the full gradient.*LeastSquares"),
+        (
+            lambda: jc.Spider(CLIP, -0.1, jc.algorithm.PeriodicSpider(2)),
+            "`lr` must be non-neg",
+        ),
+        (
+            lambda: jc.run_spider(PROBLEM, SPIDER, steps=5, every=2, key=jr.key(0)),
+            "`every` must divide",
+        ),
+        (
+            lambda: SPIDER.init(
+                jc.LeastSquares(jc.Spectrum.isotropic(2), jc.Gaussian(1.0), np.ones(1)),
+                jr.key(0),
+            ),
+            "`anchor_size=None` takes the full gradient.*LeastSquares",
+        ),
     ],
-)  # fmt: skip
+)
 def test_misuse_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
@@ -358,7 +392,7 @@ def test_it_runs_on_any_problem():
     problem = jc.LeastSquares(jc.Spectrum.isotropic(3), jc.Gaussian(1.0), np.ones(1))
     clip = jc.SpiderClip(1.0, 0.1, 0.3)
     optimiser = jc.Spider(
-        clip, 0.5, jc.PeriodicSpider(4), anchor_size=400, batch_size=20
+        clip, 0.5, jc.algorithm.PeriodicSpider(4), anchor_size=400, batch_size=20
     )
     setting = {"steps": 200, "every": 10, "key": jr.key(0)}
     spider = jc.run_spider(problem, optimiser, **setting)

@@ -19,29 +19,31 @@ Y = np.array([1.0, -1.0, 1.0, -1.0])
 
 @pytest.fixture(scope="module")
 def network():
-    return jc.WideNetwork([3, 5, 6, 1], key=jr.key(0))
+    return jc.curvature.WideNetwork([3, 5, 6, 1], key=jr.key(0))
 
 
 def test_it_is_a_network_in_ntk_scaling(network):
     first, second, last = (np.asarray(w) for w in network.weights)
     hidden = np.tanh(second @ np.tanh(first @ X[0] / 3**0.5) / 5**0.5)
     assert network(jnp.asarray(X[0])) == pytest.approx((last @ hidden)[0] / 6**0.5)
-    linear = jc.WideNetwork([3, 2], key=jr.key(1), activation=jax.nn.relu)
+    linear = jc.curvature.WideNetwork([3, 2], key=jr.key(1), activation=jax.nn.relu)
     expected = np.asarray(linear.weights[0]) @ X[1] / 3**0.5
     np.testing.assert_allclose(linear(jnp.asarray(X[1])), expected, rtol=1e-14)
 
 
 def test_weights_are_standard_normal():
-    (weight,) = jc.WideNetwork([200, 200], key=jr.key(2)).weights
+    (weight,) = jc.curvature.WideNetwork([200, 200], key=jr.key(2)).weights
     assert_within(weight.mean(), 1 / 200, 0.0)
     assert_within((weight**2).mean(), 2**0.5 / 200, 1.0, power=0.05)
-    one, other = jc.WideNetwork([4, 4, 4], key=jr.key(3)).weights
+    one, other = jc.curvature.WideNetwork([4, 4, 4], key=jr.key(3)).weights
     assert not np.any(np.asarray(one) == np.asarray(other))
 
 
 def test_the_kernel_is_that_of_finite_differences(network):
     """Of the outputs in every single weight."""
-    kernel = jax.jit(lambda w: jc.tangent_kernel(lambda w, x: w(x), w, X))(network)
+    kernel = jax.jit(lambda w: jc.curvature.tangent_kernel(lambda w, x: w(x), w, X))(
+        network
+    )
     leaves, structure = jax.tree.flatten(network)
 
     jacobian = []
@@ -64,7 +66,7 @@ def test_a_kernel_of_a_pytree_of_parameters():
         return params["w"] @ x["a"] + 3 * params["b"]
 
     params = {"w": jnp.ones(3), "b": jnp.ones(())}
-    kernel = jc.tangent_kernel(model, params, {"a": jnp.asarray(X)})
+    kernel = jc.curvature.tangent_kernel(model, params, {"a": jnp.asarray(X)})
     np.testing.assert_allclose(kernel, X @ X.T + 9, rtol=1e-14)
 
 
@@ -77,7 +79,9 @@ def test_largest_curvature_is_the_largest_eigenvalue():
         return x @ matrix @ x / 2 + jnp.sum(x)
 
     params = {"a": jnp.ones(1), "b": jnp.ones(3)}
-    curvature = jc.largest_curvature(loss, params, key=jr.key(0), iterations=200)
+    curvature = jc.curvature.largest_curvature(
+        loss, params, key=jr.key(0), iterations=200
+    )
     assert curvature == pytest.approx(np.linalg.eigvalsh(matrix)[-1], rel=1e-10)
 
 
@@ -108,7 +112,9 @@ def check(curve, **changes):
     settings |= {"floor": DELTA, "loss": curve.risk, "norm": curve.observed, **changes}
     loss, norm = settings.pop("loss"), settings.pop("norm")
     clip, lr = settings.pop("clip"), settings.pop("lr")
-    return jc.pl_violations(jnp.asarray(loss), jnp.asarray(norm), clip, lr, **settings)
+    return jc.curvature.pl_violations(
+        jnp.asarray(loss), jnp.asarray(norm), clip, lr, **settings
+    )
 
 
 def counts(violations):
@@ -168,10 +174,16 @@ def test_the_rate_is_right_where_one_step_is_below_rounding():
     share = np.exp(np.log1p(-np.float64(decay)) * np.arange(steps + 1))
     slow = np.exp(np.log1p(-np.float64(decay) / 2) * np.arange(steps + 1))
     keep, late = (
-        jc.pl_violations(jnp.asarray(loss, jnp.result_type(float)), jnp.ones(steps + 1),
-                         jc.Identity(), 1.0, mu=decay, floor=1.0).rate
+        jc.curvature.pl_violations(
+            jnp.asarray(loss, jnp.result_type(float)),
+            jnp.ones(steps + 1),
+            jc.Identity(),
+            1.0,
+            mu=decay,
+            floor=1.0,
+        ).rate
         for loss in (share, slow)
-    )  # fmt: skip
+    )
     assert keep == 0
     assert int(late) > 0.9 * steps
 
@@ -188,14 +200,16 @@ def test_with_mu_of_the_path_itself_the_inequality_is_an_identity():
         u, v = u - lr * residual * v, v - lr * residual * u
     kernel, loss = np.array(kernels), np.array(losses)
     assert kernel.min() < 0.4 * kernel[0]
-    model = jc.tangent_kernel(lambda w, x: w[0] * w[1] * x, jnp.array([1.2, 0.8]),
-                              np.ones(1))  # fmt: skip
+    model = jc.curvature.tangent_kernel(
+        lambda w, x: w[0] * w[1] * x, jnp.array([1.2, 0.8]), np.ones(1)
+    )
     assert model[0, 0] == pytest.approx(kernel[0])
 
     def broken(mu):
         norm = jnp.sqrt(jnp.asarray(2 * kernel * loss))
-        return jc.pl_violations(jnp.asarray(loss), norm, jc.Identity(), lr, mu=mu,
-                                floor=1.0).inequality  # fmt: skip
+        return jc.curvature.pl_violations(
+            jnp.asarray(loss), norm, jc.Identity(), lr, mu=mu, floor=1.0
+        ).inequality
 
     assert broken(kernel.min()) == 0
     assert broken(kernel[0] / 2) == np.sum(kernel < kernel[0] / 2) > 10
@@ -217,7 +231,7 @@ def test_steps_below_the_precision_are_left_out():
 
 def test_a_hard_clip_is_above_its_floor_and_has_a_slower_rate(descent):
     curve = descent(0.0)
-    floor = jc.hard_clip_floor(
+    floor = jc.curvature.hard_clip_floor(
         curve.risk[0], THRESHOLD, 0.5, curve.step.astype(float), largest=2.0
     )
     assert jnp.all(curve.risk >= floor * (1 - 1e-12))
@@ -238,7 +252,7 @@ def test_a_wide_network_keeps_its_kernel():
     """And the wider, the better: the guarantee of delta-GClip rests on that."""
 
     def drift(width, key):
-        network = jc.WideNetwork([3, width, 1], key=key)
+        network = jc.curvature.WideNetwork([3, width, 1], key=key)
 
         def loss(network, data):
             return jnp.sum((jax.vmap(network)(data[0]) - data[1]) ** 2) / 2
@@ -246,7 +260,7 @@ def test_a_wide_network_keeps_its_kernel():
         problem = jc.FiniteSum(loss, network, (X[None], Y[None]))
 
         def smallest(w):
-            kernel = jc.tangent_kernel(lambda w, x: w(x), w, X)
+            kernel = jc.curvature.tangent_kernel(lambda w, x: w(x), w, X)
             return jnp.linalg.eigvalsh(kernel)[0]
 
         curve = jc.simulate(problem, jc.DeltaClip(0.1, 0.25), 0.2, steps=200,
@@ -264,20 +278,43 @@ def test_a_wide_network_keeps_its_kernel():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jc.WideNetwork([3], key=jr.key(0)), r"`sizes`.*\[3\]"),
-        (lambda: jc.WideNetwork([3, 0, 1], key=jr.key(0)), "`sizes` must be at least"),
-        (lambda: jc.largest_curvature(jnp.sum, jnp.ones(2), key=jr.key(0),
-                                      iterations=0), "`iterations`"),
-        (lambda: jc.pl_violations(jnp.ones(3), jnp.ones(2), jc.Identity(), 0.1, mu=1.0,
-                                  floor=1.0), r"\(3,\) and \(2,\)"),
-        (lambda: jc.pl_violations(jnp.ones(2), jnp.ones(2), jc.Identity(), 0.1,
-                                  mu=-1e-17, floor=1.0), "`mu` must be positive"),
-        (lambda: jc.pl_violations(jnp.ones(2), jnp.ones(2), jc.Identity(), jnp.nan,
-                                  mu=1.0, floor=1.0), "`lr` must be positive"),
-        (lambda: jc.pl_violations(jnp.ones(2), jnp.ones(2), jc.Identity(), 0.1,
-                                  mu=1.0, floor=0.0), "`floor` must be positive"),
+        (lambda: jc.curvature.WideNetwork([3], key=jr.key(0)), r"`sizes`.*\[3\]"),
+        (
+            lambda: jc.curvature.WideNetwork([3, 0, 1], key=jr.key(0)),
+            "`sizes` must be at least",
+        ),
+        (
+            lambda: jc.curvature.largest_curvature(
+                jnp.sum, jnp.ones(2), key=jr.key(0), iterations=0
+            ),
+            "`iterations`",
+        ),
+        (
+            lambda: jc.curvature.pl_violations(
+                jnp.ones(3), jnp.ones(2), jc.Identity(), 0.1, mu=1.0, floor=1.0
+            ),
+            r"\(3,\) and \(2,\)",
+        ),
+        (
+            lambda: jc.curvature.pl_violations(
+                jnp.ones(2), jnp.ones(2), jc.Identity(), 0.1, mu=-1e-17, floor=1.0
+            ),
+            "`mu` must be positive",
+        ),
+        (
+            lambda: jc.curvature.pl_violations(
+                jnp.ones(2), jnp.ones(2), jc.Identity(), jnp.nan, mu=1.0, floor=1.0
+            ),
+            "`lr` must be positive",
+        ),
+        (
+            lambda: jc.curvature.pl_violations(
+                jnp.ones(2), jnp.ones(2), jc.Identity(), 0.1, mu=1.0, floor=0.0
+            ),
+            "`floor` must be positive",
+        ),
     ],
-)  # fmt: skip
+)
 def test_misuse_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,64 +1,25 @@
 """Thresholds that follow what has been seen, or chance: a rule with a policy."""
 
-import abc
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .._schedule import Constant
 from .._types import Step
 from ._base import AbstractClip
 from ._rules import HardClip
-
-
-class AbstractPolicy(eqx.Module):
-    """Where the threshold of the next step comes from. A new one is a small class.
-
-    **An author must guarantee** that the two methods work for one threshold, without
-    axes of their own, do not branch in Python on a value, and return a state of the
-    same structure. The library runs them over the parts of a gradient, ignores an
-    update whose norms are not finite, and keeps the types of the state.
-    """
-
-    @abc.abstractmethod
-    def init(self, dtype: Any, index: Int[Array, ""]) -> PyTree[Array]:
-        """The state before the first update.
-
-        **Arguments:**
-
-        - `dtype`: the precision of norms.
-        - `index`: which of the transform's thresholds this is. Only a policy that draws
-            random numbers needs it.
-        """
-
-    @abc.abstractmethod
-    def threshold(
-        self, norms: Float[Array, " n"], state: PyTree[Array], step: Step
-    ) -> tuple[Float[Array, "..."], PyTree[Array]]:
-        """The threshold of this update, and the state after it.
-
-        **Arguments:**
-
-        - `norms`: shape `(n,)`, what the threshold will clip: one norm, or those of the
-            examples of a batch under [`jaxclip.PerExample`][].
-        - `state`: what `init` or the update before returned.
-        - `step`: the number of updates made before.
-
-        **Returns:**
-
-        The threshold, shape `()` or `(n,)`, infinite for none; and the new state.
-        """
+from .policy import AbstractPolicy
 
 
 class Adaptive(eqx.Module):
     """A rule whose threshold is set by a policy at each update.
 
     ```python
-    clip = jaxclip.Adaptive(jaxclip.Percentile(10.0))
+    clip = jaxclip.Adaptive(jaxclip.policy.Percentile(10.0))
     optax.chain(jaxclip.as_transform(clip), optax.adam(1e-3))
     ```
 
@@ -83,7 +44,7 @@ class Adaptive(eqx.Module):
 
         **Arguments:**
 
-        - `norms`, `state`, `step`: as in [`jaxclip.AbstractPolicy`][].
+        - `norms`, `state`, `step`: as in [`jaxclip.policy.AbstractPolicy`][].
         """
         # A parameter of the policy may be of another precision than the gradient.
         with jax.numpy_dtype_promotion("standard"):

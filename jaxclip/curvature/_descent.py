@@ -12,7 +12,7 @@ from ..clip import AbstractClip
 
 class PLViolations(eqx.Module):
     """How often a path of gradient descent broke what theory says of it; see
-    [`jaxclip.pl_violations`][].
+    [`jaxclip.curvature.pl_violations`][].
 
     **Fields**, each a number of steps:
 
@@ -66,12 +66,13 @@ def pl_violations(
     - `clip`: the rule.
     - `lr`: the learning rate $\gamma$, per step.
     - `mu`: $\mu$, positive, in the unit of the squared norm over the loss: such as
-        half the smallest eigenvalue of [`jaxclip.tangent_kernel`][] at the start.
+        half the smallest eigenvalue of [`jaxclip.curvature.tangent_kernel`][] at the
+        start.
     - `floor`: $\delta$, the clip's smallest factor, positive.
 
     **Returns:**
 
-    A [`jaxclip.PLViolations`][].
+    A [`jaxclip.curvature.PLViolations`][].
 
     **Raises:**
 

@@ -29,8 +29,8 @@ def sharpness(
     By Lanczos' iteration with Hessian-vector products, every direction kept orthogonal
     to all before (Golub and Van Loan 2013, Matrix Computations, section 10.1): the
     value comes from below, far faster than by the power iteration of
-    [`jaxclip.largest_curvature`][], and is the largest one, not that of the largest
-    modulus. Made to be handed to `observe` of [`jaxclip.simulate`][].
+    [`jaxclip.curvature.largest_curvature`][], and is the largest one, not that of the
+    largest modulus. Made to be handed to `observe` of [`jaxclip.simulate`][].
 
     **Arguments:**
 

@@ -17,7 +17,7 @@ from .._static import hashable
 from .._types import Key, Params, Schedule
 from ..clip import AbstractClip, SpiderClip
 from ..problem import AbstractProblem, FiniteSum
-from ..transform import AbstractSpiderVariant, PeriodicSpider, SpiderState, spider
+from ..transform import algorithm
 from ._loop import Run, check_lengths, record
 from .engine._direct import mean
 
@@ -29,15 +29,15 @@ class SpiderRun(eqx.Module):
 
     - `params`: the parameters now.
     - `previous`: the parameters a step ago.
-    - `state`: the [`jaxclip.SpiderState`][]: the steps made, the estimator, and the
-        count of sample gradients.
+    - `state`: the [`jaxclip.algorithm.SpiderState`][]: the steps made, the estimator,
+        and the count of sample gradients.
     - `stream`: what the problem's examples are drawn from.
     - `samples`: the index of the next sample.
     """
 
     params: Params
     previous: Params
-    state: SpiderState
+    state: algorithm.SpiderState
     stream: PyTree[Array]
     samples: Int[Array, ""]
 
@@ -47,10 +47,10 @@ class Spider(eqx.Module):
 
     $$x_{k+1} = x_k - \gamma_k\, f(\|v_k\|)\, v_k$$
 
-    with the estimator $v_k$ of [`jaxclip.spider`][], renewed from a large batch and
-    carried on by small ones. `init` and `step` are pure functions that may be jitted,
-    scanned and vmapped; [`jaxclip.run_spider`][] is the loop. The settings for which
-    there is a guarantee are `Spider.online` and `Spider.finite_sum`.
+    with the estimator $v_k$ of [`jaxclip.algorithm.spider`][], renewed from a large
+    batch and carried on by small ones. `init` and `step` are pure functions that may be
+    jitted, scanned and vmapped; [`jaxclip.run_spider`][] is the loop. The settings for
+    which there is a guarantee are `Spider.online` and `Spider.finite_sum`.
 
     **Arguments:**
 
@@ -65,7 +65,7 @@ class Spider(eqx.Module):
 
     clip: AbstractClip
     lr: Schedule = eqx.field(converter=partial(as_schedule, name="lr"))
-    variant: AbstractSpiderVariant
+    variant: algorithm.AbstractSpiderVariant
     anchor_size: int | None = eqx.field(static=True, default=None, kw_only=True)
     batch_size: int = eqx.field(static=True, default=1, kw_only=True)
 
@@ -124,7 +124,10 @@ class Spider(eqx.Module):
         cls, l0: float, l1: float, eps: float, small: int, large: int | None
     ) -> "Spider":
         positive("l0", l0)
-        clip, variant = SpiderClip(l0, l1, eps), PeriodicSpider(max(1, small // 8))
+        clip, variant = (
+            SpiderClip(l0, l1, eps),
+            algorithm.PeriodicSpider(max(1, small // 8)),
+        )
         return cls(clip, 0.5 / l0, variant, anchor_size=large, batch_size=small)
 
     def init(self, problem: AbstractProblem, key: Key) -> SpiderRun:
@@ -180,7 +183,7 @@ class Spider(eqx.Module):
     def _transform(self, problem: AbstractProblem):
         size = self.anchor_size
         size = _as_sum(problem).size if size is None else size
-        return spider(
+        return algorithm.spider(
             self.clip, self.variant, anchor_size=size, batch_size=self.batch_size
         )
 

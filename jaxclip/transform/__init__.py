@@ -1,5 +1,6 @@
 """Clipping rules as optax transforms."""
 
+from . import algorithm as algorithm
 from ._as_transform import (
     ClipState as ClipState,
     ClipTransformation as ClipTransformation,
@@ -24,21 +25,3 @@ from ._scope import (
 )
 from ._scope_example import PerExample as PerExample
 from ._scope_unit import PerUnit as PerUnit
-from .algorithm import (
-    AbstractSpiderVariant as AbstractSpiderVariant,
-    AuthorsSpider as AuthorsSpider,
-    CenteredClipState as CenteredClipState,
-    Clip21State as Clip21State,
-    ClippedSSTMState as ClippedSSTMState,
-    ErrorFeedbackState as ErrorFeedbackState,
-    MixedMomentumState as MixedMomentumState,
-    PeriodicSpider as PeriodicSpider,
-    SpiderState as SpiderState,
-    centered_clip as centered_clip,
-    clip21 as clip21,
-    clipped_sstm as clipped_sstm,
-    error_feedback as error_feedback,
-    geometric_median as geometric_median,
-    mixed_momentum as mixed_momentum,
-    spider as spider,
-)

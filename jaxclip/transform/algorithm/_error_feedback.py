@@ -27,7 +27,8 @@ def error_feedback(
 
     (Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847). A clip with a
     constant threshold is no contraction, so that the error is not bounded while
-    gradients stay above it: a baseline, to which [`jaxclip.clip21`][] is the answer.
+    gradients stay above it: a baseline, to which [`jaxclip.algorithm.clip21`][] is the
+    answer.
 
     **Arguments:**
 

@@ -105,7 +105,7 @@ class AuthorsSpider(AbstractSpiderVariant):
 
 
 class SpiderState(NamedTuple):
-    """The state of [`jaxclip.spider`][].
+    """The state of [`jaxclip.algorithm.spider`][].
 
     - `step`: the number of updates made so far.
     - `estimator`: the estimated gradient, a pytree like the parameters.
@@ -133,8 +133,9 @@ def spider(
 
     ```python
     optimiser = optax.chain(
-        jaxclip.spider(jaxclip.SpiderClip(l0, l1, eps), jaxclip.PeriodicSpider(16)),
-        optax.scale_by_learning_rate(1 / (2 * l0)),
+        jaxclip.algorithm.spider(jaxclip.SpiderClip(l0, l1, eps),
+        jaxclip.algorithm.PeriodicSpider(16)), optax.scale_by_learning_rate(1 / (2 *
+        l0)),
     )
     updates, state = optimiser.update(
         gradient, state, params, previous_gradient=gradient_at_the_previous_params
@@ -156,8 +157,8 @@ def spider(
     **Returns:**
 
     An `optax.GradientTransformationExtraArgs` whose state is a
-    [`jaxclip.SpiderState`][]. Its update takes `previous_gradient`, a pytree like the
-    gradient, and raises a `ValueError` without it.
+    [`jaxclip.algorithm.SpiderState`][]. Its update takes `previous_gradient`, a pytree
+    like the gradient, and raises a `ValueError` without it.
     """
     if not isinstance(clip, AbstractClip):
         raise ValueError(f"`clip` must be a clipping rule. Got {clip!r}.")

@@ -7,9 +7,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._checks import count, fraction, nonnegative, positive
-from .._types import Step
-from ._adaptive import AbstractPolicy
+from ..._checks import count, fraction, nonnegative, positive
+from ..._types import Step
+from ._base import AbstractPolicy
 
 
 class ZScoreState(NamedTuple):

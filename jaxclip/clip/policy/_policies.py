@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int
 
-from .._checks import check, count, fraction, nonnegative, positive
-from .._schedule import as_schedule
-from .._types import Key, Schedule, Step
-from ._adaptive import AbstractPolicy
+from ..._checks import check, count, fraction, nonnegative, positive
+from ..._schedule import as_schedule
+from ..._types import Key, Schedule, Step
+from ._base import AbstractPolicy
 
 
 class RingBuffer(NamedTuple):
