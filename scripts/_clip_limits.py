@@ -44,7 +44,7 @@ def limits(report: Report) -> list[Claim]:
     for name, noise, clip, color in cases:
         problem = jc.LeastSquares(spectrum, noise, start)
         sgd = _runs(problem, clip, lr, at, keys)
-        ode = jc.solve(jc.RiskODE(), problem, clip, lr, steps=at)
+        ode = jc.solve(problem, clip, lr, steps=at)
         sde = _diffusion(report, problem, clip, lr, at, runs)
         report.save(f"limits {name}", step=at, sgd=sgd.risk, sde=sde.risk, ode=ode.risk)
         text = f"{name}: the mean of SGD is the ODE"
@@ -55,7 +55,7 @@ def limits(report: Report) -> list[Claim]:
         sde.plot(ax, color=color, ls=":", label="its SDE")
         ode.plot(ax, color="black", ls="--", lw=1, label="its ODE")
     problem = jc.LeastSquares(spectrum, jc.Gaussian(0.5), start)
-    plain = jc.solve(jc.RiskODE(), problem, jc.Identity(), lr, steps=at)
+    plain = jc.solve(problem, jc.Identity(), lr, steps=at)
     plain.plot(ax, color=ORANGE, ls="--", label="Gaussian noise, unclipped: ODE")
     ax.set(title="One step size, two noises", xscale="linear")
     ax.legend(fontsize=8)
@@ -93,7 +93,7 @@ def _diffusion(
 
     def sde(key):
         limit = jc.HomogenizedSDE(dt=dt)
-        return jc.solve(limit, problem, clip, lr, steps=at, key=key)
+        return jc.solve(problem, clip, lr, steps=at, key=key, limit=limit)
 
     return jax.jit(jax.vmap(sde))(jr.split(jr.key(report.seed + 1), runs))
 
@@ -117,7 +117,7 @@ def single_runs(report: Report) -> list[Claim]:
         sgd = jax.jit(jax.vmap(one))(jr.split(jr.key(report.seed), runs))
         sde = _diffusion(report, problem, clip, lr, at, runs, dt=float(dim) / 100)
         sde = sde.risk
-        ode = jc.solve(jc.RiskODE(), problem, clip, lr, steps=at).risk
+        ode = jc.solve(problem, clip, lr, steps=at).risk
         distances.append([np.quantile(np.max(np.abs(risk - ode), axis=1), 0.9)
                           for risk in (sgd, sde)])  # fmt: skip
     report.save("single_runs", dimension=sizes, distance=distances)
@@ -141,12 +141,12 @@ def stability(report: Report) -> list[Claim]:
     at = jnp.array([0.0, 100.0 * dim])
     claims = []
     for rate in (0.5, 1.5):
-        end = jc.solve(jc.RiskODE(), problem, jc.Identity(), rate / dim, steps=at)
+        end = jc.solve(problem, jc.Identity(), rate / dim, steps=at)
         text = f"unclipped stationary risk b s^2 / (2 (2 - b)) at b = {rate}"
         claims.append(near(text, end.risk[-1], rate / (2 * (2 - rate)), 1e-6))
     clip = jc.HardClip(dim**0.5)
     for rate in (0.5, 3.0):
-        end = jc.solve(jc.RiskODE(), problem, clip, rate / dim, steps=at).risk[-1]
+        end = jc.solve(problem, clip, rate / dim, steps=at).risk[-1]
         m = jc.moments(clip, problem.noise, end, dim**0.5)
         text = f"clipped: bounded, and R = (b / 4) second / mu, at b = {rate}"
         claims.append(near(text, end, float(rate / 4 * m.second / m.mu), 1e-6))

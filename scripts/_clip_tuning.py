@@ -37,7 +37,7 @@ def log_risk(noise: Any, setting: Any) -> Any:
     problem = jc.LeastSquares(jc.Spectrum.isotropic(DIM), noise, jnp.ones(1))
     clip = jc.HardClip(setting["c"]) if "c" in setting else jc.Identity()
     ends = jnp.array([0.0, HORIZON * DIM])
-    curve = jc.solve(jc.RiskODE(), problem, clip, setting["lr"], steps=ends)
+    curve = jc.solve(problem, clip, setting["lr"], steps=ends)
     return jnp.log(curve.risk[-1])
 
 
@@ -160,7 +160,7 @@ def greedy_anisotropic(report: Report) -> list[Claim]:
 
     def loss(setting):
         clip, ends = jc.HardClip(setting["c"]), jnp.array([0.0, steps])
-        curve = jc.solve(jc.RiskODE(), problem, clip, setting["lr"], steps=ends)
+        curve = jc.solve(problem, clip, setting["lr"], steps=ends)
         return jnp.log(curve.risk[-1])
 
     knots = jnp.concatenate([jnp.zeros(1), jnp.geomspace(steps / 300, steps, 7)])

@@ -79,8 +79,8 @@ def selection(report: Report) -> list[Claim]:
     one = jc.Gaussian(1.0)
     label = jc.LabelNoise(diagonal, start, x, y, one)
     drop = jc.Dropout(diagonal, start, x, y, one, units=8)
-    l1 = solve(jc.ZeroLossFlow(), label, NONE, 1.0, steps=steps)
-    l2 = solve(jc.ZeroLossFlow(), drop, NONE, 1.0, steps=steps)
+    l1 = solve(label, NONE, 1.0, steps=steps, limit=jc.ZeroLossFlow())
+    l2 = solve(drop, NONE, 1.0, steps=steps, limit=jc.ZeroLossFlow())
     scaled = xs / kappa
     sparse = _weighted_l1(xs, y, kappa)
     ridge = scaled.T @ np.linalg.solve(scaled @ xs.T, y)
@@ -126,7 +126,7 @@ def squares(report: Report) -> list[Claim]:
     w = jnp.asarray(np.sqrt(np.stack([root + beta, root - beta]) / 2))
     problem = jc.LabelNoise(difference, w, x, y, jc.Gaussian(1.0))
     times = np.array([0.0, 1.0, 3.0, 200.0])
-    curve = solve(jc.ZeroLossFlow(), problem, NONE, 1.0, steps=times)
+    curve = solve(problem, NONE, 1.0, steps=times, limit=jc.ZeroLossFlow())
     rates, path = 4 * kappa / 9, np.prod(curve.observed, axis=1)
     exact = path[0] * np.exp(-rates * times[:, None])
     beta = np.asarray(curve.params[0] ** 2 - curve.params[1] ** 2)
@@ -156,7 +156,7 @@ def factors(report: Report) -> list[Claim]:
         lambda w, x: w[0] @ (w[1] @ x), (w2, w1), xs, ys, jc.Gaussian(1.0)
     )
     times = np.array([0.0, 200.0])
-    curve = solve(jc.ZeroLossFlow(), problem, NONE, 1.0, steps=times)
+    curve = solve(problem, NONE, 1.0, steps=times, limit=jc.ZeroLossFlow())
     w2, w1 = (np.asarray(path) for path in curve.observed)
     trace = into * np.sum(w2**2, (1, 2)) + out * np.sum(w1**2, (1, 2))
     nuclear = np.linalg.svd(w2[0] @ w1[0], compute_uv=False).sum()
@@ -181,7 +181,7 @@ def sparse(report: Report) -> list[Claim]:
     # One label a step, on average, is wrong by one. It weighs n times as much as here.
     label = jc.LabelNoise(_quadratic, *data, jc.SparseSign(n**0.5, 1 / n))
     times = np.array([0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
-    flow = solve(jc.ZeroLossFlow(rtol=1e-7), label, NONE, lr, steps=times / lr**2)
+    flow = solve(label, NONE, lr, steps=times / lr**2, limit=jc.ZeroLossFlow(rtol=1e-7))
 
     def rate(step):  # a tenth at the end, where the noise is to settle
         return jnp.where(step < 100_000, lr, lr / 10)

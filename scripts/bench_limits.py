@@ -50,7 +50,7 @@ def solution(ode: jc.RiskODE, steps: np.ndarray) -> Any:
     @jax.jit
     def risk(compressed, threshold, lr):
         clip = jc.HardClip(threshold)
-        return jc.solve(ode, compressed, clip, lr, steps=jnp.asarray(steps)).risk
+        return jc.solve(compressed, clip, lr, steps=jnp.asarray(steps), limit=ode).risk
 
     return risk
 
@@ -143,7 +143,7 @@ def gradient(dim: int) -> None:
     def final(log_values):
         lr = jc.PiecewiseLinear(knots, jnp.exp(log_values))
         clip = jc.HardClip(C * dim**0.5)
-        return jc.solve(jc.RiskODE(), few, clip, lr, steps=steps).risk[-1]
+        return jc.solve(few, clip, lr, steps=steps).risk[-1]
 
     at = jnp.log(jnp.full(16, ETA / dim)) + 0.1 * jnp.sin(jnp.arange(16.0))
     forward, _ = timed(jax.jit(final), at)
@@ -174,7 +174,7 @@ def schedules() -> None:
             def risk(scale, lr=lr, steps=steps):
                 ode = jc.RiskODE()
                 rule = jc.HardClip(clip.threshold(0) * scale)
-                return jc.solve(ode, problem, rule, lr, steps=steps).risk
+                return jc.solve(problem, rule, lr, steps=steps, limit=ode).risk
 
             seconds.append(timed(risk, 1.0, runs=7)[0])
         print(
@@ -190,7 +190,7 @@ def verbs(quick: bool) -> None:
     problem = jc.LeastSquares(spectrum, noise, np.full(50, 0.1))
     clip, lr, steps = jc.HardClip(4.0), 0.01, np.array([0.0, 1000.0])
     calls = {
-        "solve": lambda: jc.solve(jc.RiskODE(), problem, clip, lr, steps=steps),
+        "solve": lambda: jc.solve(problem, clip, lr, steps=steps),
         "best_clip": lambda: jc.best_clip(noise, 0.1),
         "ceiling": lambda: jc.ceiling(problem, lr, steps=steps),
         "max_ccc": lambda: jc.max_ccc(problem, lr, steps=1000),

@@ -54,8 +54,8 @@ def schedule(report: Report) -> list[Claim]:
     at = np.arange(0, 15 * dimension, 50)
     steps = int(at[-1])
     clip, rate = jc.max_ccc(problem, lr, steps=steps)
-    best = jc.solve(jc.RiskODE(), problem, clip, rate, steps=at)
-    plain = jc.solve(jc.RiskODE(), problem, jc.Identity(), lr, steps=at)
+    best = jc.solve(problem, clip, rate, steps=at)
+    plain = jc.solve(problem, jc.Identity(), lr, steps=at)
     # The paper's multiples. In quick mode those around the best, and two beyond.
     kappas = np.linspace(0.1, 5, 50)
     kappas = kappas[[0, 1, 2, 3, 5, 9]] if report.quick else kappas
@@ -63,7 +63,7 @@ def schedule(report: Report) -> list[Claim]:
     @jax.jit
     def heuristic(kappa):
         rule, compensated = jc.heuristic_clip(problem, lr, kappa, steps=steps)
-        return jc.solve(jc.RiskODE(), problem, rule, compensated, steps=at).risk
+        return jc.solve(problem, rule, compensated, steps=at).risk
 
     scanned = jnp.stack([heuristic(kappa) for kappa in kappas])
     sgd = report.simulate_many(problem, clip, rate, at, 24 if report.quick else 100)
@@ -105,8 +105,8 @@ def early_harm(report: Report) -> list[Claim]:
     )
     at, lr = np.linspace(0, 20 * dim, 201), 0.5 / dim
     clip, rate = jc.heuristic_clip(problem, lr, 0.7, steps=int(at[-1]))
-    clipped = jc.solve(jc.RiskODE(), problem, clip, rate, steps=at)
-    plain = jc.solve(jc.RiskODE(), problem, jc.Identity(), lr, steps=at)
+    clipped = jc.solve(problem, clip, rate, steps=at)
+    plain = jc.solve(problem, jc.Identity(), lr, steps=at)
     report.save("early_harm", step=at, clipped=clipped.risk, plain=plain.risk)
     ratio = np.asarray(clipped.risk / plain.risk)
     figure, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
@@ -131,7 +131,7 @@ def score_rule(report: Report) -> list[Claim]:
     problem = jc.LeastSquares(jc.Spectrum.isotropic(dim), noise, jnp.ones(1))
     at = np.arange(0, 8 * dim + 1, 100)
     clip, lr = jc.score_clip(problem, 0.3 / dim, steps=int(at[-1]))
-    ode = jc.solve(jc.RiskODE(), problem, clip, lr, steps=at)
+    ode = jc.solve(problem, clip, lr, steps=at)
     top = jc.ceiling(problem, 0.3 / dim, steps=at)
     sgd = report.simulate_many(problem, clip, lr, at, 24 if report.quick else 200)
     one_pass, information = 0.5, _clip_tuning.tabulated_information(noise)
@@ -183,7 +183,7 @@ def real_data(report: Report) -> list[Claim]:
         sgd.plot(ax, color=BLUE, label="SGD on the rows, 80% band")
         laws = (("Gaussian", gaussian, ":"), ("empirical", empirical, "--"))
         for law, problem, style in laws[:1] if report.quick else laws:
-            ode = jc.solve(jc.RiskODE(rtol=1e-6), problem, clip, lr, steps=at)
+            ode = jc.solve(problem, clip, lr, steps=at, limit=jc.RiskODE(rtol=1e-6))
             ode.plot(ax, color="black", ls=style, label=f"ODE, {law} residuals")
             report.save(f"real {name} {law}", step=at, sgd=sgd.risk, ode=ode.risk)
             worst = jnp.max(jnp.abs(jnp.log(sgd.risk.mean(axis=0) / ode.risk)))

@@ -201,7 +201,9 @@ def clipping(report: Report) -> list[Claim]:
         )
         steps = round(0.3 / (lr * std**2))
         turn = _turn(ends(report, problem, lr, steps, 512)).mean()
-        limit = solve(jc.ZeroLossFlow(), problem, NONE, lr, steps=np.array([steps]))
+        limit = solve(
+            problem, NONE, lr, steps=np.array([steps]), limit=jc.ZeroLossFlow()
+        )
         expected = float(_turn(np.asarray(limit.params)[None])[0])
         text = f"dropout clipped at {threshold} sigma: turn by the flow with E psi'"
         claims.append(near(text, turn, expected, 0.03))
@@ -225,7 +227,7 @@ def _unequal(report: Report) -> Claim:
         a = a[:, 0] ** 2 - a[:, 1] ** 2
         means.append(a.mean(axis=0))
         errors.append(a.std(axis=0) / np.sqrt(runs))
-    limit = solve(jc.ZeroLossFlow(), problem, NONE, 1.0, steps=np.array([1.0]))
+    limit = solve(problem, NONE, 1.0, steps=np.array([1.0]), limit=jc.ZeroLossFlow())
     w = np.asarray(limit.params)
     extrapolated = 2 * means[1] - means[0]
     error = np.sqrt(4 * errors[1] ** 2 + errors[0] ** 2)

@@ -68,11 +68,11 @@ def test_the_curves_are_those_of_the_risk_ode(prediction, decays, threshold):
     # In place of a line to 0, one to next to nothing: the logarithm is interpolated.
     rate = Decay(jnp.asarray(lr), jnp.asarray(float(decays)), jnp.asarray(float(STEPS)))
     curve = jc.solve(
-        jc.RiskODE(rtol=1e-7),
         problem,
         jc.HardClip(threshold),
         rate,
         steps=prediction.at[::20],
+        limit=jc.RiskODE(rtol=1e-7),
     )
     # A step of SGD at a time against a step as small as it takes.
     np.testing.assert_allclose(found[::20], curve.risk, rtol=0.05)

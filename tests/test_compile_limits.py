@@ -84,7 +84,12 @@ def _solve(limit: jc.AbstractLimit, kind: str = "number"):
     def call(i):
         lr = _rate(kind, i)
         return jc.solve(
-            limit, _problem(i), jc.HardClip(3.0 + i), lr, steps=_STEPS[i], key=jr.key(i)
+            _problem(i),
+            jc.HardClip(3.0 + i),
+            lr,
+            steps=_STEPS[i],
+            key=jr.key(i),
+            limit=limit,
         )
 
     return call
@@ -98,20 +103,20 @@ CALLS: dict[str, Callable[[int], Any]] = {
     "GradientFlow": _solve(jc.GradientFlow()),
     # How many intervals there are is structure, as the number of steps of a run is.
     "HomogenizedSDE": lambda i: jc.solve(
-        jc.HomogenizedSDE(),
         _problem(i),
         jc.HardClip(3.0 + i),
         _rate("number", i),
         steps=_STEPS[0],
         key=jr.key(i),
+        limit=jc.HomogenizedSDE(),
     ),
     "HomogenizedSDE, function": lambda i: jc.solve(
-        jc.HomogenizedSDE(),
         _problem(i),
         jc.HardClip(_COSINE),
         _COSINE,
         steps=_STEPS[0],
         key=jr.key(i),
+        limit=jc.HomogenizedSDE(),
     ),
     "ceiling": lambda i: jc.ceiling(_problem(i), _rate("number", i), steps=_STEPS[i]),
     "fisher_information": lambda i: jc.fisher_information(jc.Laplace(1.0 + i), 0.1 + i),
@@ -124,15 +129,19 @@ CALLS: dict[str, Callable[[int], Any]] = {
         _problem(i), _rate("number", i), 1.0 + i, steps=100
     ),
     "ZeroLossFlow": lambda i: jc.solve(
-        jc.ZeroLossFlow(), _noisy(i), IDENTITY, _rate("number", i), steps=_STEPS[i]
+        _noisy(i),
+        IDENTITY,
+        _rate("number", i),
+        steps=_STEPS[i],
+        limit=jc.ZeroLossFlow(),
     ),
     "ZeroLossSDE": lambda i: jc.solve(
-        jc.ZeroLossSDE(),
         _noisy(i),
         IDENTITY,
         _rate("module", i),
         steps=np.array([0.0, 5.0]),
         key=jr.key(i),
+        limit=jc.ZeroLossSDE(),
     ),
     "limit_map": lambda i: jc.limit_map(_noisy(i), jnp.array([1.0, 0.2, 0.3 + i])),
     "time_scale": lambda i: jc.time_scale(_noisy(i)).push,

@@ -363,7 +363,7 @@ def unclipped(problem, lr):
 @eqx.filter_jit
 def schedules(problem, lr):
     clip, rate = jc.max_ccc(problem, lr, steps=SCHEDULED)
-    best = jc.solve(jc.RiskODE(), problem, clip, rate, steps=REPORT).risk
+    best = jc.solve(problem, clip, rate, steps=REPORT).risk
 
     def at(step, risk):
         norm = problem.spectrum.feature_norm
@@ -412,7 +412,7 @@ def test_max_ccc_is_never_worse_than_unclipped(name, excess, exponent):
 def heuristic(problem, lr, kappa):
     """The risk, the threshold on the residual and the rate of descent."""
     clip, rate = jc.heuristic_clip(problem, lr, kappa, steps=SCHEDULED)
-    risk = jc.solve(jc.RiskODE(), problem, clip, rate, steps=REPORT).risk
+    risk = jc.solve(problem, clip, rate, steps=REPORT).risk
 
     def at(step, risk):
         norm = problem.spectrum.feature_norm
@@ -512,7 +512,7 @@ SCORED = np.linspace(0, 1000, 21)
 def scored(problem, lr, keys):
     """Of the score rule: its rate, ODE and ceiling, and runs of SGD."""
     clip, rate = jc.score_clip(problem, lr, steps=1000)
-    ode = jc.solve(jc.RiskODE(), problem, clip, rate, steps=SCORED).risk
+    ode = jc.solve(problem, clip, rate, steps=SCORED).risk
     ceiling = jc.ceiling(problem, lr, steps=SCORED).risk
     runs = jax.vmap(
         lambda key: (

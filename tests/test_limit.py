@@ -49,7 +49,7 @@ _solve = eqx.filter_jit(jc.solve)
 @eqx.filter_jit
 def _ode(problem, clip, lr, steps):
     """One compilation for each class of noise and rule and each number of steps."""
-    return jc.solve(jc.RiskODE(), problem, clip, lr, steps=steps).risk
+    return jc.solve(problem, clip, lr, steps=steps).risk
 
 
 # The risk ODE
@@ -142,7 +142,6 @@ def test_schedules_against_scipy():
         field, (0, 40), error0**2 / 2, "DOP853", steps, rtol=1e-12, atol=1e-14
     )
     curve = _solve(
-        jc.RiskODE(),
         problem,
         jc.HardClip(lambda k: 0.3 + 2 / (1 + k)),
         lambda k: 0.2 * jnp.exp(-k / 30),
@@ -192,7 +191,7 @@ def scatter():
     def sde(key):
         limit = jc.HomogenizedSDE(dt=5.0)
         steps = [50, 100, 200, 400]
-        return jc.solve(limit, problem, clip, lr, steps=steps, key=key).risk
+        return jc.solve(problem, clip, lr, steps=steps, key=key, limit=limit).risk
 
     keys = jr.split(KEY, _RUNS)
     sgd_risk = np.asarray(jax.jit(jax.vmap(sgd))(keys))[:, [1, 2, 4, 8]]
@@ -250,14 +249,16 @@ def test_the_frozen_scheme_has_its_own_mean_and_weak_order_one():
 
         def final(key, dt=dt):
             limit = jc.HomogenizedSDE(dt=dt)
-            curve = jc.solve(limit, problem, jc.Identity(), lr, steps=[steps], key=key)
+            curve = jc.solve(
+                problem, jc.Identity(), lr, steps=[steps], key=key, limit=limit
+            )
             return curve.risk[-1]
 
         risk = jax.jit(jax.vmap(final))(jr.split(KEY, 15_000))
         expected = _mean_without_a_clip(problem, lr, steps, dt)
         assert_within(*mean_and_error(risk), expected, power=0.05)
     # The recursion is an ODE's in the limit, which the dimension does not enter.
-    limit = _solve(jc.RiskODE(), problem, jc.Identity(), lr, steps=[steps]).risk[-1]
+    limit = _solve(problem, jc.Identity(), lr, steps=[steps]).risk[-1]
     errors = [
         _mean_without_a_clip(problem, lr, steps, dt) - float(limit)
         for dt in (4.0, 1.0, 0.1, 0.05)
@@ -273,7 +274,9 @@ def test_the_fixed_step_scheme_and_diffrax_agree_in_law():
 
     def risks(limit, keys):
         def final(key):
-            return jc.solve(limit, problem, clip, lr, steps=[8.0, 16.0], key=key).risk
+            return jc.solve(
+                problem, clip, lr, steps=[8.0, 16.0], key=key, limit=limit
+            ).risk
 
         return np.asarray(jax.jit(jax.vmap(final))(keys))
 
@@ -296,8 +299,8 @@ def _same_law(first: np.ndarray, second: np.ndarray) -> float:
 def test_reporting_more_often_leaves_the_path_alone():
     problem, clip, lr = _scaled(ISOTROPIC, "gaussian", 1.0)
     limit = jc.HomogenizedSDE(dt=5.0)
-    sparse = _solve(limit, problem, clip, lr, steps=[0, 40], key=KEY)
-    dense = _solve(limit, problem, clip, lr, steps=[5, 10, 30, 30, 40], key=KEY)
+    sparse = _solve(problem, clip, lr, steps=[0, 40], key=KEY, limit=limit)
+    dense = _solve(problem, clip, lr, steps=[5, 10, 30, 30, 40], key=KEY, limit=limit)
     np.testing.assert_array_equal(dense.risk[-1], sparse.risk[-1])
     np.testing.assert_array_equal(dense.params, sparse.params)
     np.testing.assert_array_equal(sparse.risk[0], problem.risk(problem.init()))
@@ -362,7 +365,7 @@ def _final(settings, adjoint=None):
     # A finite difference loses digits to the tolerance of the adaptive steps.
     limit = jc.RiskODE(rtol=1e-12)
     steps = jnp.array([0.0, 30.0])
-    curve = jc.solve(limit, problem, clip, lr, steps=steps, adjoint=adjoint)
+    curve = jc.solve(problem, clip, lr, steps=steps, adjoint=adjoint, limit=limit)
     return jnp.log(curve.risk[-1])
 
 
@@ -404,7 +407,7 @@ def test_gradient_of_the_sde_is_that_of_its_path():
 
     def final(x):
         clip, limit = jc.HardClip(x[0]), jc.HomogenizedSDE(dt=2.0)
-        return jc.solve(limit, problem, clip, x[1], steps=[20], key=KEY).risk[-1]
+        return jc.solve(problem, clip, x[1], steps=[20], key=KEY, limit=limit).risk[-1]
 
     at, directions = jnp.array([0.6, 0.15]), jnp.eye(2)
     values = jax.jit(jax.vmap(final))
@@ -424,18 +427,18 @@ def test_a_solver_that_fails():
     problem, clip, lr = _scaled(ISOTROPIC, "gaussian", 1.0)
     limit = jc.RiskODE(max_steps=4)
     steps = jnp.array([0.0, 1.0, 5000.0])
-    curve = _solve(limit, problem, clip, lr, steps=steps, throw=False)
+    curve = _solve(problem, clip, lr, steps=steps, throw=False, limit=limit)
     np.testing.assert_array_equal(np.isinf(curve.risk), [False, False, True])
     assert not np.any(np.isnan(curve.risk))
     with pytest.raises(RuntimeError, match="maximum number of solver steps"):
-        _solve(limit, problem, clip, lr, steps=steps)
+        _solve(problem, clip, lr, steps=steps, limit=limit)
 
 
 def test_divergence_is_infinite_risk():
     problem, clip, lr = _scaled(ISOTROPIC, "gaussian", np.inf, eta=100.0)
     for limit in [jc.RiskODE(max_steps=4096), jc.HomogenizedSDE(dt=10.0)]:
         how: Settings = dict(steps=[0.0, 0.5, 1e4], key=KEY, throw=False)
-        curve = _solve(limit, problem, clip, lr, **how)
+        curve = _solve(problem, clip, lr, **how, limit=limit)
         np.testing.assert_array_equal(np.isinf(curve.risk), [False, False, True])
 
 
@@ -448,7 +451,7 @@ def _call(limit: Any = None, **changes: Any):
         problem=_PROBLEM, clip=jc.HardClip(1.0), lr=0.1, steps=[0.0, 1.0]
     )
     limit = jc.RiskODE() if limit is None else limit
-    return jc.solve(limit, **{**settings, **changes})
+    return jc.solve(**{**settings, **changes}, limit=limit)
 
 
 @pytest.mark.usefixtures("without_type_checks")

@@ -293,7 +293,7 @@ def test_a_run_follows_the_ode():
     clip, lr = jc.HardClip(spectrum.feature_norm), 0.7 / spectrum.trace
     how: Settings = dict(steps=8000, every=2000, key=KEY, engine=jc.Lumped())
     run = jax.jit(lambda: jc.simulate(problem, clip, lr, **how).risk)()
-    ode = jc.solve(jc.RiskODE(), problem, clip, lr, steps=np.arange(0, 8001, 2000))
+    ode = jc.solve(problem, clip, lr, steps=np.arange(0, 8001, 2000))
     np.testing.assert_allclose(run, ode.risk, rtol=0.05)
     assert ode.risk[-1] < 0.8 * ode.risk[0]
 

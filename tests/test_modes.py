@@ -54,7 +54,6 @@ def test_reference_values_of_many_eigenvalues(exponent, digits):
     risk = jax.jit(
         lambda lr: (
             jc.solve(
-                jc.RiskODE(),
                 problem,
                 jc.HardClip(1.5 * dim**0.5),
                 lr,
@@ -78,7 +77,7 @@ def test_compressed_is_full(spectrum, noise):
     # Half of what is stable: the largest eigenvalue may be far above the mean.
     settings = (jc.HardClip(0.7 * dim**0.5), jnp.asarray(0.5 / dim))
     risk, exact = (
-        _solve(jc.RiskODE(jc.ExponentialModes()), p, *settings, steps=steps).risk
+        _solve(p, *settings, steps=steps, limit=jc.RiskODE(jc.ExponentialModes())).risk
         for p in (few, full)
     )
     np.testing.assert_allclose(risk[0], exact[0], rtol=1e-13)
@@ -165,7 +164,7 @@ def test_schedules_against_scipy():
     problem, clip = _SMALL, jc.HardClip(lambda step: 1.5 + jnp.sin(step / 30.0))
     steps = np.array([0.0, 3.0, 20.0, 100.0, 400.0])
     ode = jc.RiskODE(jc.ExponentialModes(), rtol=1e-9)
-    ours = _solve(ode, problem, clip, _warmed_up, steps=jnp.asarray(steps))
+    ours = _solve(problem, clip, _warmed_up, steps=jnp.asarray(steps), limit=ode)
     lam = np.asarray(problem.spectrum.eigenvalues)
     norm = problem.spectrum.feature_norm
     moments = jax.jit(lambda r, k: jc.moments(clip, problem.noise, r, norm, k)[:2])
@@ -227,7 +226,7 @@ def _log_final(values, adjoint=None):
     noisy = eqx.tree_at(lambda p: p.noise.std, _SMALL, values[3])
     ode = jc.RiskODE(jc.ExponentialModes(), rtol=1e-10)
     steps = np.array([0.0, 200.0])
-    curve = jc.solve(ode, noisy, clip, values[4], steps=steps, adjoint=adjoint)
+    curve = jc.solve(noisy, clip, values[4], steps=steps, adjoint=adjoint, limit=ode)
     return jnp.log(curve.risk[-1])
 
 
@@ -279,17 +278,21 @@ def test_propagation_against_quadrature():
 def test_single_precision_and_nothing_to_do():
     problem = _SMALL
     ode, steps = jc.RiskODE(jc.ExponentialModes()), jnp.array([0.0, 100.0])
-    risk = _solve(ode, problem, jc.HardClip(2.0), 0.02, steps=steps).risk
+    risk = _solve(problem, jc.HardClip(2.0), 0.02, steps=steps, limit=ode).risk
     assert risk.dtype == jnp.result_type(float)
     np.testing.assert_allclose(
         risk,
-        _solve(jc.RiskODE(), problem, jc.HardClip(2.0), 0.02, steps=steps).risk,
+        _solve(problem, jc.HardClip(2.0), 0.02, steps=steps).risk,
         rtol=1e-4 if risk.dtype == jnp.float32 else 1e-7,
     )
     still = jc.LeastSquares(problem.spectrum, jc.Gaussian(0.0), jnp.zeros(5))
     np.testing.assert_allclose(
-        _solve(ode, still, jc.HardClip(2.0), 0.02, steps=steps).risk, 0.0, atol=1e-9
+        _solve(still, jc.HardClip(2.0), 0.02, steps=steps, limit=ode).risk,
+        0.0,
+        atol=1e-9,
     )
     np.testing.assert_allclose(
-        _solve(ode, problem, jc.HardClip(2.0), 0.0, steps=steps).risk, 0.5, rtol=1e-5
+        _solve(problem, jc.HardClip(2.0), 0.0, steps=steps, limit=ode).risk,
+        0.5,
+        rtol=1e-5,
     )

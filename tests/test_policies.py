@@ -283,7 +283,7 @@ def test_limits_refuse_them_by_name():
     problem = jc.LeastSquares(jc.Spectrum.isotropic(4), jc.Gaussian(1.0), jnp.ones(1))
     said = r"`{}` needs a rule.*Adaptive\(Percentile\).*as_transform"
     with pytest.raises(ValueError, match=said.format("solve")):
-        jc.solve(jc.RiskODE(), problem, clip, 0.1, steps=[0, 1])
+        jc.solve(problem, clip, 0.1, steps=[0, 1])
     with pytest.raises(ValueError, match=said.format("moments")):
         jc.moments(clip, jc.Gaussian(1.0), 1.0, 1.0)
     with pytest.raises(ValueError, match=said.format("simulate")):

@@ -259,7 +259,7 @@ def curves(rule, std, starts):
         error0 = jnp.sqrt(2 * start / len(LAM) / jnp.asarray(LAM, start.dtype))
         problem = jc.LeastSquares(jc.Spectrum(LAM, DIMS), jc.Gaussian(std), error0)
         steps = jnp.asarray(STEPS, start.dtype)
-        return jc.solve(jc.RiskODE(), problem, rule, 0.02, steps=steps).risk
+        return jc.solve(problem, rule, 0.02, steps=steps).risk
 
     return jax.vmap(one)(starts)
 

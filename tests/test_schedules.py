@@ -77,7 +77,7 @@ SCHEDULES: dict[str, tuple[Any, int]] = {
 @eqx.filter_jit
 def _solve(lr, end, clip: jc.AbstractClip = IDENTITY):
     steps = jnp.stack([jnp.zeros_like(end), end])
-    return jc.solve(jc.RiskODE(), PROBLEM, clip, lr, steps=steps).risk[-1]
+    return jc.solve(PROBLEM, clip, lr, steps=steps).risk[-1]
 
 
 @float32
@@ -125,9 +125,7 @@ class Burst(eqx.Module):
 
 def _burst_risk(x):
     lr = Burst(x[0], x[1], x[2])
-    return jc.solve(jc.RiskODE(), PROBLEM, jc.Identity(), lr, steps=[0.0, 500.0]).risk[
-        -1
-    ]
+    return jc.solve(PROBLEM, jc.Identity(), lr, steps=[0.0, 500.0]).risk[-1]
 
 
 @pytest.mark.slow
@@ -167,7 +165,7 @@ def test_a_threshold_that_jumps_is_the_solution_in_pieces(wide):
     def run(start, threshold, steps=long):
         problem = jc.LeastSquares(jc.Spectrum(lam, [3, 5]), noise, start)
         clip = jc.HardClip(threshold)
-        return jc.solve(jc.RiskODE(), problem, clip, lr, steps=steps)
+        return jc.solve(problem, clip, lr, steps=steps)
 
     first = run(start, 0.4)
     second = run(jnp.sqrt(2 * first.params), 2.0)
@@ -201,15 +199,12 @@ def test_a_run_of_more_steps_than_float32_has_whole_numbers():
     end = 3e7
     lr = RATE / 1e5
     half = jc.solve(
-        jc.RiskODE(),
         PROBLEM,
         jc.Identity(),
         lambda k: jnp.where(k < end / 2, lr, 0.0),
         steps=[0.0, end],
     ).risk[-1]
-    known = jc.solve(
-        jc.RiskODE(), PROBLEM, jc.Identity(), lr, steps=[0.0, end / 2]
-    ).risk[-1]
+    known = jc.solve(PROBLEM, jc.Identity(), lr, steps=[0.0, end / 2]).risk[-1]
     np.testing.assert_allclose(half, known, rtol=2e-4)
 
 
@@ -260,7 +255,7 @@ def test_the_sde_reads_every_step(dt):
     def final(key):
         limit = jc.HomogenizedSDE(dt=dt)
         curve = jc.solve(
-            limit, PROBLEM, jc.Identity(), schedule, steps=[30.0, 60.0], key=key
+            PROBLEM, jc.Identity(), schedule, steps=[30.0, 60.0], key=key, limit=limit
         )
         return curve.risk
 
@@ -281,17 +276,19 @@ def test_an_unstable_rate_ends_in_infinite_risk_at_once(noise):
     limit = jc.RiskODE(max_steps=6000)  # a tenth of what was spent on it
     how: dict[str, Any] = dict(steps=[0.0, 1.0, 1e7])
     run = eqx.filter_jit(jc.solve)
-    risk = run(limit, problem, jc.Identity(), 1.0, **how, throw=False).risk
+    risk = run(problem, jc.Identity(), 1.0, **how, throw=False, limit=limit).risk
     np.testing.assert_array_equal(np.isinf(risk)[[0, 2]], [False, True])
     assert not np.any(np.isnan(risk))
     with pytest.raises(RuntimeError, match="grows beyond all bounds"):
-        run(limit, problem, jc.Identity(), 1.0, **how)
+        run(problem, jc.Identity(), 1.0, **how, limit=limit)
 
 
 def _final(lr, adjoint=None):
     problem = jc.LeastSquares(jc.Spectrum([1.0]), jc.Gaussian(0.5), [1.0])
     limit = jc.RiskODE(max_steps=256)
-    curve = jc.solve(limit, problem, IDENTITY, lr, steps=[0.0, 9.0], adjoint=adjoint)
+    curve = jc.solve(
+        problem, IDENTITY, lr, steps=[0.0, 9.0], adjoint=adjoint, limit=limit
+    )
     return curve.risk[-1]
 
 
@@ -334,7 +331,7 @@ def test_max_ccc_sees_every_jump():
     noise = jc.Contaminated(1.0, 10.0, 0.1)
     problem = jc.LeastSquares(PROBLEM.spectrum, noise, np.ones(1))
     clip, lr = jc.max_ccc(problem, schedule, steps=end)
-    risk = jc.solve(jc.RiskODE(), problem, clip, lr, steps=[0.0, end]).risk[-1]
+    risk = jc.solve(problem, clip, lr, steps=[0.0, end]).risk[-1]
 
     def spread(excess):
         variance = 2 * excess + float(noise.variance)

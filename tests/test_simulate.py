@@ -424,7 +424,7 @@ def test_a_run_follows_the_ode_to_the_root_of_the_dimension(names, spectra, coun
     @eqx.filter_jit
     def ode(problem, clip, lr):
         steps = jnp.linspace(0, 120, 11)
-        return jc.solve(jc.RiskODE(), problem, clip, lr, steps=steps).risk
+        return jc.solve(problem, clip, lr, steps=steps).risk
 
     @eqx.filter_jit
     def runs(problem, clip, lr, keys):

@@ -227,7 +227,7 @@ def log_risk(noise):
 
     def loss(setting):
         clip = jc.HardClip(setting["c"]) if "c" in setting else jc.Identity()
-        curve = jc.solve(ode, problem, clip, setting["lr"], steps=ENDS)
+        curve = jc.solve(problem, clip, setting["lr"], steps=ENDS, limit=ode)
         return jnp.log(curve.risk[-1])
 
     return loss
@@ -329,7 +329,7 @@ def test_a_tuned_schedule_of_thresholds_reaches_max_ccc():
     best, _ = jc.tune(lambda c: jnp.log(final(c)), init, steps=60)
 
     clip, rate = jc.max_ccc(problem, descent, steps=steps)
-    limit = jc.solve(ode, problem, clip, rate, steps=ends).risk[-1]
+    limit = jc.solve(problem, clip, rate, steps=ends, limit=ode).risk[-1]
     reached = final(best)
     assert limit * (1 - 1e-5) <= reached <= 1.001 * limit
     # The search had something to find, and found the thresholds themselves.
@@ -363,7 +363,7 @@ def test_tuning_through_simulate():
         ends = jnp.array([0.0, steps])
         ode = jc.RiskODE(rtol=1e-6)
         clip = jc.HardClip(threshold)
-        return jnp.log(jc.solve(ode, problem, clip, lr, steps=ends).risk[-1])
+        return jnp.log(jc.solve(problem, clip, lr, steps=ends, limit=ode).risk[-1])
 
     # The same data for every threshold: the loss is one function, and a smooth one.
     keys, fresh = jr.split(jr.key(1), 64), jr.split(jr.key(2), 256)

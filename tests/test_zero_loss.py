@@ -105,11 +105,11 @@ def test_label_noise_drifts_by_the_curvature(batch):
 def test_gradient_flow_runs_to_the_limit_map():
     problem = jc.LabelNoise(net, W + 0.1, XS, YS, jc.Gaussian(1.0))
     steps = jnp.array([0.0, 1.0, 3000.0])
-    curve = solve(jc.GradientFlow(), problem, NONE, 0.5, steps=steps)
+    curve = solve(problem, NONE, 0.5, steps=steps, limit=jc.GradientFlow())
     end = jax.jit(jc.limit_map)(problem, W + 0.1)
     np.testing.assert_allclose(curve.params, end, atol=1e-8)
     # A clip slows it down and leaves its path.
-    slow = solve(jc.GradientFlow(), problem, jc.HardClip(1e-3), 0.5, steps=steps)
+    slow = solve(problem, jc.HardClip(1e-3), 0.5, steps=steps, limit=jc.GradientFlow())
     assert slow.risk[1] > curve.risk[1]
     np.testing.assert_allclose(slow.params, curve.params, atol=1e-8)
 
@@ -132,7 +132,7 @@ def test_the_product_under_label_noise():
     std, lr = 0.7, 0.1
     problem = jc.LabelNoise(product, *PRODUCT, jc.Gaussian(std))
     steps = jnp.linspace(0, 1 / (lr * std) ** 2, 5)
-    curve = solve(jc.ZeroLossFlow(), problem, NONE, lr, steps=steps)
+    curve = solve(problem, NONE, lr, steps=steps, limit=jc.ZeroLossFlow())
     np.testing.assert_allclose(curve.params, [1.380070341, 0.724600747], atol=1e-8)
     expected = 3.75 * np.exp(-((lr * std) ** 2) * steps)
     np.testing.assert_allclose(invariant(curve.observed), expected, rtol=1e-9)
@@ -142,7 +142,7 @@ def test_the_product_under_label_noise():
 def test_the_product_under_noise_of_its_parameters():
     problem = jc.AntiCorrelated(product, *PRODUCT, jc.Gaussian(0.7))
     steps = jnp.linspace(0, 20, 5)
-    curve = solve(jc.ZeroLossFlow(), problem, NONE, 0.1, steps=steps)
+    curve = solve(problem, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow())
     expected = 3.75 * np.exp(-2 * 0.1 * 0.49 * steps)
     np.testing.assert_allclose(invariant(curve.observed), expected, rtol=1e-9)
 
@@ -158,7 +158,7 @@ CIRCLE = jnp.array([np.cos(ANGLE), np.sin(ANGLE)]), jnp.ones(1), jnp.ones(1)
 def test_the_circle_under_dropout():
     problem = jc.Dropout(circle, *CIRCLE, jc.Mask(0.8), units=2)
     steps = jnp.linspace(0, 30, 4)
-    curve = solve(jc.ZeroLossFlow(), problem, NONE, 0.1, steps=steps)
+    curve = solve(problem, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow())
     u, v = curve.observed.T
     expected = np.tan(2 * ANGLE) * np.exp(2 * 0.1 * 0.25 * steps)
     np.testing.assert_allclose(np.tan(2 * np.arctan2(v, u)), expected, rtol=1e-9)
@@ -205,7 +205,7 @@ def labelled():
 
     @eqx.filter_jit
     def run(limit):
-        return jc.solve(limit, problem, NONE, 1.0, steps=steps)
+        return jc.solve(problem, NONE, 1.0, steps=steps, limit=limit)
 
     return run
 
@@ -237,7 +237,7 @@ def test_matrix_free_is_exact(labelled):
 def test_dropout_selects_weighted_l2():
     problem = jc.Dropout(diagonal, START, X, Y, jc.Gaussian(1.0), units=8)
     steps = jnp.array([0.0, 0.3, 3.0, 300.0])
-    curve = solve(jc.ZeroLossFlow(), problem, NONE, 1.0, steps=steps)
+    curve = solve(problem, NONE, 1.0, steps=steps, limit=jc.ZeroLossFlow())
     a = np.asarray(curve.observed[:, 0] ** 2 - curve.observed[:, 1] ** 2)
     np.testing.assert_allclose(a, np.broadcast_to(a[0], a.shape), atol=1e-9)
     beta = np.prod(curve.params, axis=0)
@@ -291,7 +291,9 @@ def test_clipped_noise_needs_no_variance():
         problem = jc.LabelNoise(
             product, *PRODUCT, noise, residual_clip=jc.HardClip(0.5)
         )
-        curve = solve(jc.ZeroLossFlow(), problem, NONE, 0.1, steps=jnp.array([300.0]))
+        curve = solve(
+            problem, NONE, 0.1, steps=jnp.array([300.0]), limit=jc.ZeroLossFlow()
+        )
         expected = 3.75 * np.exp(-0.01 * 300 * rate)
         np.testing.assert_allclose(invariant(curve.params), expected, rtol=1e-8)
 
@@ -420,8 +422,8 @@ def test_a_clip_in_dropout(whole):
 def test_runs_with_a_clip_of_the_gradient():
     """Their mean against the flow, extrapolated from two rates."""
     clip = jc.HardClip(0.3)
-    flow = solve(jc.ZeroLossFlow(), LABEL, clip, 1.0, steps=np.array([1.0]))
-    whole = solve(jc.ZeroLossFlow(), LABEL, NONE, 1.0, steps=np.array([1.0]))
+    flow = solve(LABEL, clip, 1.0, steps=np.array([1.0]), limit=jc.ZeroLossFlow())
+    whole = solve(LABEL, NONE, 1.0, steps=np.array([1.0]), limit=jc.ZeroLossFlow())
 
     def run(lr, key):
         steps = round(1 / lr**2)
@@ -444,7 +446,7 @@ def test_derivatives_of_the_flow():
             product, *PRODUCT, jc.Gaussian(std), residual_clip=jc.HardClip(threshold)
         )
         curve = jc.solve(
-            jc.ZeroLossFlow(), problem, NONE, rate, steps=jnp.array([50.0])
+            problem, NONE, rate, steps=jnp.array([50.0]), limit=jc.ZeroLossFlow()
         )
         return invariant(curve.params)
 
@@ -486,7 +488,7 @@ def test_langevin_on_a_circle():
     @jax.jit
     def run(key):
         limit = jc.ZeroLossSDE(dt=50.0)
-        return jc.solve(limit, problem, NONE, lr, steps=steps, key=key)
+        return jc.solve(problem, NONE, lr, steps=steps, key=key, limit=limit)
 
     curves = jax.vmap(run)(jr.split(jr.key(0), 2000))
     assert np.max(curves.risk) < 1e-8
@@ -499,8 +501,8 @@ def test_langevin_on_a_circle():
 @pytest.mark.slow
 def test_a_problem_has_a_limit_of_its_own():
     steps = np.array([0.0, 20.0])
-    ours = jax.jit(lambda: jc.solve(None, LABEL, NONE, 0.1, steps=steps))()
-    theirs = solve(jc.ZeroLossFlow(), LABEL, NONE, 0.1, steps=steps)
+    ours = jax.jit(lambda: jc.solve(LABEL, NONE, 0.1, steps=steps))()
+    theirs = solve(LABEL, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow())
     np.testing.assert_allclose(ours.params, theirs.params, rtol=1e-9)
     linear = jc.LeastSquares(jc.Spectrum.isotropic(4), jc.Gaussian(1.0), jnp.ones(1))
     assert isinstance(own_limit(linear), jc.RiskODE)
@@ -510,7 +512,7 @@ def test_a_problem_has_a_limit_of_its_own():
 def test_minibatches_do_not_move():
     problem = jc.Minibatch(net, W, XS, YS)
     steps = np.array([0.0, 50.0, 100.0])
-    flow = solve(jc.ZeroLossFlow(), problem, NONE, 0.1, steps=steps)
+    flow = solve(problem, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow())
     sgd = jc.simulate(problem, NONE, 0.1, steps=100, key=jr.key(0))
     for curve in (flow, sgd):
         np.testing.assert_allclose(curve.params, W, atol=1e-8)
@@ -520,7 +522,7 @@ def test_a_start_off_the_set_is_brought_to_it_and_said():
     problem = jc.LabelNoise(product, *PRODUCT, jc.Gaussian(1.0))
     off = eqx.tree_at(lambda p: p.params0, problem, jnp.array([2.0, 1.0]))
     with pytest.warns(UserWarning, match="not on the zero-loss set: its loss is 0.5"):
-        curve = jc.solve(jc.ZeroLossFlow(), off, NONE, 0.1, steps=np.zeros(1))
+        curve = jc.solve(off, NONE, 0.1, steps=np.zeros(1), limit=jc.ZeroLossFlow())
     # The flow conserves the difference of the squares.
     assert invariant(curve.params) == pytest.approx(3.0, rel=1e-9)
     assert curve.risk[0] < 1e-28
@@ -545,7 +547,7 @@ def test_an_equinox_network_without_its_jacobian():
     problem = jc.LabelNoise(apply, arrays, XS, ys, jc.Gaussian(1.0))
     steps = jnp.array([0.0, 100.0])
     runs = [
-        solve(jc.ZeroLossFlow(free), problem, NONE, 0.1, steps=steps)
+        solve(problem, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow(free))
         for free in (False, True)
     ]
     ends = [jax.flatten_util.ravel_pytree(curve.params)[0] for curve in runs]
@@ -593,8 +595,10 @@ def test_the_flows_see_every_jump_of_the_rate(limit):
     }[limit]
     rates = _bursts(1e-3, 0.3)
     spent = np.append(0, np.cumsum(rates**power))[[30, 62, 100]]
-    ours = solve(how, problem, NONE, Table(jnp.asarray(rates)), steps=[30.0, 62.0, 100])
-    constant = solve(how, problem, NONE, 1.0, steps=spent)
+    ours = solve(
+        problem, NONE, Table(jnp.asarray(rates)), steps=[30.0, 62.0, 100], limit=how
+    )
+    constant = solve(problem, NONE, 1.0, steps=spent, limit=how)
     np.testing.assert_allclose(ours.observed, constant.observed, rtol=1e-7)
     assert np.abs(ours.observed[-1] - ours.observed[0]).max() > 1e-3
 
@@ -611,13 +615,15 @@ def test_the_flows_see_every_jump_of_a_threshold(name):
         return jc.LabelNoise(net, w, XS, YS, jc.Gaussian(1.0))
 
     rule = jc.HardClip(Table(jnp.asarray(thresholds)))
-    ours = solve(limit, problem(w), rule, 0.2, steps=[0.0, 100.0]).params
+    ours = solve(problem(w), rule, 0.2, steps=[0.0, 100.0], limit=limit).params
     for start, end in itertools.pairwise(edges):
         rule = jc.HardClip(thresholds[start])
         steps = np.array([0.0, end - start])
-        w = solve(limit, problem(w), rule, 0.2, steps=steps).params
+        w = solve(problem(w), rule, 0.2, steps=steps, limit=limit).params
     np.testing.assert_allclose(ours, w, rtol=1e-7)
-    never = solve(limit, problem(W), jc.HardClip(0.02), 0.2, steps=[0.0, 100.0]).params
+    never = solve(
+        problem(W), jc.HardClip(0.02), 0.2, steps=[0.0, 100.0], limit=limit
+    ).params
     assert np.abs(ours - never).max() > 1e-3
 
 
@@ -628,8 +634,8 @@ def test_the_diffusion_sees_every_step_of_the_rate():
     even = np.sqrt(np.mean(rates.reshape(10, 10) ** 2, axis=1)).repeat(10)
     ours, same, other = (
         jc.solve(
-            jc.ZeroLossSDE(dt=10.0), problem, NONE, Table(jnp.asarray(lr)),
-            steps=np.array([30.0, 100.0]), key=jr.key(5),
+            problem, NONE, Table(jnp.asarray(lr)),
+            steps=np.array([30.0, 100.0]), key=jr.key(5), limit=jc.ZeroLossSDE(dt=10.0),
         ).observed
         for lr in (rates, even, np.full(100, 1e-2))
     )  # fmt: skip
@@ -643,7 +649,9 @@ def test_the_diffusion_sees_every_step_of_the_rate():
 def _solve(problem, limit=None, clip=None, key=None):
     limit = jc.ZeroLossFlow() if limit is None else limit
     clip = NONE if clip is None else clip
-    return jc.solve(limit, problem, clip, 0.1, steps=np.array([0.0, 1.0]), key=key)
+    return jc.solve(
+        problem, clip, 0.1, steps=np.array([0.0, 1.0]), key=key, limit=limit
+    )
 
 
 def _label(model, params, n=1, y=1.0):
@@ -685,9 +693,9 @@ def _twice():
         (lambda: _solve(_dropped(jc.Mask(0.5), CLIP)), "`residual_clip` needs Gauss"),
         (lambda: _solve(_dropped(jc.Gaussian(0.1), CLIP), limit=jc.ZeroLossSDE(),
                         key=jr.key(0)), "`residual_clip` must be Identity"),
-        (lambda: jc.solve(None, jc.TwoWells(jnp.ones(2)), NONE, 0.1,
+        (lambda: jc.solve(jc.TwoWells(jnp.ones(2)), NONE, 0.1,
                           steps=np.ones(1)), "`limit` must be named"),
-        (lambda: jax.jit(lambda p: jc.solve(None, p, NONE, 0.1, steps=np.ones(1)))(
+        (lambda: jax.jit(lambda p: jc.solve(p, NONE, 0.1, steps=np.ones(1)))(
             LABEL), "`limit` must be named where the problem is traced"),
         (lambda: _solve(jnp.ones(2)),
          "`ZeroLossFlow` needs a problem"),

@@ -23,12 +23,12 @@ from .zero_loss._time_scale import time_scale
 
 
 def solve(
-    limit: AbstractLimit | None,
     problem: AbstractProblem | CompressedLeastSquares,
     clip: AbstractClip | Adaptive,
     lr: RealScalarLike | Schedule,
     *,
     steps: Any,
+    limit: AbstractLimit | None = None,
     key: Key | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
     throw: bool = True,
@@ -40,10 +40,9 @@ def solve(
 
     **Arguments:**
 
-    - `limit`: which one: `RiskODE()`, `HomogenizedSDE()`, `GradientFlow()`,
-        `ZeroLossFlow()`, `ZeroLossSDE()`.
-    - `problem`: what SGD runs on: a [`jaxclip.LeastSquares`][] for the first two, any
-        problem for the third, a [`jaxclip.AbstractNoisyProblem`][] for the last two.
+    - `problem`: what SGD runs on: a [`jaxclip.LeastSquares`][] for `RiskODE` and
+        `HomogenizedSDE`, any problem for `GradientFlow`, a
+        [`jaxclip.AbstractNoisyProblem`][] for `ZeroLossFlow` and `ZeroLossSDE`.
     - `clip`: the rule; not an `Adaptive` one, which depends on more than the norm.
     - `lr`: the learning rate, per step: a number or a function of the step, which is
         called with fractions of a step too. Where it jumps from one whole step to the
@@ -52,6 +51,8 @@ def solve(
         are placed to within a millionth of the run (4 millionths).
     - `steps`: shape `(s,)`, the steps at which to report, not negative and increasing.
         The solution always starts at step 0.
+    - `limit`: which one: `RiskODE()`, `HomogenizedSDE()`, `GradientFlow()`,
+        `ZeroLossFlow()`, `ZeroLossSDE()`; by default the one that the problem has.
     - `key`: for an SDE, determines its Brownian motion.
     - `adjoint`: for an ODE, how diffrax differentiates the solution; by default in
         reverse mode.
