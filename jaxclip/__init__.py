@@ -22,12 +22,13 @@ from .clip import (
 )
 from .criterion import (
     BestClip as BestClip,
+    Setting as Setting,
     best_clip as best_clip,
     ceiling as ceiling,
     fisher_information as fisher_information,
-    heuristic_clip as heuristic_clip,
+    heuristic as heuristic,
     max_ccc as max_ccc,
-    score_clip as score_clip,
+    score as score,
     stable_lr as stable_lr,
 )
 from .diagnosis import (

@@ -54,10 +54,10 @@ def criteria(report: Report) -> list[Claim]:
                     (0.01, 1.895291, 0.57968))),
     ):  # fmt: skip
         for excess, ccc, threshold in rows:
-            best = jc.best_clip(noise, excess)
+            best = jc.best_clip(noise, excess, 1.0)
             claims.append(near(f"{name}: max CCC at R = {excess}", best.ccc, ccc, 1e-5))
             text = f"{name}: its threshold at R = {excess}"
-            claims.append(near(text, best.threshold, threshold, 1e-4))
+            claims.append(near(text, best.clip.threshold(0), threshold, 1e-4))
     return of("derived here", claims)
 
 
@@ -88,7 +88,7 @@ def efficiencies(report: Report) -> list[Claim]:
     claims, data = [], {"risk": risks}
     figure, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for name, (noise, color, low, high) in noises.items():
-        share = [float(jc.best_clip(noise, r).ccc) / ceiling_ccc(noise, r)
+        share = [float(jc.best_clip(noise, r, 1.0).ccc) / ceiling_ccc(noise, r)
                  for r in risks]  # fmt: skip
         data[name] = np.array(share)
         ax.plot(risks, share, "o-", color=color, label=name)
@@ -218,16 +218,17 @@ def tails(report: Report) -> list[Claim]:
         error = (p * (1 - p) / draws) ** 0.5
         text = f"{name}: 1 - mu is the tail's probability, in standard errors"
         claims.append(at_most(text, abs(1 - m.mu - p) / error, 4.0))
-        best = jc.best_clip(noise, excess)
-        if not jnp.isfinite(best.threshold):
+        best = jc.best_clip(noise, excess, 1.0)
+        best_threshold = float(best.clip.threshold(0))
+        if not jnp.isfinite(best_threshold):
             continue
-        width = 1e-3 * float(best.threshold)
+        width = 1e-3 * best_threshold
         low, middle, high = (
-            jc.moments(jc.HardClip(best.threshold + s), noise, excess, 1.0)
+            jc.moments(jc.HardClip(best_threshold + s), noise, excess, 1.0)
             for s in (-width, 0.0, width)
         )
         density = (high.mu - low.mu) / (2 * width)  # f(c) + f(-c)
-        right = best.threshold * middle.mu * (1 - middle.mu)
+        right = best_threshold * middle.mu * (1 - middle.mu)
         text = f"{name}: second (f(c) + f(-c)) = c mu (1 - mu) at the best threshold"
         claims.append(near(text, middle.second * density / right, 1.0, 1e-4))
     return of("derived here", claims)

@@ -194,7 +194,7 @@ def tabulated_information(noise: Any) -> Any:
 
 def tabulated_efficiency(noise: Any, grid: np.ndarray) -> Any:
     """The largest mu^2 / second as a function of the risk, interpolated."""
-    values = [float(jc.best_clip(noise, r).ccc / (2 * r + noise.variance))
+    values = [float(jc.best_clip(noise, r, 1.0).ccc / (2 * r + noise.variance))
               for r in grid]  # fmt: skip
     return lambda risk: np.interp(np.log(risk), np.log(grid), values)
 

@@ -191,11 +191,11 @@ def verbs(quick: bool) -> None:
     clip, lr, steps = jc.HardClip(4.0), 0.01, np.array([0.0, 1000.0])
     calls = {
         "solve": lambda: jc.solve(problem, clip, lr, steps=steps),
-        "best_clip": lambda: jc.best_clip(noise, 0.1),
+        "best_clip": lambda: jc.best_clip(noise, 0.1, 1.0),
         "ceiling": lambda: jc.ceiling(problem, lr, steps=steps),
         "max_ccc": lambda: jc.max_ccc(problem, lr, steps=1000),
-        "heuristic_clip": lambda: jc.heuristic_clip(problem, lr, 2.0, steps=1000),
-        "score_clip": lambda: jc.score_clip(problem, lr, steps=1000),
+        "heuristic": lambda: jc.heuristic(problem, lr, 2.0, steps=1000),
+        "score": lambda: jc.score(problem, lr, steps=1000),
     }
     print(f"\nseconds of an eager call with {type(noise).__name__} noise")
     print(f"{'verb':<16}{'first':>8}{'second':>9}")

@@ -62,7 +62,7 @@ def schedule(report: Report) -> list[Claim]:
 
     @jax.jit
     def heuristic(kappa):
-        rule, compensated = jc.heuristic_clip(problem, lr, kappa, steps=steps)
+        rule, compensated = jc.heuristic(problem, lr, kappa, steps=steps)
         return jc.solve(problem, rule, compensated, steps=at).risk
 
     scanned = jnp.stack([heuristic(kappa) for kappa in kappas])
@@ -104,7 +104,7 @@ def early_harm(report: Report) -> list[Claim]:
         jc.Spectrum.isotropic(dim), jc.Laplace(1.0), jnp.array([2**0.5])
     )
     at, lr = np.linspace(0, 20 * dim, 201), 0.5 / dim
-    clip, rate = jc.heuristic_clip(problem, lr, 0.7, steps=int(at[-1]))
+    clip, rate = jc.heuristic(problem, lr, 0.7, steps=int(at[-1]))
     clipped = jc.solve(problem, clip, rate, steps=at)
     plain = jc.solve(problem, jc.Identity(), lr, steps=at)
     report.save("early_harm", step=at, clipped=clipped.risk, plain=plain.risk)
@@ -130,7 +130,7 @@ def score_rule(report: Report) -> list[Claim]:
     dim, noise = 200, jc.Laplace(1.0)
     problem = jc.LeastSquares(jc.Spectrum.isotropic(dim), noise, jnp.ones(1))
     at = np.arange(0, 8 * dim + 1, 100)
-    clip, lr = jc.score_clip(problem, 0.3 / dim, steps=int(at[-1]))
+    clip, lr = jc.score(problem, 0.3 / dim, steps=int(at[-1]))
     ode = jc.solve(problem, clip, lr, steps=at)
     top = jc.ceiling(problem, 0.3 / dim, steps=at)
     sgd = report.simulate_many(problem, clip, lr, at, 24 if report.quick else 200)

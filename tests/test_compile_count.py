@@ -51,7 +51,7 @@ def compilations():
 # Limits and criteria, which are counted in a file of their own; what runs them.
 LIMITS = {
     *("solve", "moments", "limit_map", "time_scale"),
-    *("best_clip", "heuristic_clip", "max_ccc", "score_clip", "ceiling"),
+    *("best_clip", "heuristic", "max_ccc", "score", "ceiling"),
     *("fisher_information", "advise"),
 }
 

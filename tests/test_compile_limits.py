@@ -120,12 +120,12 @@ CALLS: dict[str, Callable[[int], Any]] = {
     ),
     "ceiling": lambda i: jc.ceiling(_problem(i), _rate("number", i), steps=_STEPS[i]),
     "fisher_information": lambda i: jc.fisher_information(jc.Laplace(1.0 + i), 0.1 + i),
-    "best_clip": lambda i: jc.best_clip(jc.Laplace(1.0 + i), 0.1 + i),
+    "best_clip": lambda i: jc.best_clip(jc.Laplace(1.0 + i), 0.1 + i, 1.0 + i),
     "moments": lambda i: jc.moments(
         jc.HardClip(1.0 + i), jc.Laplace(1.0 + i), 0.1, 2.0
     ),
     "max_ccc": lambda i: jc.max_ccc(_problem(i), _rate("number", i), steps=100),
-    "heuristic_clip": lambda i: jc.heuristic_clip(
+    "heuristic": lambda i: jc.heuristic(
         _problem(i), _rate("number", i), 1.0 + i, steps=100
     ),
     "ZeroLossFlow": lambda i: jc.solve(
@@ -146,9 +146,9 @@ CALLS: dict[str, Callable[[int], Any]] = {
     "limit_map": lambda i: jc.limit_map(_noisy(i), jnp.array([1.0, 0.2, 0.3 + i])),
     "time_scale": lambda i: jc.time_scale(_noisy(i)).push,
     "stable_lr": lambda i: jc.stable_lr(_problem(i)),
-    "score_clip": lambda i: jc.score_clip(_problem(i), _rate("number", i), steps=100),
+    "score": lambda i: jc.score(_problem(i), _rate("number", i), steps=100),
 }
-_SLOW = {"RiskODE, lines", "RiskODE, module", "score_clip", "max_ccc"}
+_SLOW = {"RiskODE, lines", "RiskODE, module", "score", "max_ccc"}
 
 
 @pytest.mark.parametrize(

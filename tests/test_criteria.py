@@ -73,9 +73,16 @@ CEILINGS = {
 }
 
 
+class Best(NamedTuple):
+    threshold: jax.Array
+    ccc: jax.Array
+
+
 @eqx.filter_jit
 def best_clips(noise, excess):
-    return jax.vmap(lambda r: jc.best_clip(noise, r))(excess)
+    """The best thresholds on the residual, and their criteria."""
+    best = jax.vmap(lambda r: jc.best_clip(noise, r, 1.0))(excess)
+    return Best(best.clip.threshold(0), best.ccc)
 
 
 @eqx.filter_jit
@@ -411,7 +418,7 @@ def test_max_ccc_is_never_worse_than_unclipped(name, excess, exponent):
 @eqx.filter_jit
 def heuristic(problem, lr, kappa):
     """The risk, the threshold on the residual and the rate of descent."""
-    clip, rate = jc.heuristic_clip(problem, lr, kappa, steps=SCHEDULED)
+    clip, rate = jc.heuristic(problem, lr, kappa, steps=SCHEDULED)
     risk = jc.solve(problem, clip, rate, steps=REPORT).risk
 
     def at(step, risk):
@@ -511,7 +518,7 @@ SCORED = np.linspace(0, 1000, 21)
 @eqx.filter_jit
 def scored(problem, lr, keys):
     """Of the score rule: its rate, ODE and ceiling, and runs of SGD."""
-    clip, rate = jc.score_clip(problem, lr, steps=1000)
+    clip, rate = jc.score(problem, lr, steps=1000)
     ode = jc.solve(problem, clip, rate, steps=SCORED).risk
     ceiling = jc.ceiling(problem, lr, steps=SCORED).risk
     runs = jax.vmap(
@@ -631,30 +638,30 @@ def test_heavy_rows_are_stable_only_at_smaller_rates():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: jc.best_clip(LAPLACE, -1.0), "`excess` must be non-negative"),
-        (lambda p: jc.best_clip(LAPLACE, np.nan), "`excess` must be non-negative"),
-        (lambda p: jc.fisher_information(LAPLACE, 0.0), "`excess` must be positive"),
-        (lambda p: jc.ScoreClip(LAPLACE, -1.0, 1.0), "`excess` must be non-negative"),
+        (lambda p: jc.best_clip(LAPLACE, -1.0, 1.0), "`risk` must be non-negative"),
+        (lambda p: jc.best_clip(LAPLACE, np.nan, 1.0), "`risk` must be non-negative"),
+        (lambda p: jc.fisher_information(LAPLACE, 0.0), "`risk` must be positive"),
+        (lambda p: jc.ScoreClip(LAPLACE, -1.0, 1.0), "`risk` must be non-negative"),
         (lambda p: jc.ScoreClip(LAPLACE, 1.0, 0.0), "`feature_norm` must be positive"),
         (lambda p: jc.max_ccc(p, 0.1, steps=0), "`steps` must be at least 1. Got 0"),
         (lambda p: jc.max_ccc(p, 0.1, steps=1.5), "`steps` must be a Python integer"),
         (lambda p: jc.max_ccc(p, -0.1, steps=9), "`lr` must be non-negative"),
-        (lambda p: jc.score_clip(p, 0.1, steps=0), "`steps` must be at least 1"),
-        (lambda p: jc.heuristic_clip(p, 0.1, 0.0, steps=9), "`kappa` must be positive"),
+        (lambda p: jc.score(p, 0.1, steps=0), "`steps` must be at least 1"),
+        (lambda p: jc.heuristic(p, 0.1, 0.0, steps=9), "`kappa` must be positive"),
         (
-            lambda p: jc.heuristic_clip(
+            lambda p: jc.heuristic(
                 eqx.tree_at(lambda q: q.noise, p, jc.Cauchy(1.0)), 0.1, 1.0, steps=9
             ),
             "`problem.noise.variance` must be positive and finite",
         ),
         (
-            lambda p: jc.heuristic_clip(
+            lambda p: jc.heuristic(
                 make_problem(jc.Rademacher(1.0), excess=1e-3), 0.1, 0.5, steps=9
             ),
             "`kappa` must give a clipping-comparison criterion of at least 0.001",
         ),
-        (lambda p: jc.heuristic_clip(p, -0.1, 1.0, steps=9), "`lr` must be non-neg"),
-        (lambda p: jc.heuristic_clip(p, 0.1, 1.0, steps=0), "`steps` must be at least"),
+        (lambda p: jc.heuristic(p, -0.1, 1.0, steps=9), "`lr` must be non-neg"),
+        (lambda p: jc.heuristic(p, 0.1, 1.0, steps=0), "`steps` must be at least"),
         (
             lambda p: jc.max_ccc(
                 jc.LeastSquares(p.spectrum, jc.Gaussian(0.0), 0 * p.error0),
@@ -672,12 +679,12 @@ def test_errors(call, message):
         call(make_problem(LAPLACE))
 
 
-@pytest.mark.parametrize("verb", ["max_ccc", "heuristic_clip", "ceiling", "score_clip"])
+@pytest.mark.parametrize("verb", ["max_ccc", "heuristic", "ceiling", "score"])
 @pytest.mark.usefixtures("without_type_checks")
 def test_rows_are_refused_with_the_way_out(verb):
     rows = jc.Regression(np.eye(5)[:, :2], np.arange(5.0))
     arguments = {
-        "heuristic_clip": (0.1, 1.0),
+        "heuristic": (0.1, 1.0),
     }.get(verb, (0.1,))
     steps = jnp.arange(3.0) if verb == "ceiling" else 3
     with pytest.raises(ValueError, match=r"`LeastSquares\.from_data\(X, y\)`"):

@@ -555,14 +555,14 @@ def test_no_excess_risk():
 def test_bad_arguments_are_refused():
     clip, noise = jc.HardClip(1.0), jc.Gaussian(1.0)
     for excess, feature_norm, message in [
-        (-0.1, 1.0, "`excess` must be non-negative"),
-        (jnp.nan, 1.0, "`excess` must be non-negative"),
+        (-0.1, 1.0, "`risk` must be non-negative"),
+        (jnp.nan, 1.0, "`risk` must be non-negative"),
         (0.5, 0.0, "`feature_norm` must be positive"),
         (0.5, jnp.inf, "`feature_norm` must be positive"),
     ]:
         with pytest.raises(ValueError, match=message):
             jc.moments(clip, noise, excess, feature_norm)
-    with pytest.raises(eqx.EquinoxRuntimeError, match="`excess`"):
+    with pytest.raises(eqx.EquinoxRuntimeError, match="`risk`"):
         eqx.filter_jit(jc.moments)(clip, noise, jnp.asarray(-1.0), 1.0)
 
 

@@ -335,7 +335,7 @@ def test_max_ccc_sees_every_jump():
 
     def spread(excess):
         variance = 2 * excess + float(noise.variance)
-        return variance / float(jc.best_clip(noise, excess).ccc)
+        return variance / float(jc.best_clip(noise, excess, 1.0).ccc)
 
     expected = np.array([0.5])
     for start in range(0, end, 25):

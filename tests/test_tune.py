@@ -265,7 +265,7 @@ def efficiencies(excess):
     """Of the best hard clip and of the best rule, at each value of the risk."""
 
     def at(r):
-        hard = jc.best_clip(STUDENT, r).ccc / (2 * r + STUDENT.variance)
+        hard = jc.best_clip(STUDENT, r, 1.0).ccc / (2 * r + STUDENT.variance)
         return hard, jc.fisher_information(STUDENT, r)
 
     return jax.lax.map(at, excess)

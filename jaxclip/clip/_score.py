@@ -27,12 +27,12 @@ class ScoreClip(AbstractClip):
     **Arguments:**
 
     - `noise`: the label noise.
-    - `excess`: the excess risk $R$, positive: a number, or a function of the step.
+    - `risk`: the excess risk $R$, positive: a number, or a function of the step.
     - `feature_norm`: the square root of the covariance's trace.
     """
 
     noise: AbstractNoise
-    excess: Schedule = eqx.field(converter=partial(as_schedule, name="excess"))
+    risk: Schedule = eqx.field(converter=partial(as_schedule, name="risk"))
     feature_norm: Float[Array, ""] = eqx.field(
         converter=lambda value: positive("feature_norm", value)
     )
@@ -40,7 +40,7 @@ class ScoreClip(AbstractClip):
     def factor(
         self, norm: Float[Array, "..."] | RealScalarLike, step: Step
     ) -> Float[Array, "..."]:
-        signal_variance = 2 * jnp.asarray(self.excess(step))
+        signal_variance = 2 * jnp.asarray(self.risk(step))
         law = self.noise.residual(signal_variance)
 
         def log_density(size):
@@ -58,7 +58,7 @@ class ScoreClip(AbstractClip):
         return jnp.vectorize(of)(size)
 
     def kinks(self, step: Step) -> tuple[Float[Array, ""], ...]:
-        law = self.noise.residual(2 * jnp.asarray(self.excess(step)))
+        law = self.noise.residual(2 * jnp.asarray(self.risk(step)))
         return tuple(edge * self.feature_norm for edge in _edges(law))
 
 

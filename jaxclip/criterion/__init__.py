@@ -4,8 +4,9 @@ from ._best import BestClip as BestClip, best_clip as best_clip
 from ._ceiling import ceiling as ceiling
 from ._fisher import fisher_information as fisher_information
 from ._schedules import (
-    heuristic_clip as heuristic_clip,
+    heuristic as heuristic,
     max_ccc as max_ccc,
-    score_clip as score_clip,
+    score as score,
 )
+from ._setting import Setting as Setting
 from ._stability import stable_lr as stable_lr

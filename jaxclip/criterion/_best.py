@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import nonnegative
+from .._checks import nonnegative, positive
 from .._types import RealScalar, RealScalarLike
+from ..clip import HardClip
 from ..noise import AbstractNoise
 
 # The thresholds that are searched, in units of the residual's size, and how finely.
@@ -21,20 +22,22 @@ _NO_GAIN = {"float64": 1e-10, "float32": 1e-4}
 
 
 class BestClip(NamedTuple):
-    """The best hard threshold at one value of the risk.
+    """The best hard clip at one value of the risk.
 
-    - `threshold`: on the residual, in the unit of the label; infinite where no
-        threshold beats none. Times `feature_norm` it is one on the gradient's norm.
+    - `clip`: the rule, with its threshold on the gradient's norm; an infinite one,
+        which never acts, where no threshold beats none.
     - `ccc`: the clipping-comparison criterion there: 1 where none beats none, infinite
         where the noise's variance is.
     """
 
-    threshold: Float[Array, "..."]
+    clip: HardClip
     ccc: Float[Array, "..."]
 
 
-def best_clip(noise: AbstractNoise, excess: RealScalarLike) -> BestClip:
-    r"""The hard threshold with the largest clipping-comparison criterion.
+def best_clip(
+    noise: AbstractNoise, risk: RealScalarLike, feature_norm: RealScalarLike
+) -> BestClip:
+    r"""The hard clip with the largest clipping-comparison criterion.
 
     $$c^*(R) = \arg\max_c \mu^2 / \mathrm{second},$$
 
@@ -46,14 +49,22 @@ def best_clip(noise: AbstractNoise, excess: RealScalarLike) -> BestClip:
     **Arguments:**
 
     - `noise`: the label noise.
-    - `excess`: the excess risk $R$, in the label's squared unit.
+    - `risk`: the excess risk $R$, in the label's squared unit, not negative.
+    - `feature_norm`: the square root of the covariance's trace, positive, such as
+        `problem.spectrum.feature_norm`. A residual's gradient has this norm times the
+        residual's size.
+
+    **Returns:**
+
+    A [`jaxclip.BestClip`][].
     """
-    return _best_clip(noise, nonnegative("excess", excess))
+    risk = nonnegative("risk", risk)
+    return _best_clip(noise, risk, positive("feature_norm", feature_norm))
 
 
 class _Best(NamedTuple):
-    """The best threshold, its criterion, its efficiency, and the slope of the
-    efficiency's logarithm in that of the risk."""
+    """The best threshold on the residual, its criterion, its efficiency, and the slope
+    of the efficiency's logarithm in that of the risk."""
 
     threshold: RealScalar
     ccc: RealScalar
@@ -63,18 +74,20 @@ class _Best(NamedTuple):
 
 # Jitted behind the door: a Python number would be compiled in, and again for the next.
 @eqx.filter_jit
-def _best_clip(noise: AbstractNoise, excess: RealScalar) -> BestClip:
-    best = best_at(noise, excess)
-    return BestClip(best.threshold, best.ccc)
+def _best_clip(
+    noise: AbstractNoise, risk: RealScalar, feature_norm: RealScalar
+) -> BestClip:
+    best = best_at(noise, risk)
+    return BestClip(HardClip(best.threshold * feature_norm), best.ccc)
 
 
-def best_at(noise: AbstractNoise, excess: RealScalar) -> _Best:
-    law = noise.residual(2 * excess)
+def best_at(noise: AbstractNoise, risk: RealScalar) -> _Best:
+    law = noise.residual(2 * risk)
     # exp E log |w| is finite and a typical size whatever the tails are; the standard
     # deviation, where it is finite, may be far larger.
     tiny = jnp.finfo(jnp.result_type(float)).tiny
     size = jnp.exp(law.expect(lambda norm: jnp.log(jnp.maximum(norm, tiny))))
-    variance = 2 * excess + noise.variance
+    variance = 2 * risk + noise.variance
     std = jnp.sqrt(variance)
     low = jnp.log(_SMALLEST * size)
     high = jnp.log(_LARGEST * jnp.where(jnp.isfinite(std), std, size))
@@ -85,31 +98,31 @@ def best_at(noise: AbstractNoise, excess: RealScalar) -> _Best:
     unit = jax.lax.stop_gradient(jnp.where(jnp.isfinite(std), std, size))
 
     def function(log_thresholds):
-        return _efficiencies(noise, excess, jnp.exp(log_thresholds), unit)
+        return _efficiencies(noise, risk, jnp.exp(log_thresholds), unit)
 
     top = grid[jnp.argmax(function(grid))]
     best, efficiency = _refine(function, top, spacing)
     ccc = jnp.where(jnp.isfinite(std), efficiency, jnp.inf)
     gain = ccc > 1 + _NO_GAIN[str(grid.dtype)]
 
-    def log_efficiency(log_excess):
+    def log_efficiency(log_risk):
         # At the maximum it does not matter that the threshold moves too.
         cut = jnp.exp(best)[None]
-        return jnp.log(_efficiencies(noise, jnp.exp(log_excess), cut, unit)[0])
+        return jnp.log(_efficiencies(noise, jnp.exp(log_risk), cut, unit)[0])
 
-    log_excess = jnp.log(jnp.maximum(excess, tiny))
-    slope = jax.jvp(log_efficiency, (log_excess,), (jnp.ones_like(log_excess),))[1]
+    log_risk = jnp.log(jnp.maximum(risk, tiny))
+    slope = jax.jvp(log_efficiency, (log_risk,), (jnp.ones_like(log_risk),))[1]
     return _Best(
         jnp.where(gain, jnp.exp(best), jnp.inf),
         jnp.where(gain, ccc, jnp.ones_like(ccc)),
         jnp.where(gain, efficiency / unit**2, 1 / variance),
-        jnp.where(gain, slope, -2 * excess / variance),
+        jnp.where(gain, slope, -2 * risk / variance),
     )
 
 
 def _efficiencies(
     noise: AbstractNoise,
-    excess: RealScalar,
+    risk: RealScalar,
     thresholds: Float[Array, " n"],
     unit: RealScalar,
 ) -> Float[Array, " n"]:
@@ -123,7 +136,7 @@ def _efficiencies(
         kept = jnp.minimum(norm, thresholds) / unit
         return jnp.where(norm < thresholds, 1.0, 0.0), kept**2
 
-    law = noise.residual(2 * excess)
+    law = noise.residual(2 * risk)
     mu, second = law.expect(integrand, jnp.unstack(thresholds))
     # A threshold below every residual keeps the sign only, and is as good as none.
     return mu**2 / second

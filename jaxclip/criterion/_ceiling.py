@@ -50,8 +50,8 @@ class _Information(eqx.Module):
 
     noise: AbstractNoise
 
-    def __call__(self, excess: RealScalar) -> RealScalar:
-        return _fisher_information(self.noise, excess)
+    def __call__(self, risk: RealScalar) -> RealScalar:
+        return _fisher_information(self.noise, risk)
 
 
 class _Best(eqx.Module):
@@ -60,6 +60,6 @@ class _Best(eqx.Module):
     lr: Schedule
     information: Tabulated
 
-    def __call__(self, step: Step, excess: RealScalar) -> tuple[RealScalar, RealScalar]:
+    def __call__(self, step: Step, risk: RealScalar) -> tuple[RealScalar, RealScalar]:
         rate = self.lr(step)
-        return rate, rate**2 / self.information(excess)
+        return rate, rate**2 / self.information(risk)

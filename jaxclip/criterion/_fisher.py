@@ -7,7 +7,7 @@ from .._types import RealScalar, RealScalarLike
 from ..noise import AbstractNoise
 
 
-def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScalar:
+def fisher_information(noise: AbstractNoise, risk: RealScalarLike) -> RealScalar:
     r"""The Fisher information of the residual's location: the ceiling of all rules.
 
     For every rule, $\mu^2 / \mathrm{second} \le I = E\,s(w)^2$ with the score
@@ -18,11 +18,11 @@ def fisher_information(noise: AbstractNoise, excess: RealScalarLike) -> RealScal
     **Arguments:**
 
     - `noise`: the label noise.
-    - `excess`: the excess risk $R$, positive, in the label's squared unit.
+    - `risk`: the excess risk $R$, positive, in the label's squared unit.
     """
-    return _fisher_information(noise, positive("excess", excess))
+    return _fisher_information(noise, positive("risk", risk))
 
 
 @eqx.filter_jit
-def _fisher_information(noise: AbstractNoise, excess: RealScalar) -> RealScalar:
-    return noise.residual(2 * excess).information()
+def _fisher_information(noise: AbstractNoise, risk: RealScalar) -> RealScalar:
+    return noise.residual(2 * risk).information()

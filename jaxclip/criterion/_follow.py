@@ -17,6 +17,7 @@ from ..limit import Moments, RiskODE, few_modes, unchecked_moments
 from ..noise import AbstractNoise
 from ..problem import LeastSquares
 from ._knots import risk_knots, schedule_knots
+from ._setting import Setting
 
 # Between two knots a threshold that changes by more than this factor has jumped.
 _JUMP = 3.0
@@ -30,7 +31,7 @@ def follow(
     steps: int,
     compensate: bool,
     efficiency: Callable[[RealScalar], RealScalar] | None = None,
-) -> tuple[HardClip, Schedule]:
+) -> Setting:
     """The schedule that a threshold fed back from the risk runs through.
 
     **Arguments:**
@@ -52,7 +53,7 @@ def follow(
         modes, feedback, knots, settings=lr, scale=noise.variance
     ).risk  # fmt: skip
     clip, mus = _tabulated(feedback, knots, risk, norm)
-    return (clip, Ratio(lr, mus)) if compensate else (clip, lr)
+    return Setting(clip, Ratio(lr, mus) if compensate else lr)
 
 
 class _Feedback(eqx.Module):
@@ -64,15 +65,15 @@ class _Feedback(eqx.Module):
     efficiency: Callable[[RealScalar], RealScalar] | None
     compensate: bool = eqx.field(static=True)
 
-    def moments(self, excess: RealScalar) -> Moments:
-        clip = HardClip(self.threshold(excess))
-        return unchecked_moments(clip, self.noise, excess, 1.0, 0)
+    def moments(self, risk: RealScalar) -> Moments:
+        clip = HardClip(self.threshold(risk))
+        return unchecked_moments(clip, self.noise, risk, 1.0, 0)
 
-    def __call__(self, step: Step, excess: RealScalar) -> tuple[RealScalar, RealScalar]:
+    def __call__(self, step: Step, risk: RealScalar) -> tuple[RealScalar, RealScalar]:
         rate = self.lr(step)
         if self.compensate and self.efficiency is not None:
-            return rate, rate**2 / self.efficiency(excess)
-        m = self.moments(excess)
+            return rate, rate**2 / self.efficiency(risk)
+        m = self.moments(risk)
         rate = rate / m.mu if self.compensate else rate
         return rate * m.mu, rate**2 * m.second
 

@@ -16,6 +16,7 @@ from ._best import best_at
 from ._ceiling import ceiling
 from ._follow import follow, need_least_squares
 from ._knots import schedule_knots
+from ._setting import Setting
 from ._table import Tabulated, interpolation, risk_range
 
 # Below, the compensated rate takes in a thousand times the noise, the risk jumps within
@@ -42,7 +43,7 @@ def _best_tables(
 
 def max_ccc(
     problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: int
-) -> tuple[HardClip, Schedule]:
+) -> Setting:
     r"""The max-CCC schedule: the best threshold at every step, its rate compensated.
 
     The threshold is $c^*(R(k))$ times the feature norm, and the learning rate
@@ -60,7 +61,8 @@ def max_ccc(
 
     **Returns:**
 
-    The rule and its learning rate, functions of the step for `simulate` and `solve`.
+    A [`jaxclip.Setting`][]: the rule and its learning rate, functions of the step, for
+    `simulate` and `solve`.
     """
     problem = need_least_squares("max_ccc", problem)
     # What is misused should not take the seconds of the table to be found out.
@@ -71,13 +73,13 @@ def max_ccc(
     )
 
 
-def heuristic_clip(
+def heuristic(
     problem: LeastSquares,
     lr: RealScalarLike | Schedule,
     kappa: RealScalarLike,
     *,
     steps: int,
-) -> tuple[HardClip, Schedule]:
+) -> Setting:
     r"""The heuristic schedule: a fixed multiple of the residual's standard deviation.
 
     The threshold on the residual is $c(k) = \kappa \sqrt{2R(k) + \sigma^2}$, that on
@@ -101,7 +103,8 @@ def heuristic_clip(
 
     **Returns:**
 
-    The rule and its learning rate, functions of the step for `simulate` and `solve`.
+    A [`jaxclip.Setting`][]: the rule and its learning rate, functions of the step, for
+    `simulate` and `solve`.
 
     **Raises:**
 
@@ -109,15 +112,15 @@ def heuristic_clip(
     is so small beside noise that is never near zero, as of a random sign, that hardly a
     gradient is left to point downhill: the rate that makes up for it has no bound.
     """
-    problem = need_least_squares("heuristic_clip", problem)
+    problem = need_least_squares("heuristic", problem)
     # What is misused should not take the seconds of the moments to be found out.
     lr = check_rate(lr, schedule_knots(count("steps", steps)))
     kappa = positive("kappa", kappa)
     variance = positive("problem.noise.variance", problem.noise.variance)
-    excess = problem.risk(problem.init())
+    risk = problem.risk(problem.init())
     threshold = _Multiple(kappa, variance)
     ccc = check(
-        moments(HardClip(threshold(excess)), problem.noise, excess, 1.0).ccc,
+        moments(HardClip(threshold(risk)), problem.noise, risk, 1.0).ccc,
         lambda ccc: ~(ccc >= _SMALLEST_CCC),
         "`kappa` must give a clipping-comparison criterion of at least "
         f"{_SMALLEST_CCC:g} at the start of the run: below, the rate that makes up "
@@ -134,13 +137,13 @@ class _Multiple(eqx.Module):
     kappa: RealScalar
     variance: RealScalar
 
-    def __call__(self, excess: RealScalar) -> RealScalar:
-        return self.kappa * jnp.sqrt(2 * excess + self.variance)
+    def __call__(self, risk: RealScalar) -> RealScalar:
+        return self.kappa * jnp.sqrt(2 * risk + self.variance)
 
 
-def score_clip(
+def score(
     problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: int
-) -> tuple[ScoreClip, Schedule]:
+) -> Setting:
     r"""The schedule of the best rule: the score of the residual's law at every step.
 
     The learning rate is compensated, $\gamma_k / \mu$, so that the descent is that of
@@ -154,15 +157,17 @@ def score_clip(
 
     **Returns:**
 
-    The rule and its learning rate, for `simulate` and `solve`.
+    A [`jaxclip.Setting`][]: the rule and its learning rate, functions of the step, for
+    `simulate` and `solve`.
     """
     knots = schedule_knots(count("steps", steps))
     risk = ceiling(problem, lr, steps=knots).risk
-    excess = PiecewiseLinear(knots, risk)
-    clip = ScoreClip(problem.noise, excess, problem.spectrum.feature_norm)
+    clip = ScoreClip(
+        problem.noise, PiecewiseLinear(knots, risk), problem.spectrum.feature_norm
+    )
 
     mus = _mus(clip, knots)
-    return clip, Ratio(check_rate(lr, knots), PiecewiseLinear(knots, mus))
+    return Setting(clip, Ratio(check_rate(lr, knots), PiecewiseLinear(knots, mus)))
 
 
 @eqx.filter_jit
@@ -170,7 +175,7 @@ def _mus(clip: ScoreClip, knots: Float[Array, " k"]) -> Float[Array, " k"]:
     """How much of the descent the rule leaves, at the knots."""
 
     def mu(step):
-        excess = clip.excess(step)
-        return unchecked_moments(clip, clip.noise, excess, clip.feature_norm, step).mu
+        risk = clip.risk(step)
+        return unchecked_moments(clip, clip.noise, risk, clip.feature_norm, step).mu
 
     return jax.lax.map(mu, knots)

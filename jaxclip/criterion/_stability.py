@@ -49,14 +49,14 @@ def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
 def _gaussian(eigenvalues: Array, multiplicity: Array) -> RealScalar:
     multiplicity = multiplicity.astype(eigenvalues.dtype)
 
-    def excess(rate):
+    def growth(rate):
         scaled = rate * eigenvalues
         return jnp.sum(scaled * multiplicity / (2 * (1 - scaled))) - 1
 
     def halve(_, bounds):
         low, high = bounds
         middle = (low + high) / 2
-        stable = excess(middle) < 0
+        stable = growth(middle) < 0
         return jnp.where(stable, middle, low), jnp.where(stable, high, middle)
 
     # At 1 / (largest eigenvalue) the sum is infinite, at 0 it is 0.

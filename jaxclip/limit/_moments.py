@@ -47,7 +47,7 @@ class Moments(NamedTuple):
 def moments(
     clip: AbstractClip | Adaptive,
     noise: AbstractNoise,
-    excess: RealScalarLike,
+    risk: RealScalarLike,
     feature_norm: RealScalarLike,
     step: Step = 0,
 ) -> Moments:
@@ -60,7 +60,7 @@ def moments(
     $$\mu = E\,\psi'(w), \qquad \text{second} = E\,\psi(w)^2,$$
 
     by quadrature in the law of $w$, split at the rule's kinks. Differentiable in every
-    number of the rule and the noise, in `excess` and in `feature_norm`. For the hard
+    number of the rule and the noise, in `risk` and in `feature_norm`. For the hard
     clip both are defined in arXiv:2406.11733; for any other scalar rule they are
     derived here, by the same use of Stein's lemma.
 
@@ -69,7 +69,7 @@ def moments(
     - `clip`: the rule; its thresholds are in the unit of the gradient's norm. Not an
         `Adaptive` one, which depends on more than the norm.
     - `noise`: the label noise.
-    - `excess`: the excess risk $R$, in the label's squared unit, not negative.
+    - `risk`: the excess risk $R$, in the label's squared unit, not negative.
     - `feature_norm`: the square root of the covariance's trace, positive.
     - `step`: where a threshold that depends on the step is evaluated.
 
@@ -78,34 +78,34 @@ def moments(
     A [`jaxclip.Moments`][].
     """
     clip = need_rule(clip, "moments")
-    excess = nonnegative("excess", excess)
+    risk = nonnegative("risk", risk)
     feature_norm = positive("feature_norm", feature_norm)
-    return _jitted_moments(clip, noise, excess, feature_norm, jnp.asarray(step))
+    return _jitted_moments(clip, noise, risk, feature_norm, jnp.asarray(step))
 
 
 def unchecked_moments(
     clip: AbstractClip,
     noise: AbstractNoise,
-    excess: RealScalarLike,
+    risk: RealScalarLike,
     feature_norm: RealScalarLike,
     step: Step,
 ) -> Moments:
     """`moments` without the checks at the door, for use inside a solver's loop."""
-    unit, m = moments_in_units(clip, noise, excess, feature_norm, step)
-    second, variance = unit * (unit * m.second), 2 * jnp.asarray(excess)
+    unit, m = moments_in_units(clip, noise, risk, feature_norm, step)
+    second, variance = unit * (unit * m.second), 2 * jnp.asarray(risk)
     return Moments(m.mu, second, variance + noise.variance, m.nu)
 
 
 def moments_in_units(
     clip: AbstractClip,
     noise: AbstractNoise,
-    excess: RealScalarLike,
+    risk: RealScalarLike,
     feature_norm: RealScalarLike,
     step: Step,
 ) -> tuple[Float[Array, ""], Moments]:
     """A unit of the residual's own size, and the moments in it: `second` and `variance`
     in its square, in which the squares of small thresholds are representable."""
-    signal_variance = 2 * jnp.asarray(excess)
+    signal_variance = 2 * jnp.asarray(risk)
     # Without signal and noise every residual is 0, and the rule is that at norm 0; the
     # law is then one of which nothing is used.
     some = signal_variance + noise.variance > 0

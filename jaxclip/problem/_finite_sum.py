@@ -104,7 +104,7 @@ class Online(AbstractProblem):
         number.
     - `params0`: the parameters at step 0, a pytree of arrays of floats.
     - `draw`: a function of a key that returns one example.
-    - `excess`: a function of the parameters, what a curve records as the risk: $f$ less
+    - `risk`: a function of the parameters, what a curve records as the risk: $f$ less
         its minimum where that is known, or the mean loss on examples held out.
 
     The functions are held as structure, as in [`jaxclip.FiniteSum`][].
@@ -118,19 +118,19 @@ class Online(AbstractProblem):
     loss: Loss = eqx.field(static=True)
     params0: Params
     draw: Callable[[Key], Example] = eqx.field(static=True)
-    excess: Callable[[Params], Float[Array, ""]] = eqx.field(static=True)
+    risk_function: Callable[[Params], Float[Array, ""]] = eqx.field(static=True)
 
     def __init__(
         self,
         loss: Loss,
         params0: Any,
         draw: Callable[[Key], Example],
-        excess: Callable[[Params], Float[Array, ""]],
+        risk: Callable[[Params], Float[Array, ""]],
     ):
         self.loss = loss
         self.params0 = as_parameters("params0", params0)
         self.draw = draw
-        self.excess = excess
+        self.risk_function = risk
         _check_loss(loss, self.params0, jax.eval_shape(draw, jr.key(0)))
 
     def init(self) -> Params:
@@ -143,7 +143,7 @@ class Online(AbstractProblem):
         return jax.grad(self.loss)(params, example)
 
     def risk(self, params: Params) -> RealScalar:
-        return self.excess(params)
+        return self.risk_function(params)
 
 
 class _MeanLoss(eqx.Module):

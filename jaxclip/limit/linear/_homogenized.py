@@ -98,10 +98,10 @@ class _Model(eqx.Module):
     def eigenvalues(self) -> Float[Array, " d"]:
         return self.problem.spectrum.expand(self.problem.spectrum.eigenvalues)
 
-    def at(self, step: RealScalar, excess: RealScalar) -> tuple[RealScalar, RealScalar]:
+    def at(self, step: RealScalar, risk: RealScalar) -> tuple[RealScalar, RealScalar]:
         """The rate of descent and the variance of the noise, for an eigenvalue of 1."""
         noise, norm = self.problem.noise, self.feature_norm
-        m = unchecked_moments(self.clip, noise, excess, norm, step)
+        m = unchecked_moments(self.clip, noise, risk, norm, step)
         rate = self.lr(step)
         return rate * m.mu, rate**2 * m.second
 
@@ -122,7 +122,7 @@ def _frozen(
 
     def body(x, interval):
         start, length, index = interval
-        excess = problem.risk(x)
+        risk = problem.risk(x)
         if dt:
             steps, inside = steps_inside(start, length, dt)
         else:
@@ -131,7 +131,7 @@ def _frozen(
         def pass_step(sums, step):
             # Frozen, this is an Ornstein-Uhlenbeck process: exact mean and variance.
             exponent, variance = sums
-            descent, noise = model.at(step[0], excess)
+            descent, noise = model.at(step[0], risk)
             decay = descent * step[1] * eigenvalues
             new = noise * eigenvalues * step[1] * _mean_decay(2 * decay)
             return (exponent + decay, variance * jnp.exp(-2 * decay) + new), None

@@ -131,8 +131,8 @@ class _Clipped(eqx.Module):
     feature_norm: RealScalar
     lr: Schedule
 
-    def __call__(self, step, excess):
-        m = unchecked_moments(self.clip, self.noise, excess, self.feature_norm, step)
+    def __call__(self, step, risk):
+        m = unchecked_moments(self.clip, self.noise, risk, self.feature_norm, step)
         rate = self.lr(step)
         return rate * m.mu, rate**2 * m.second
 
