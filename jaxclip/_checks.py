@@ -12,7 +12,7 @@ import equinox as eqx
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 
 def check(value: Array, is_bad: Callable[[Any], Any], message: str) -> Array:
@@ -102,6 +102,24 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
     if whole < least:
         raise ValueError(f"`{name}` must be at least {least}. Got {whole}.")
     return whole
+
+
+def reporting_steps(steps: Any) -> Float[Array, " s"]:
+    """The steps at which a limit reports, as a vector of floats that never falls."""
+    steps = as_float("steps", steps)
+    if steps.ndim != 1 or steps.size == 0:
+        raise ValueError(
+            "`steps` must be a vector of the steps at which to report, such as "
+            f"`jnp.linspace(0, 1000, 11)`. Got shape {steps.shape}."
+        )
+    steps = check(
+        steps,
+        lambda k: ~((k >= 0) & (k < np.inf)),
+        "`steps` must be non-negative and finite.",
+    )
+    return check(
+        steps, lambda k: ~(k[1:] >= k[:-1]), "`steps` must be in increasing order."
+    )
 
 
 def _short(value: Array) -> str:

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
+from ._repr import Shown
 
-class Curve(eqx.Module):
+
+class Curve(Shown):
     """The excess risk against the step, of a run or of a limit.
 
     **Fields:**

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from ._checks import as_float, check, is_traced, nonnegative
+from ._repr import Shown, show
 from ._static import hashable
 from ._types import RealScalarLike, Schedule, Step
 
 
-class Constant(eqx.Module):
+class Constant(Shown):
     """The same value at every step.
 
     A bare number that is given as a learning rate or a threshold becomes one of these.
@@ -33,8 +34,11 @@ class Constant(eqx.Module):
         del step
         return self.value
 
+    def shown_within(self) -> str:
+        return show(self.value)
 
-class PiecewiseLinear(eqx.Module):
+
+class PiecewiseLinear(Shown):
     r"""A positive function of the step whose logarithm is piecewise linear.
 
     $$\log f(k) = \text{linear interpolation of } (k_i, \log f_i),$$
@@ -83,6 +87,10 @@ class PiecewiseLinear(eqx.Module):
         self.knots = knots
         self.log_values = jnp.log(values)
 
+    def __repr__(self) -> str:
+        knots, values = show(self.knots), show(self.values)
+        return f"PiecewiseLinear(knots={knots}, values={values})"
+
     @property
     def values(self) -> Float[Array, " n"]:
         """The values at the knots, shape `(n,)`."""
@@ -95,7 +103,7 @@ class PiecewiseLinear(eqx.Module):
         return jnp.exp(jnp.interp(step, knots, self.log_values))
 
 
-class FromFunction(eqx.Module):
+class FromFunction(Shown):
     """A plain function of the step, such as an optax schedule.
 
     It is held as structure: functions are no array leaves, and `jax.jit` and `jax.vmap`
@@ -109,8 +117,11 @@ class FromFunction(eqx.Module):
         # A function may well return a Python number, or an integer.
         return as_float(self.name, self.function(step))
 
+    def shown_within(self) -> str:
+        return show(self.function)
 
-class Ratio(eqx.Module):
+
+class Ratio(Shown):
     """A schedule divided by another."""
 
     numerator: Schedule

@@ -23,7 +23,7 @@ def network(report: Report) -> list[Claim]:
     data, key = scaled_digits(), jr.key(report.seed)
     problem = jc.FiniteSum(squared_loss, start, data)
     lr, many, loss = LARGE / TIMES, STEPS * TIMES, problem.mean_loss
-    again = jc.Repeated(problem, TIMES, BATCH)
+    again = jc.Repeated(problem, TIMES)
     runs = {
         "large rate": run(problem, LARGE, STEPS, key, loss),
         "small rate": run(problem, lr, many, key, loss),
@@ -134,7 +134,7 @@ def tested(
 
         problem = jc.FiniteSum(loss, start, data)
         if repeats > 1:
-            problem = jc.Repeated(problem, repeats, batch)
+            problem = jc.Repeated(problem, repeats)
         network = jc.simulate(
             problem, jc.Identity(), lr / split, steps=steps, every=steps, key=order,
             batch_size=size,

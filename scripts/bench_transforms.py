@@ -120,7 +120,7 @@ def per_example(quick: bool) -> list[Claim]:
     for examples, numbers, pairs in sizes:
         keys = jr.split(jr.key(1), 4)
         gradient = [jr.normal(k, (examples, numbers // 4)) for k in keys]
-        transform = jc.as_transform(jc.HardClip(1.0), jc.PerExample(jnp.sum))
+        transform = jc.as_transform(jc.HardClip(1.0), jc.PerExample("sum"))
         state = transform.init(gradient)
 
         def ours(gradient, transform=transform, state=state):

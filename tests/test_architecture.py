@@ -21,16 +21,17 @@ SOURCES = {
 
 # What each room, and each module of the ground floor, may import of the others. Each
 # imports only what is above it: this table is itself a proof that there is no cycle.
-_GROUND = {"_types", "_checks", "_static"}
+_GROUND = {"_types", "_checks", "_static", "_repr"}
 _MODEL = {*_GROUND, "_random", "_schedule", "_curve", "noise", "clip", "problem"}
 IMPORTS = {
     "_types": set(),
     "_checks": set(),
     "_static": set(),
+    "_repr": set(),
     "_random": {"_types"},
     "_optimiser": {"_static"},
     "_schedule": _GROUND,
-    "_curve": set(),
+    "_curve": {"_repr"},
     "noise": _GROUND,
     "clip": {*_GROUND, "_schedule", "noise"},
     "transform": {*_GROUND, "_schedule", "clip"},

@@ -84,7 +84,7 @@ def test_golden_delta_factors(factor, gamma, delta):
     assert jc.DeltaClip(gamma, delta).factor(13.0, 0) == pytest.approx(factor)
 
 
-@pytest.mark.parametrize("reduce", [jnp.sum, jnp.mean])
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
 def test_golden_vectors_of_examples(reduce):
     # Per-example clipping at 1, and AUTO-S, which is `Normalize` at 0.01.
     rows = jnp.array([[3.0, 4.0], [0.0, 0.5], [6.0, 8.0]])
@@ -95,7 +95,7 @@ def test_golden_vectors_of_examples(reduce):
     ]:
         transform = jc.as_transform(clip, jc.PerExample(reduce))
         clipped, _ = transform.update(rows, transform.init(jnp.zeros(2)))
-        expected = np.array(total) / (1 if reduce is jnp.sum else 3)
+        expected = np.array(total) / (1 if reduce == "sum" else 3)
         np.testing.assert_allclose(clipped, expected, rtol=0, atol=1e-6)
 
 

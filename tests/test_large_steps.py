@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 
 import jaxclip as jc
@@ -323,15 +324,19 @@ class Counted(jc.AbstractProblem):
 
 
 def test_whole_batches_are_repeated():
-    problem = jc.Repeated(Counted(), 3, 2)
+    problem = jc.Repeated(Counted(), 3)
     index = jnp.arange(14)
-    seen = jax.vmap(problem.example, (None, 0))(jr.key(0), index)
+    batches = problem.in_batches(2)
+    seen = jax.vmap(batches.example, (None, 0))(jr.key(0), index)
     expected = [0, 1] * 3 + [2, 3] * 3 + [4, 5]
     np.testing.assert_array_equal(seen, expected)
     setting = {"batch_size": 2, "key": jr.key(0)}
     curve = jc.simulate(problem, jc.Identity(), 2.0, steps=4, **setting)
     sizes = [101.0, 101.0, 101.0, 1010000.0]
     np.testing.assert_allclose(curve.risk, np.cumsum([0, *sizes]))
+    # An optimiser sees the same batches.
+    trained = jc.train(problem, optax.sgd(2.0), steps=4, **setting)
+    np.testing.assert_allclose(trained.risk, curve.risk)
     jc.simulate(problem, jc.Identity(), 2.0, steps=12, **setting)
     with pytest.raises(ValueError, match="10 samples of 8"):
         jc.simulate(problem, jc.Identity(), 2.0, steps=13, **setting)

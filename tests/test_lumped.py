@@ -88,7 +88,7 @@ def _p_values(first, second) -> np.ndarray:
 
 
 _TREE, _MEAN = jc.PerTree(), jc.PerExample()
-_NOISY = jc.PerExample(jnp.sum, noise_std=0.3)
+_NOISY = jc.PerExample("sum", noise_std=0.3)
 MODES: dict[str, Settings] = {
     "one sample": dict(batch_size=1, scope=_TREE),
     "batch": dict(batch_size=4, scope=_TREE),

@@ -149,7 +149,7 @@ PARAMS = {"w": jnp.array([0.5, -1.0, 0.3]), "b": jnp.array(0.1)}
 BATCH = jr.normal(KEY, (12, 3)), 3.0 * jr.normal(jr.fold_in(KEY, 1), (12,))
 
 
-@pytest.mark.parametrize("reduce", [jnp.mean, jnp.sum])
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
 def test_microbatches_give_the_same_gradient(reduce):
     scope = jc.PerExample(reduce, noise_std=0.1, key=KEY)
     rule = jc.HardClip(lambda step: 0.3 + 0.1 * jnp.asarray(step, float))

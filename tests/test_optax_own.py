@@ -36,7 +36,7 @@ def per_example(scope, gradients, threshold):
 
 def by_layer(gradients, global_l2_norm_clip, uniform=True):
     share = jc.PerLeafShare(by_size=not uniform)
-    scope = jc.PerExample(jnp.sum, within=share)
+    scope = jc.PerExample("sum", within=share)
     return per_example(scope, gradients, global_l2_norm_clip)
 
 
@@ -48,7 +48,7 @@ OURS = SimpleNamespace(
         jc.PerUnit(axis=axis), clipping
     ),
     per_example_global_norm_clip=lambda gradients, l2_norm_clip: per_example(
-        jc.PerExample(jnp.sum), gradients, l2_norm_clip
+        jc.PerExample("sum"), gradients, l2_norm_clip
     ),
     per_example_layer_norm_clip=by_layer,
     # The ruler that the tests measure with stays optax's.

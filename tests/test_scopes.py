@@ -25,8 +25,8 @@ SCOPES = {
     "leaf_share": (jc.PerLeafShare(), 1.0),
     "unit": (jc.PerUnit(), 1.3),
     "coordinate": (jc.PerCoordinate(), 1.0),
-    "example": (jc.PerExample(jnp.sum), 1.0),
-    "example_and_leaf": (jc.PerExample(jnp.sum, within=jc.PerLeaf()), 1.0),
+    "example": (jc.PerExample("sum"), 1.0),
+    "example_and_leaf": (jc.PerExample("sum", within=jc.PerLeaf()), 1.0),
 }
 all_scopes = pytest.mark.parametrize("name", SCOPES)
 
@@ -172,11 +172,11 @@ PAIRS = {
     "block_rms": (jc.PerLeafRMS(), lambda c: through(optax.clip_by_block_rms(c))),
     "agc": (jc.PerUnit(), lambda c: through(optax.adaptive_grad_clip(c))),
     "layers": (
-        jc.PerExample(jnp.sum, within=jc.PerLeafShare()),
+        jc.PerExample("sum", within=jc.PerLeafShare()),
         lambda c: lambda g, _: by_layer(g, c, True),
     ),
     "layers_by_size": (
-        jc.PerExample(jnp.sum, within=jc.PerLeafShare(by_size=True)),
+        jc.PerExample("sum", within=jc.PerLeafShare(by_size=True)),
         lambda c: lambda g, _: by_layer(g, c, False),
     ),
 }
@@ -276,7 +276,7 @@ def test_a_threshold_for_each_leaf():
     np.testing.assert_allclose(value["b"][0], [6.0])
     # Among examples, too.
     batch = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), PARAMS)
-    value = update(jc.PerExample(jnp.sum, within=jc.PerLeaf()), rules, batch)
+    value = update(jc.PerExample("sum", within=jc.PerLeaf()), rules, batch)
     np.testing.assert_allclose(value["a"], [1.2, -1.6])
 
 
@@ -342,3 +342,15 @@ def test_examples_are_not_nested():
 def test_integers_become_floats():
     value = update(jc.PerTree(), jc.HardClip(2.5), jnp.array([3, 4]))
     np.testing.assert_allclose(value, [1.5, 2.0])
+
+
+def test_only_a_mean_and_a_sum_are_weights(without_type_checks):
+    """A median of clipped gradients is no factor for each of them."""
+    with pytest.raises(ValueError, match=r'`reduce` must be "mean" or "sum".*median'):
+        jc.PerExample(jnp.median)
+    batch = jnp.array([[0.4, 0.7], [3.0, 4.0]])
+    for reduce, numpy in (("mean", np.mean), ("sum", np.sum)):
+        transform = jc.as_transform(jc.HardClip(1.0), jc.PerExample(reduce))
+        ours, _ = transform.update(batch, transform.init(batch[0]))
+        right = numpy([[0.4, 0.7], [0.6, 0.8]], axis=0)
+        np.testing.assert_allclose(ours, right, rtol=1e-6)

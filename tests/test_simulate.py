@@ -84,7 +84,7 @@ def _run(engine, problem, rules, **settings) -> jc.Curve:
 
 # One trajectory, whatever the engine
 
-_TREE, _MEAN, _SUM = jc.PerTree(), jc.PerExample(), jc.PerExample(jnp.sum)
+_TREE, _MEAN, _SUM = jc.PerTree(), jc.PerExample(), jc.PerExample("sum")
 
 # Records are 20 steps apart. The blocks between two of them are one or several, and
 # divide the 20 steps (20, 5 or 1 steps a block) or do not (7, 4 or 3 steps).

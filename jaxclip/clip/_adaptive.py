@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._repr import Shown
 from .._schedule import Constant
 from .._types import Step
 from ._base import AbstractClip
@@ -15,7 +16,7 @@ from ._rules import HardClip
 from .policy import AbstractPolicy
 
 
-class Adaptive(eqx.Module):
+class Adaptive(Shown):
     """A rule whose threshold is set by a policy at each update.
 
     ```python

@@ -3,15 +3,15 @@
 import abc
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._repr import Shown
 from .._types import RealScalarLike, Schedule, Step
 
 
-class AbstractClip(eqx.Module):
+class AbstractClip(Shown):
     r"""A clipping rule. A gradient $g$ of norm $n = \|g\|$ becomes $f(n)\,g$.
 
     Everything else is derived from the two methods below: the optax transform, SGD,

@@ -3,8 +3,8 @@
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 
+from .._checks import reporting_steps
 from .._curve import Curve
 from .._schedule import check_rate
 from .._types import RealScalar, RealScalarLike, Schedule, Step
@@ -30,10 +30,10 @@ def ceiling(
 
     - `problem`: what SGD runs on.
     - `lr`: the rate of descent, $\gamma_k \mu$, per step.
-    - `steps`: shape `(s,)`, where to report.
+    - `steps`: shape `(s,)`, where to report: not negative and increasing.
     """
     problem = need_least_squares("ceiling", problem)
-    steps = jnp.asarray(steps, jnp.result_type(float))
+    steps = reporting_steps(steps)
     lr = check_rate(lr, steps)
     information = tabulate_smooth(_Information(problem.noise), *risk_range(problem))
     return RiskODE().integrate(

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._checks import positive
+from .._checks import nonnegative, positive, reporting_steps
 from .._types import RealScalar, RealScalarLike
 from ..clip import AbstractClip
 
@@ -152,11 +152,17 @@ def hard_clip_floor(
     - `loss0`: $L_0$.
     - `threshold`: $c$, in the unit of the gradient's norm.
     - `lr`: $\gamma$, per step.
-    - `steps`: shape `(s,)`, the values of $T$.
+    - `steps`: shape `(s,)`, the values of $T$: not negative and increasing.
     - `largest`: $\lambda$, the largest eigenvalue of the tangent kernel on the path.
     """
-    numbers = jax.tree.map(jnp.asarray, (loss0, threshold, lr, steps, largest))
-    return _hard_clip_floor(*numbers)
+    loss0, threshold, lr, largest = (
+        nonnegative(name, value)
+        for name, value in (
+            *(("loss0", loss0), ("threshold", threshold)),
+            *(("lr", lr), ("largest", largest)),
+        )
+    )
+    return _hard_clip_floor(loss0, threshold, lr, reporting_steps(steps), largest)
 
 
 @jax.jit

@@ -4,9 +4,8 @@ from typing import Any
 
 import diffrax
 import jax
-import numpy as np
 
-from .._checks import as_float, check, is_traced
+from .._checks import is_traced, reporting_steps
 from .._curve import Curve
 from .._schedule import check_rate
 from .._types import Key, RealScalarLike, Schedule
@@ -73,20 +72,7 @@ def solve(
         limit = own_limit(problem)
     if not isinstance(limit, AbstractLimit):
         raise ValueError(f"`limit` must be one such as `RiskODE()`. Got {limit!r}.")
-    steps = as_float("steps", steps)
-    if steps.ndim != 1 or steps.size == 0:
-        raise ValueError(
-            "`steps` must be a vector of the steps at which to report, such as "
-            f"`jnp.linspace(0, 1000, 11)`. Got shape {steps.shape}."
-        )
-    steps = check(
-        steps,
-        lambda k: ~((k >= 0) & (k < np.inf)),
-        "`steps` must be non-negative and finite.",
-    )
-    steps = check(
-        steps, lambda k: ~(k[1:] >= k[:-1]), "`steps` must be in increasing order."
-    )
+    steps = reporting_steps(steps)
     lr = check_rate(lr, steps)
     how: dict[str, Any] = dict(key=key, adjoint=adjoint, throw=throw)
     try:

@@ -6,11 +6,11 @@ deviation $s = \sqrt{2R}$ at excess risk $R$, and $Z \sim N(0, 1)$.
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._repr import Shown
 from .._types import Key, RealScalarLike
 from ._law import AbstractLaw
 
@@ -18,7 +18,7 @@ from ._law import AbstractLaw
 _LEAST = 1e-17
 
 
-class AbstractNoise(eqx.Module):
+class AbstractNoise(Shown):
     """The noise of a label: a real random variable of mean 0.
 
     **An author must guarantee** that `sample` draws what `residual` describes. For a

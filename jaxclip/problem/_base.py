@@ -25,6 +25,12 @@ class AbstractProblem(eqx.Module):
         something that is expensive to derive from it, such as a permutation."""
         return key
 
+    def in_batches(self, batch_size: int) -> "AbstractProblem":
+        """The problem as a run sees it that takes so many samples a step: by default
+        itself, since a sample does not depend on the batch that it is in."""
+        del batch_size
+        return self
+
     def check_length(self, samples: int) -> None:
         """Refuses a run of more samples than the problem has; by default it has any."""
         del samples

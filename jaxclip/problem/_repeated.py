@@ -24,17 +24,22 @@ class Repeated(AbstractProblem):
     **Arguments:**
 
     - `problem`: any problem.
-    - `times`: $k$, the steps on each batch.
-    - `batch_size`: that of the run, so that whole batches are repeated.
+    - `times`: $k$, the steps on each batch, whose size is that of the run.
     """
 
     problem: AbstractProblem
     times: int = eqx.field(static=True)
-    batch_size: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
         count("times", self.times)
-        count("batch_size", self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """The size of the batches that are repeated: 1, but in a run of larger ones."""
+        return 1
+
+    def in_batches(self, batch_size: int) -> "Repeated":
+        return _Batches(self.problem, self.times, batch_size)
 
     def init(self) -> Params:
         return self.problem.init()
@@ -56,3 +61,13 @@ class Repeated(AbstractProblem):
 
     def risk(self, params: Params) -> RealScalar:
         return self.problem.risk(params)
+
+
+class _Batches(Repeated):
+    """The same in a run, which knows the size of its batches."""
+
+    size: int = eqx.field(static=True)
+
+    @property
+    def batch_size(self) -> int:
+        return self.size

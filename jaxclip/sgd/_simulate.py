@@ -80,7 +80,7 @@ def simulate(
     """
     clip = need_rule(clip, "simulate")
     scope = _with_noise(scope, key)
-    run = _run(problem, steps, every, key, batch_size, observe)
+    problem, run = _run(problem, steps, every, key, batch_size, observe)
     lr = check_rate(lr, jnp.arange(0, run.steps, run.every))
     if engine is None:
         engine = default_engine(problem)
@@ -127,7 +127,7 @@ def train(
 
     A [`jaxclip.Curve`][] that starts at step 0.
     """
-    run = _run(problem, steps, every, key, batch_size, observe)
+    problem, run = _run(problem, steps, every, key, batch_size, observe)
     return with_optimiser(_train, optimiser, problem, run)
 
 
@@ -143,12 +143,13 @@ def _run(
     key: Key,
     batch_size: int,
     observe: Observe | None,
-) -> Run:
-    """The length and the records that are asked for, checked."""
+) -> tuple[AbstractProblem, Run]:
+    """The problem as this run sees it; its length and records, checked."""
     steps, every = check_lengths(problem, steps, every)
     batch_size = count("batch_size", batch_size)
+    problem = problem.in_batches(batch_size)
     problem.check_length(steps * batch_size)
-    return Run(steps, every, key, batch_size, hashable(observe))
+    return problem, Run(steps, every, key, batch_size, hashable(observe))
 
 
 def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:

@@ -99,7 +99,7 @@ def _gradient(
 
     total, _ = jax.lax.scan(add, jax.tree.map(_wide_zeros, params), pieces)
     # The mean of the pieces' means, or the sum of their sums.
-    share = scope.reduce(jnp.ones(number), axis=0) / number
+    share = jnp.asarray(scope.share(number))
     mean = jax.tree.map(
         lambda leaf, x: times(leaf, share).astype(x.dtype), total, params
     )

@@ -1,7 +1,6 @@
 """Clipping example by example, as in differentially private SGD."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -26,7 +25,8 @@ class PerExample(AbstractScope):
 
     **Arguments:**
 
-    - `reduce`: `jnp.mean` or `jnp.sum`, called with `axis=0`.
+    - `reduce`: what becomes of the clipped gradients of the examples: `"mean"`, or
+        `"sum"`. No other: a median, say, is not one factor for each example.
     - `noise_std`: $\sigma$, the standard deviation of the noise that is added to each
         coordinate of the reduced gradient, in the gradient's unit. None by default,
         which draws nothing.
@@ -38,12 +38,13 @@ class PerExample(AbstractScope):
 
     **Raises:**
 
-    A `ValueError` where the noise is negative, or where there is a key without noise.
+    A `ValueError` where `reduce` is neither of the two, where the noise is negative, or
+    where there is a key without noise.
     """
 
     examples: ClassVar[bool] = True
 
-    reduce: Callable[..., Any] = eqx.field(static=True, default=jnp.mean)
+    reduce: Literal["mean", "sum"] = eqx.field(static=True, default="mean")
     noise_std: Float[Array, ""] | None = eqx.field(
         converter=lambda std: None if std is None else nonnegative("noise_std", std),
         default=None,
@@ -52,6 +53,12 @@ class PerExample(AbstractScope):
     within: AbstractScope = PerTree()
 
     def __check_init__(self):
+        if self.reduce not in ("mean", "sum"):
+            raise ValueError(
+                f'`reduce` must be "mean" or "sum". Got {self.reduce!r}; for a median '
+                "of gradients, which is no sum with weights, take "
+                "`jaxclip.algorithm.geometric_median`."
+            )
         if self.noise_std is None and self.key is not None:
             raise ValueError(
                 "`key` draws the noise of `noise_std`, and there is none. Give both."
@@ -61,6 +68,10 @@ class PerExample(AbstractScope):
                 "`within` must be a scope of one example, such as `PerLeaf()`. Got "
                 f"{self.within!r}."
             )
+
+    def share(self, examples: int) -> float:
+        """What each of so many examples counts in the reduced gradient."""
+        return 1.0 if self.reduce == "sum" else 1 / examples
 
     def norms(
         self, updates: PyTree[Array], params: PyTree[Array] | None
@@ -84,7 +95,7 @@ class PerExample(AbstractScope):
             return updates
         # The reduction is linear: a sum, with each example's share in its factor.
         examples = max(jnp.shape(leaves[0])[0], 1)
-        share = self.reduce(jnp.ones(examples), axis=0) / examples
+        share = jnp.asarray(self.share(examples))
         shares = jax.tree.map(lambda factor: times(factor, share), factors)
         return self.within.total(updates, shares)
 

@@ -3,13 +3,13 @@
 import abc
 from typing import Any
 
-import equinox as eqx
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..._repr import Shown
 from ..._types import Step
 
 
-class AbstractPolicy(eqx.Module):
+class AbstractPolicy(Shown):
     """Where the threshold of the next step comes from. A new one is a small class.
 
     **An author must guarantee** that the two methods work for one threshold, without

@@ -125,8 +125,7 @@ def clipped(
     """What a clipped batch gradient is in terms of the batch's features."""
     if isinstance(scope, PerExample):
         norms = jnp.abs(slope) * jnp.sqrt(jnp.diagonal(gram))
-        share = scope.reduce(jnp.zeros_like(slope).at[0].set(1.0), axis=0)
-        return share * slope * clip.factor(norms, step)
+        return scope.share(len(slope)) * slope * clip.factor(norms, step)
     if isinstance(scope, PerTree):
         mean = slope / len(slope)
         square = jnp.sum(mean * jnp.sum(gram * mean[None, :], axis=1))

@@ -41,7 +41,7 @@ def centered_clip(
     - `iterations`: how often, at each update.
     """
     count("iterations", iterations)
-    transform = as_transform(clip, PerExample(jnp.mean))
+    transform = as_transform(clip, PerExample())
 
     def init(params: optax.Params) -> CenteredClipState:
         center = jax.tree.map(jnp.zeros_like, params)
@@ -98,7 +98,7 @@ def _centered(
     params: optax.Params | None,
 ) -> optax.Updates:
     """The aggregate after so many moves from the last one."""
-    transform = as_transform(clip, PerExample(jnp.mean))
+    transform = as_transform(clip, PerExample())
 
     def move(_, center):
         around = _around(updates, center)
