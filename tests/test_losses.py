@@ -468,3 +468,26 @@ def test_noise_adds_to_the_risk_what_theory_says():
 def test_misuse_of_noise(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("engine", [jc.Direct(), jc.Blocked()])
+def test_the_noise_of_privacy_knows_nothing_of_the_samples(engine):
+    """Drawn from a sample's own key it would be its features, bit by bit."""
+    dim, steps = 4000, 3
+    problem = jc.LeastSquares(jc.Spectrum.isotropic(dim), jc.Gaussian(1.0), [1.0])
+    key = jr.key(3)
+    curve = jc.simulate(
+        # A threshold of 0: what is left of a step is its noise.
+        *(problem, jc.HardClip(0.0), 1.0),
+        **dict(steps=steps, key=key, engine=engine, observe=lambda x: x),
+        scope=jc.PerExample(noise_std=1.0),
+    )
+    noise = np.diff(np.asarray(curve.observed, np.float64), axis=0)
+    assert noise.std() == pytest.approx(1.0, rel=0.05)
+    stream = problem.stream(key)
+    features = jax.vmap(problem.example, (None, 0))(stream, jnp.arange(8))[0]
+    rows = np.concatenate([noise, features]) / np.sqrt(dim)
+    beside = rows @ rows.T - np.diag(np.sum(rows**2, axis=1))
+    # Standard errors of a correlation; the largest of 55.
+    assert np.abs(beside).max() * np.sqrt(dim) < 4.5
