@@ -13,6 +13,7 @@ from .clip import (
     DeltaClip as DeltaClip,
     HardClip as HardClip,
     Identity as Identity,
+    Moments as Moments,
     Normalize as Normalize,
     Percentile as Percentile,
     QuantileDescent as QuantileDescent,
@@ -24,6 +25,7 @@ from .clip import (
     SoftClip as SoftClip,
     SpiderClip as SpiderClip,
     ZScore as ZScore,
+    moments as moments,
 )
 from .criterion import (
     BestClip as BestClip,
@@ -56,13 +58,11 @@ from .limit import (
     ExponentialModes as ExponentialModes,
     GradientFlow as GradientFlow,
     HomogenizedSDE as HomogenizedSDE,
-    Moments as Moments,
     RiskODE as RiskODE,
     TimeScale as TimeScale,
     ZeroLossFlow as ZeroLossFlow,
     ZeroLossSDE as ZeroLossSDE,
     limit_map as limit_map,
-    moments as moments,
     solve as solve,
     time_scale as time_scale,
 )

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._types import Step
-from ...clip import AbstractClip, Identity
+from ...clip import AbstractClip, Identity, Moments, unchecked_moments
 from ...noise import AbstractNoise
 from ...problem import LabelNoise
-from .._moments import Moments, unchecked_moments
 from ._clipped_covariance import clipped_covariance
 from ._set import ZeroLossSet
 
