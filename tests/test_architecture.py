@@ -168,11 +168,21 @@ def test_import_changes_nothing():
 
 # The public names
 
-PUBLIC = {
-    name: value
-    for name, value in vars(jc).items()
-    if not name.startswith("_") and not inspect.ismodule(value)
-}
+
+def _names(module: Any) -> dict[str, Any]:
+    """What a module hands out, without the modules in it."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+
+
+# The modules that are public as namespaces.
+NAMESPACES = (jc.inject,)
+PUBLIC = _names(jc)
+for _namespace in NAMESPACES:
+    PUBLIC |= _names(_namespace)
 
 
 @pytest.mark.parametrize("source", [s for s in SOURCES if s.endswith("__init__.py")])
@@ -187,6 +197,11 @@ def test_no_room_has_the_name_of_what_it_hands_out():
     """`import jaxclip.x` gives a room, and `jaxclip.y` the verb."""
     rooms = {source.split("/")[0] for source in SOURCES if "/" in source}
     assert not rooms & set(PUBLIC)
+
+
+@pytest.mark.parametrize("module", NAMESPACES)
+def test_names_of_a_namespace_are_not_flat(module):
+    assert not _names(module).keys() & _names(jc).keys()
 
 
 def _functions() -> Iterator[tuple[str, Any]]:
@@ -210,7 +225,12 @@ FUNCTIONS = dict(_functions())
 
 def test_public_functions_are_found():
     found = {"simulate", "best_clip", "Spectrum.power_law", "Spectrum.trace"}
-    assert found | {"Curve.plot", "HardClip.factor", "Moments.csc"} <= set(FUNCTIONS)
+    assert found | {
+        "Curve.plot",
+        "HardClip.factor",
+        "Moments.csc",
+        "Label.drift",
+    } <= set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", PUBLIC)
