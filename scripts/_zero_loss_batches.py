@@ -23,13 +23,13 @@ def minibatches(report: Report) -> list[Claim]:
     the theory says, since every gradient is zero there."""
     on, x, y = diagonal_network()
     start = on + 0.2 * jnp.cos(jnp.arange(16.0)).reshape(2, 8)
-    batches = jc.Minibatch(diagonal, start, x, y)
+    batches = jc.Interpolation(diagonal, start, x, y, jc.inject.Minibatch())
     keys, lr = jr.split(jr.key(report.seed), 64), 0.02
     steps = round(4 / lr**2)
     path = np.asarray(_path(batches, lr, steps, steps // 20, keys))
     # Of the scale 1 / lr: from t = 40 to 80.
     first, second = round(40 / lr) * 20 // steps, round(80 / lr) * 20 // steps
-    label = jc.LabelNoise(diagonal, start, x, y, jc.Gaussian(1.0))
+    label = jc.Interpolation(diagonal, start, x, y, jc.inject.Label(jc.Gaussian(1.0)))
     noisy = np.asarray(_path(label, lr, steps, steps // 20, keys))
     limit = np.asarray(jc.limit_map(batches, start))
     rates = np.array([0.04, 0.02, 0.01])

@@ -77,8 +77,8 @@ def selection(report: Report) -> list[Claim]:
     xs = np.asarray(x)
     kappa, steps = np.sum(xs**2, axis=0), np.array([0.0, 3.0, 600.0])
     one = jc.Gaussian(1.0)
-    label = jc.LabelNoise(diagonal, start, x, y, one)
-    drop = jc.Dropout(diagonal, start, x, y, one, units=8)
+    label = jc.Interpolation(diagonal, start, x, y, jc.inject.Label(one))
+    drop = jc.Interpolation(diagonal, start, x, y, jc.inject.Dropout(one, units=8))
     l1 = solve(label, NONE, 1.0, steps=steps, limit=jc.ZeroLossFlow())
     l2 = solve(drop, NONE, 1.0, steps=steps, limit=jc.ZeroLossFlow())
     scaled = xs / kappa
@@ -124,7 +124,7 @@ def squares(report: Report) -> list[Claim]:
     beta = np.prod(start, axis=0)
     root = np.sqrt(beta**2 + 1)
     w = jnp.asarray(np.sqrt(np.stack([root + beta, root - beta]) / 2))
-    problem = jc.LabelNoise(difference, w, x, y, jc.Gaussian(1.0))
+    problem = jc.Interpolation(difference, w, x, y, jc.inject.Label(jc.Gaussian(1.0)))
     times = np.array([0.0, 1.0, 3.0, 200.0])
     curve = solve(problem, NONE, 1.0, steps=times, limit=jc.ZeroLossFlow())
     rates, path = 4 * kappa / 9, np.prod(curve.observed, axis=1)
@@ -152,9 +152,9 @@ def factors(report: Report) -> list[Claim]:
     # Inputs of covariance one: tr H is then that of |W2 W1 - A|^2 / 2.
     xs = into**0.5 * jnp.eye(into)
     ys = xs @ (w2 @ w1).T
-    problem = jc.LabelNoise(
-        lambda w, x: w[0] @ (w[1] @ x), (w2, w1), xs, ys, jc.Gaussian(1.0)
-    )
+    data: tuple[Any, Any, Any] = (w2, w1), xs, ys
+    label = jc.inject.Label(jc.Gaussian(1.0))
+    problem = jc.Interpolation(lambda w, x: w[0] @ (w[1] @ x), *data, label)
     times = np.array([0.0, 200.0])
     curve = solve(problem, NONE, 1.0, steps=times, limit=jc.ZeroLossFlow())
     w2, w1 = (np.asarray(path) for path in curve.observed)
@@ -179,7 +179,8 @@ def sparse(report: Report) -> list[Claim]:
     # makes our steps of .005, so that the slow time is a quarter of (.01 sigma)^2 k.
     lr = 0.01 / 2
     # One label a step, on average, is wrong by one. It weighs n times as much as here.
-    label = jc.LabelNoise(_quadratic, *data, jc.SparseSign(n**0.5, 1 / n))
+    wrong = jc.inject.Label(jc.SparseSign(n**0.5, 1 / n))
+    label = jc.Interpolation(_quadratic, *data, wrong)
     times = np.array([0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
     flow = solve(label, NONE, lr, steps=times / lr**2, limit=jc.ZeroLossFlow(rtol=1e-7))
 
@@ -187,7 +188,8 @@ def sparse(report: Report) -> list[Claim]:
         return jnp.where(step < 100_000, lr, lr / 10)
 
     noisy = _coefficients(report, label, rate, 4 if report.quick else 8)
-    batches = _coefficients(report, jc.Minibatch(_quadratic, *data), lr, 1)
+    plain = jc.Interpolation(_quadratic, *data, jc.inject.Minibatch())
+    batches = _coefficients(report, plain, lr, 1)
 
     def error(coefficients):
         return np.linalg.norm(coefficients - truth, axis=-1) / np.sqrt(ones)

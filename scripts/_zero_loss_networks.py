@@ -96,10 +96,10 @@ def _network(key: Any, *args: Any, scale: float = 1.0) -> tuple[Any, Any]:
     return lambda arrays, x: eqx.combine(arrays, static)(x), arrays
 
 
-def _label_noise(apply: Any, arrays: Any, xs: Any) -> jc.LabelNoise:
+def _label_noise(apply: Any, arrays: Any, xs: Any) -> jc.Interpolation:
     """Labels that the network gives already: it starts on the zero-loss set."""
     ys = jax.jit(jax.vmap(apply, (None, 0)))(arrays, xs)
-    return jc.LabelNoise(apply, arrays, xs, ys, jc.Gaussian(1.0))
+    return jc.Interpolation(apply, arrays, xs, ys, jc.inject.Label(jc.Gaussian(1.0)))
 
 
 def _trace(apply: Any, arrays: Any, xs: Any) -> Any:

@@ -73,7 +73,7 @@ def _turn(w: Any) -> np.ndarray:
 
 def label_noise(report: Report) -> list[Claim]:
     """The rate, and how fast its limit is reached, on (w1 w2 - 1)^2 / 2."""
-    problem = jc.LabelNoise(product, *PRODUCT, jc.Gaussian(1.0))
+    problem = jc.Interpolation(product, *PRODUCT, jc.inject.Label(jc.Gaussian(1.0)))
     rates = np.array([0.1, 0.05, 0.025, 0.0125])
     decays = []
     for lr in rates:
@@ -107,14 +107,16 @@ def dropout(report: Report) -> list[Claim]:
     runs = 1024 if report.quick else 4096
     per_step = []
     for lr in rates:
-        problem = jc.Dropout(circle, *CIRCLE, jc.Gaussian(0.1), units=2)
+        problem = jc.Interpolation(
+            circle, *CIRCLE, jc.inject.Dropout(jc.Gaussian(0.1), units=2)
+        )
         steps = round(0.3 / (lr * 0.01))
         per_step.append(_turn(ends(report, problem, float(lr), steps, runs)).mean())
     per_step = np.array(per_step) / np.round(0.3 / (rates * 0.01))
     coarse, errors = np.array([0.2, 0.1, 0.05]), []
     for lr in coarse:
         noise = jc.Gaussian(float(np.sqrt(lr / 5)))
-        problem = jc.Dropout(circle, *CIRCLE, noise, units=2)
+        problem = jc.Interpolation(circle, *CIRCLE, jc.inject.Dropout(noise, units=2))
         steps = round(0.3 / (lr**2 / 5))
         w = ends(report, problem, float(lr), steps, 8 * runs)
         angle = np.arctan(np.tan(2 * ANGLE) * np.exp(2 * 0.3)) / 2
@@ -165,12 +167,16 @@ def _scaling(
 def others(report: Report) -> list[Claim]:
     """Noise of the parameters, and noise of the gradient."""
     std, lr = 0.1, 0.005
-    problem = jc.AntiCorrelated(product, *PRODUCT, jc.Gaussian(std))
+    problem = jc.Interpolation(
+        product, *PRODUCT, jc.inject.AntiCorrelated(jc.Gaussian(std))
+    )
     steps = round(0.25 / (lr * std**2))
     rate = _decay(ends(report, problem, lr, steps, 256)) / (lr * std**2 * steps)
     std, lr = 0.3, 0.05
     start = jnp.array([1.0, 0.0])
-    langevin = jc.Langevin(circle, start, *CIRCLE[1:], jc.Gaussian(std))
+    langevin = jc.Interpolation(
+        circle, start, *CIRCLE[1:], jc.inject.Langevin(jc.Gaussian(std))
+    )
     steps = round(1 / (lr * std) ** 2)
     w = ends(report, langevin, lr, steps, 4096)
     cosine = w[:, 0] / np.linalg.norm(w, axis=1)
@@ -187,7 +193,9 @@ def clipping(report: Report) -> list[Claim]:
     claims, lr = [], 0.0125
     for threshold in (1.0, 0.5):
         clip = jc.HardClip(threshold)
-        problem = jc.LabelNoise(product, *PRODUCT, jc.Gaussian(1.0), residual_clip=clip)
+        problem = jc.Interpolation(
+            product, *PRODUCT, jc.inject.Label(jc.Gaussian(1.0)), residual_clip=clip
+        )
         steps = round(0.5 / lr**2)
         rate = _decay(ends(report, problem, lr, steps, 1024)) / (steps * lr**2)
         second = float(jc.moments(clip, jc.Gaussian(1.0), 0.0, 1.0).second)
@@ -196,9 +204,8 @@ def clipping(report: Report) -> list[Claim]:
     std, lr = 0.05, 0.02
     for threshold in (1.0, 0.5):
         clip = jc.HardClip(threshold * std)
-        problem = jc.Dropout(
-            circle, *CIRCLE, jc.Gaussian(std), units=2, residual_clip=clip
-        )
+        drop = jc.inject.Dropout(jc.Gaussian(std), units=2)
+        problem = jc.Interpolation(circle, *CIRCLE, drop, residual_clip=clip)
         steps = round(0.3 / (lr * std**2))
         turn = _turn(ends(report, problem, lr, steps, 512)).mean()
         limit = solve(
@@ -217,8 +224,8 @@ def _unequal(report: Report) -> Claim:
     start = jnp.array([[1.0, 0.8, 1.2], [0.5, -0.3, 0.6]])
     ys = xs @ (start[0] * start[1])
     clip = jc.HardClip(jnp.array([0.3, 2.0]))
-    problem = jc.LabelNoise(
-        diagonal, start, xs, ys, jc.Gaussian(1.0), residual_clip=clip
+    problem = jc.Interpolation(
+        diagonal, start, xs, ys, jc.inject.Label(jc.Gaussian(1.0)), residual_clip=clip
     )
     means, errors = [], []
     for lr in (0.1, 0.05):

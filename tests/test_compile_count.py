@@ -382,7 +382,7 @@ def test_without_type_checks():
 
 
 def test_every_verb_is_counted():
-    modules = jc, jc.algorithm, jc.curvature, jc.policy
+    modules = jc, jc.algorithm, jc.curvature, jc.inject, jc.policy
     names = [item for module in modules for item in vars(module).items()]
     public = {name for name, value in names if inspect.isfunction(value)}
     counted = {name.split(":")[0] for name in CASES}

@@ -64,11 +64,13 @@ def _linear(w, x):
     return jnp.dot(w, x)
 
 
-def _noisy(i: int) -> jc.LabelNoise:
+def _noisy(i: int) -> jc.Interpolation:
     """On its zero-loss set from the start."""
     xs = jnp.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.3]])
     start = jnp.array([1.0, 0.5, 0.2 + i])
-    return jc.LabelNoise(_linear, start, xs, xs @ start, noise=jc.Gaussian(0.1 + i))
+    return jc.Interpolation(
+        _linear, start, xs, xs @ start, jc.inject.Label(jc.Gaussian(0.1 + i))
+    )
 
 
 def _rate(kind: str, i: int) -> Any:

@@ -212,7 +212,7 @@ def test_sixth_order():
 def _coefficients(problem, clip, step, risk):
     rate = 0.02 * (1 + 0.5 * jnp.cos(step / 15.0))
     norm = problem.spectrum.feature_norm
-    m = jc.limit._moments.unchecked_moments(clip, problem.noise, risk, norm, step)
+    m = jc.clip.unchecked_moments(clip, problem.noise, risk, norm, step)
     return rate * m.mu, rate**2 * m.second
 
 

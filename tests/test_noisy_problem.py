@@ -26,13 +26,17 @@ W = jnp.array([0.7, -0.4, 1.1, 0.8])
 YS = jax.vmap(net, (None, 0))(W, XS)
 DATA = (W, XS, YS)
 MODELS = {
-    "label": jc.LabelNoise(net, *DATA, jc.Gaussian(STD)),
-    "label, batch": jc.LabelNoise(net, *DATA, jc.Gaussian(STD), batch=3),
-    "dropout": jc.Dropout(dropped, *DATA, jc.Mask(1 / (1 + STD**2)), units=2),
-    "connect": jc.DropConnect(net, *DATA, jc.Rademacher(STD)),
-    "anti": jc.AntiCorrelated(net, *DATA, jc.Uniform(STD)),
-    "langevin": jc.Langevin(net, *DATA, jc.Gaussian(STD)),
-    "minibatch": jc.Minibatch(net, *DATA),
+    "label": jc.Interpolation(net, *DATA, jc.inject.Label(jc.Gaussian(STD))),
+    "label, batch": jc.Interpolation(
+        net, *DATA, jc.inject.Label(jc.Gaussian(STD), batch_size=3)
+    ),
+    "dropout": jc.Interpolation(
+        dropped, *DATA, jc.inject.Dropout(jc.Mask(1 / (1 + STD**2)), units=2)
+    ),
+    "connect": jc.Interpolation(net, *DATA, jc.inject.DropConnect(jc.Rademacher(STD))),
+    "anti": jc.Interpolation(net, *DATA, jc.inject.AntiCorrelated(jc.Uniform(STD))),
+    "langevin": jc.Interpolation(net, *DATA, jc.inject.Langevin(jc.Gaussian(STD))),
+    "minibatch": jc.Interpolation(net, *DATA, jc.inject.Minibatch()),
     "general": jc.NoisyLoss(
         lambda w, e: (net(w, XS[0]) * (1 + e[0] * w[1] + e[1]) - YS[0]) ** 2,
         lambda w: net(w, XS[0])[None] - YS[:1],
@@ -142,7 +146,9 @@ def test_a_step_of_the_product(batch):
         def model(w, x):
             return w[0] * w[1] * x[0]
 
-        return jc.LabelNoise(model, *data, noise, batch=batch, residual_clip=inner)
+        return jc.Interpolation(
+            model, *data, jc.inject.Label(noise, batch_size=batch), residual_clip=inner
+        )
 
     path = every_noise_and_clip(make)
     u, v = path[..., 0], path[..., 1]
@@ -159,7 +165,9 @@ def test_a_step_of_a_diagonal_network():
         def model(w, x):
             return jnp.sum(x * w[0] * w[1])
 
-        return jc.LabelNoise(model, *data, noise, residual_clip=inner)
+        return jc.Interpolation(
+            model, *data, jc.inject.Label(noise), residual_clip=inner
+        )
 
     u, v = np.moveaxis(every_noise_and_clip(make), -2, 0)
     size = u[:, 1:] ** 2 + v[:, 1:] ** 2 + u[:, :-1] ** 2 + v[:, :-1] ** 2
@@ -169,12 +177,16 @@ def test_a_step_of_a_diagonal_network():
 def test_clips_of_single_residuals():
     """A threshold for each residual, of which a batch takes those of its rows."""
     clip = jc.HardClip(jnp.array([0.1, 0.2]))
-    whole = jc.LabelNoise(net, *DATA, jc.Gaussian(STD), residual_clip=clip)
+    whole = jc.Interpolation(
+        net, *DATA, jc.inject.Label(jc.Gaussian(STD)), residual_clip=clip
+    )
     slopes = jax.vmap(jax.grad(net), (None, 0))(W, XS)
     noise = jnp.array([0.7, -0.9])
     expected = (-0.1 * slopes[0] + 0.2 * slopes[1]) / 2
     np.testing.assert_allclose(whole.gradient(W, noise), expected, rtol=1e-12)
-    some = jc.LabelNoise(net, *DATA, jc.Gaussian(STD), residual_clip=clip, batch=1)
+    some = jc.Interpolation(
+        net, *DATA, jc.inject.Label(jc.Gaussian(STD), batch_size=1), residual_clip=clip
+    )
     picked = some.gradient(W, (jnp.array([1]), jnp.array([-0.9])))
     np.testing.assert_allclose(picked, 0.2 * slopes[1], rtol=1e-12)
 
@@ -194,13 +206,21 @@ def test_the_mask_of_dropout():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jc.LabelNoise(net, W, XS, YS[:1], jc.Gaussian(1.0)), "`xs` and `ys`"),
-        (lambda: jc.LabelNoise(net, *DATA, jc.Gaussian(1.0), batch=0), "`batch`"),
-        (lambda: jc.Minibatch(net, *DATA, batch=0), "`batch`"),
-        (lambda: jc.Langevin(net, jnp.arange(4), XS, YS, jc.Gaussian(1.0)), "floats"),
-        (lambda: jc.Dropout(dropped, *DATA, jc.Mask(0.5), units=0), "`units`"),
+        (lambda: jc.Interpolation(net, W, XS, YS[:1], jc.inject.Minibatch()),
+         "`xs` and `ys`"),
+        (lambda: jc.inject.Label(jc.Gaussian(1.0), batch_size=0), "`batch_size`"),
+        (lambda: jc.inject.Minibatch(batch_size=0), "`batch_size`"),
+        (lambda: jc.Interpolation(net, jnp.arange(4), XS, YS, jc.inject.Minibatch()),
+         "floats"),
+        (lambda: jc.inject.Dropout(jc.Mask(0.5), units=0), "`units`"),
+        (lambda: jc.Interpolation(net, *DATA, jc.Gaussian(1.0)),
+         "`injection` must say.*Gaussian"),
+        (lambda: jc.Interpolation(net, *DATA, jc.inject.Langevin(jc.Gaussian(1.0)),
+                                  residual_clip=jc.HardClip(1.0)),
+         "`residual_clip` must be Identity.*Langevin"),
         (lambda: jc.Mask(1.5), "`keep`"),
-        (lambda: jc.AntiCorrelated(lambda w, x: x, *DATA, jc.Gaussian(1.0)).risk(W),
+        (lambda: jc.Interpolation(lambda w, x: x, *DATA,
+                                  jc.inject.AntiCorrelated(jc.Gaussian(1.0))).risk(W),
          r"`model`.*\(2, 2\).*\(2,\)"),
         (lambda: jc.NoisyLoss(lambda w, e: w, lambda w: w, W, jc.Gaussian(1.0),
                               shape=(1,)), "`loss` must return one number"),

@@ -16,7 +16,6 @@ import scipy.optimize
 import jaxclip as jc
 from helpers import assert_within, mean_and_error
 from jaxclip.limit._solve import own_limit
-from jaxclip.limit.zero_loss._drift import slow_drift
 from jaxclip.limit.zero_loss._sde import limit_map_curvature
 from jaxclip.limit.zero_loss._set import zero_loss_set
 
@@ -31,7 +30,7 @@ def net(w, x):
 
 W = jnp.array([0.7, -0.4, 1.1, 0.8])
 YS = jax.vmap(net, (None, 0))(W, XS)
-LABEL = jc.LabelNoise(net, W, XS, YS, jc.Gaussian(1.0))
+LABEL = jc.Interpolation(net, W, XS, YS, jc.inject.Label(jc.Gaussian(1.0)))
 
 
 solve = eqx.filter_jit(jc.solve)
@@ -88,22 +87,23 @@ def test_the_curvature_of_the_limit_map(differences):
 @pytest.mark.parametrize("batch", [None, 1])
 def test_label_noise_drifts_by_the_curvature(batch):
     """The drift from the trace of H against that from the full second derivative."""
-    problem = jc.LabelNoise(net, W, XS, YS, jc.Gaussian(1.0), batch=batch)
+    problem = jc.Interpolation(
+        net, W, XS, YS, jc.inject.Label(jc.Gaussian(1.0), batch_size=batch)
+    )
     manifold, w = zero_loss_set(problem)
-    power, drift = slow_drift(manifold, NONE)
-    assert power == 2
+    assert problem.power == 2
 
     @jax.jit
     def both(w):
         g = problem.diffusion(w)
         full = limit_map_curvature(manifold, w, g @ g.T) / 2
-        return full, manifold.project(w, drift(w, 0))
+        return full, manifold.project(w, manifold.drift(w, NONE, 0))
 
     np.testing.assert_allclose(*both(w), atol=1e-12)
 
 
 def test_gradient_flow_runs_to_the_limit_map():
-    problem = jc.LabelNoise(net, W + 0.1, XS, YS, jc.Gaussian(1.0))
+    problem = jc.Interpolation(net, W + 0.1, XS, YS, jc.inject.Label(jc.Gaussian(1.0)))
     steps = jnp.array([0.0, 1.0, 3000.0])
     curve = solve(problem, NONE, 0.5, steps=steps, limit=jc.GradientFlow())
     end = jax.jit(jc.limit_map)(problem, W + 0.1)
@@ -130,7 +130,7 @@ def invariant(w):
 
 def test_the_product_under_label_noise():
     std, lr = 0.7, 0.1
-    problem = jc.LabelNoise(product, *PRODUCT, jc.Gaussian(std))
+    problem = jc.Interpolation(product, *PRODUCT, jc.inject.Label(jc.Gaussian(std)))
     steps = jnp.linspace(0, 1 / (lr * std) ** 2, 5)
     curve = solve(problem, NONE, lr, steps=steps, limit=jc.ZeroLossFlow())
     np.testing.assert_allclose(curve.params, [1.380070341, 0.724600747], atol=1e-8)
@@ -140,7 +140,9 @@ def test_the_product_under_label_noise():
 
 
 def test_the_product_under_noise_of_its_parameters():
-    problem = jc.AntiCorrelated(product, *PRODUCT, jc.Gaussian(0.7))
+    problem = jc.Interpolation(
+        product, *PRODUCT, jc.inject.AntiCorrelated(jc.Gaussian(0.7))
+    )
     steps = jnp.linspace(0, 20, 5)
     curve = solve(problem, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow())
     expected = 3.75 * np.exp(-2 * 0.1 * 0.49 * steps)
@@ -156,7 +158,9 @@ CIRCLE = jnp.array([np.cos(ANGLE), np.sin(ANGLE)]), jnp.ones(1), jnp.ones(1)
 
 
 def test_the_circle_under_dropout():
-    problem = jc.Dropout(circle, *CIRCLE, jc.Mask(0.8), units=2)
+    problem = jc.Interpolation(
+        circle, *CIRCLE, jc.inject.Dropout(jc.Mask(0.8), units=2)
+    )
     steps = jnp.linspace(0, 30, 4)
     curve = solve(problem, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow())
     u, v = curve.observed.T
@@ -200,7 +204,7 @@ RIDGE += [0.215106839, 0.361536268, -0.131593725]
 
 @pytest.fixture(scope="module")
 def labelled():
-    problem = jc.LabelNoise(diagonal, START, X, Y, jc.Gaussian(1.0))
+    problem = jc.Interpolation(diagonal, START, X, Y, jc.inject.Label(jc.Gaussian(1.0)))
     steps = jnp.array([0.0, 1.0, 3.0, 600.0])
 
     @eqx.filter_jit
@@ -235,7 +239,9 @@ def test_matrix_free_is_exact(labelled):
 
 
 def test_dropout_selects_weighted_l2():
-    problem = jc.Dropout(diagonal, START, X, Y, jc.Gaussian(1.0), units=8)
+    problem = jc.Interpolation(
+        diagonal, START, X, Y, jc.inject.Dropout(jc.Gaussian(1.0), units=8)
+    )
     steps = jnp.array([0.0, 0.3, 3.0, 300.0])
     curve = solve(problem, NONE, 1.0, steps=steps, limit=jc.ZeroLossFlow())
     a = np.asarray(curve.observed[:, 0] ** 2 - curve.observed[:, 1] ** 2)
@@ -255,7 +261,7 @@ def test_dropout_selects_weighted_l2():
 def along(problem, clip, w=W):
     """The velocity along the set at a point of it."""
     manifold, _ = zero_loss_set(problem)
-    return manifold.project(w, slow_drift(manifold, clip)[1](w, 0))
+    return manifold.project(w, manifold.drift(w, clip, 0))
 
 
 # The trapezoidal rule, which is exact to rounding for what is smooth and decays.
@@ -274,8 +280,11 @@ def pairs(std):
 def test_alike_clips_multiply_slow_time():
     """By the second moment over the variance; the first derivative cancels."""
     for threshold, expected in ((1.0, 0.51606), (0.5, 0.18513)):
-        problem = jc.LabelNoise(
-            product, *PRODUCT, jc.Gaussian(1.0), residual_clip=jc.HardClip(threshold)
+        problem = jc.Interpolation(
+            product,
+            *PRODUCT,
+            jc.inject.Label(jc.Gaussian(1.0)),
+            residual_clip=jc.HardClip(threshold),
         )
         ours, whole = (along(p, NONE, PRODUCT[0]) for p in (problem, _unclipped()))
         np.testing.assert_allclose(ours / whole, expected, atol=5e-6)
@@ -288,8 +297,8 @@ def test_clipped_noise_needs_no_variance():
         lambda x: 2 * min(x, 0.5) ** 2 / (np.pi * (1 + x**2)), 0, np.inf, epsabs=1e-12
     )[0]
     for noise, rate in ((jc.Cauchy(1.0), second), (jc.Gaussian(0.0), 0.0)):
-        problem = jc.LabelNoise(
-            product, *PRODUCT, noise, residual_clip=jc.HardClip(0.5)
+        problem = jc.Interpolation(
+            product, *PRODUCT, jc.inject.Label(noise), residual_clip=jc.HardClip(0.5)
         )
         curve = solve(
             problem, NONE, 0.1, steps=jnp.array([300.0]), limit=jc.ZeroLossFlow()
@@ -299,7 +308,7 @@ def test_clipped_noise_needs_no_variance():
 
 
 def _unclipped():
-    return jc.LabelNoise(product, *PRODUCT, jc.Gaussian(1.0))
+    return jc.Interpolation(product, *PRODUCT, jc.inject.Label(jc.Gaussian(1.0)))
 
 
 @pytest.mark.slow
@@ -308,7 +317,9 @@ def test_unequal_clips_by_the_general_formula():
     noise, and scipy's Lyapunov equation."""
     thresholds = jnp.array([0.4, 1.5])
     clip = jc.RootSoftClip(thresholds)
-    problem = jc.LabelNoise(net, W, XS, YS, jc.Gaussian(1.0), residual_clip=clip)
+    problem = jc.Interpolation(
+        net, W, XS, YS, jc.inject.Label(jc.Gaussian(1.0)), residual_clip=clip
+    )
     nodes, weights = jnp.asarray(NODES), jnp.asarray(WEIGHTS)
 
     def mean_gradient(w):
@@ -381,11 +392,12 @@ def test_a_clip_of_the_gradient_by_the_general_formula():
 
 def test_one_example_at_a_time():
     """A clip of its gradient is one of its residual."""
-    single = jc.LabelNoise(net, W, XS, YS, jc.Laplace(1.0), batch=1)
+    single = jc.Interpolation(
+        net, W, XS, YS, jc.inject.Label(jc.Laplace(1.0), batch_size=1)
+    )
     norms = jnp.linalg.norm(jax.jacobian(single.residuals)(W), axis=1)
-    inner = jc.LabelNoise(
-        *(net, W, XS, YS, jc.Laplace(1.0)),
-        batch=1,
+    inner = jc.Interpolation(
+        *(net, W, XS, YS, jc.inject.Label(jc.Laplace(1.0), batch_size=1)),
         residual_clip=jc.HardClip(0.7 / norms),
     )
     np.testing.assert_allclose(
@@ -402,8 +414,11 @@ def test_a_clip_in_dropout(whole):
     std = 1e-3
     clip = jc.RootSoftClip(0.8 * std)
     inner, outer = (NONE, clip) if whole else (clip, NONE)
-    problem = jc.Dropout(
-        circle, *CIRCLE, jc.Gaussian(std), units=2, residual_clip=inner
+    problem = jc.Interpolation(
+        circle,
+        *CIRCLE,
+        jc.inject.Dropout(jc.Gaussian(std), units=2),
+        residual_clip=inner,
     )
     e, p = pairs(std)
 
@@ -442,8 +457,11 @@ def test_derivatives_of_the_flow():
     moments = eqx.filter_jit(jc.moments)
 
     def end(rate, std, threshold):
-        problem = jc.LabelNoise(
-            product, *PRODUCT, jc.Gaussian(std), residual_clip=jc.HardClip(threshold)
+        problem = jc.Interpolation(
+            product,
+            *PRODUCT,
+            jc.inject.Label(jc.Gaussian(std)),
+            residual_clip=jc.HardClip(threshold),
         )
         curve = jc.solve(
             problem, NONE, rate, steps=jnp.array([50.0]), limit=jc.ZeroLossFlow()
@@ -465,9 +483,9 @@ def test_derivatives_of_the_flow():
 
 def test_time_scales():
     noise = jc.Gaussian(0.1)
-    anti = jc.AntiCorrelated(net, W, XS, YS, noise)
-    langevin = jc.Langevin(net, W, XS, YS, noise)
-    connect = jc.DropConnect(product, *PRODUCT, noise)
+    anti = jc.Interpolation(net, W, XS, YS, jc.inject.AntiCorrelated(noise))
+    langevin = jc.Interpolation(net, W, XS, YS, jc.inject.Langevin(noise))
+    connect = jc.Interpolation(product, *PRODUCT, jc.inject.DropConnect(noise))
     problems = [LABEL, anti, langevin, connect]
     scales = [jc.time_scale(problem) for problem in problems]
     assert [scale.power for scale in scales] == [2, 1, 2, 2]
@@ -476,12 +494,75 @@ def test_time_scales():
     assert scales[3].push < 1e-12 and scales[1].push > 1e-3
 
 
+class FirstFactor(jc.inject.AbstractInjection):
+    """Noise in the first of the two factors of `product`, as a user would write it."""
+
+    noise: jc.AbstractNoise
+
+    def shape(self, fit):
+        return (1,)
+
+    def variance(self, fit):
+        return self.noise.variance
+
+    def draw(self, fit, key):
+        return self.noise.sample(key, (1,))
+
+    def loss(self, fit, params, noise):
+        moved = params + jnp.append(noise, 0.0)
+        return jnp.sum(fit.residuals(moved) ** 2) / (2 * fit.size)
+
+
+class FirstFactorInResiduals(jc.inject.AbstractResidualInjection):
+    """The same noise, with all that is known of noise in residuals."""
+
+    noise: jc.AbstractNoise
+
+    def shape(self, fit):
+        return (1,)
+
+    def noisy_residuals(self, fit, params, noise):
+        return fit.residuals(params + jnp.append(noise, 0.0))
+
+
+@pytest.mark.parametrize("injection", [FirstFactor, FirstFactorInResiduals])
+def test_an_injection_of_a_users_own(injection):
+    """On u v = 1 the regularizer is v^2 / 2, so that u' = u / (u^4 + 1) in the slow
+    time: u^4 / 4 + log u grows at the rate 1."""
+    std, lr, steps = 0.1, 0.02, 1500
+    start = jnp.array([0.8, 1.25])
+    noise = injection(jc.Gaussian(std))
+    problem = jc.Interpolation(product, start, *PRODUCT[1:], noise)
+    scale = jc.time_scale(problem)
+    assert scale.power == 1 and isinstance(scale.limit, jc.ZeroLossFlow)
+
+    curve = solve(problem, NONE, lr, steps=np.array([steps]), limit=scale.limit)
+    u, v = curve.params
+
+    def clock(u):
+        return u**4 / 4 + np.log(u)
+
+    assert clock(u) - clock(0.8) == pytest.approx(lr * std**2 * steps, rel=1e-9)
+    assert u * v == pytest.approx(1.0, rel=1e-12)
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        every = {"steps": steps, "every": steps}
+        return jc.simulate(problem, NONE, lr, key=key, **every).params
+
+    # The error of the limit is of the order of the rate and of the variance.
+    mean, error = mean_and_error(run(jr.split(jr.key(0), 1024))[:, 0])
+    assert u - 0.8 > 0.1
+    assert_within(mean, error + 0.002, float(u), power=0.02)
+
+
 def test_langevin_on_a_circle():
     """Uniform on it, where the Hessian's determinant is constant: Brownian motion."""
-    problem = jc.Langevin(
+    problem = jc.Interpolation(
         lambda w, x: x * jnp.sum(w**2) / 2,
         *(jnp.array([1.0, 0.0]), jnp.ones(1), jnp.full(1, 0.5)),
-        jc.Gaussian(0.1),
+        jc.inject.Langevin(jc.Gaussian(0.1)),
     )
     steps, lr = np.array([0.0, 400.0, 800.0]), 0.1
 
@@ -510,7 +591,7 @@ def test_a_problem_has_a_limit_of_its_own():
 
 
 def test_minibatches_do_not_move():
-    problem = jc.Minibatch(net, W, XS, YS)
+    problem = jc.Interpolation(net, W, XS, YS, jc.inject.Minibatch())
     steps = np.array([0.0, 50.0, 100.0])
     flow = solve(problem, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow())
     sgd = jc.simulate(problem, NONE, 0.1, steps=100, key=jr.key(0))
@@ -519,7 +600,7 @@ def test_minibatches_do_not_move():
 
 
 def test_a_start_off_the_set_is_brought_to_it_and_said():
-    problem = jc.LabelNoise(product, *PRODUCT, jc.Gaussian(1.0))
+    problem = jc.Interpolation(product, *PRODUCT, jc.inject.Label(jc.Gaussian(1.0)))
     off = eqx.tree_at(lambda p: p.params0, problem, jnp.array([2.0, 1.0]))
     with pytest.warns(UserWarning, match="not on the zero-loss set: its loss is 0.5"):
         curve = jc.solve(off, NONE, 0.1, steps=np.zeros(1), limit=jc.ZeroLossFlow())
@@ -544,7 +625,7 @@ def test_an_equinox_network_without_its_jacobian():
         return eqx.combine(arrays, static)(x)
 
     ys = jax.vmap(apply, (None, 0))(arrays, XS)
-    problem = jc.LabelNoise(apply, arrays, XS, ys, jc.Gaussian(1.0))
+    problem = jc.Interpolation(apply, arrays, XS, ys, jc.inject.Label(jc.Gaussian(1.0)))
     steps = jnp.array([0.0, 100.0])
     runs = [
         solve(problem, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow(free))
@@ -581,15 +662,17 @@ _LABEL = pytest.param("label", marks=pytest.mark.slow)
 @pytest.mark.parametrize("limit", ["gradient", _LABEL, "weights"])
 def test_the_flows_see_every_jump_of_the_rate(limit):
     """They are a flow at a constant rate on another clock."""
-    labels = jc.LabelNoise(
-        net, W + 0.1 * (limit == "gradient"), XS, YS, jc.Gaussian(1.0)
+    labels = jc.Interpolation(
+        net, W + 0.1 * (limit == "gradient"), XS, YS, jc.inject.Label(jc.Gaussian(1.0))
     )
     how, problem, power = {
         "gradient": (jc.GradientFlow(), labels, 1),
         "label": (jc.ZeroLossFlow(), labels, 2),
         "weights": (
             jc.ZeroLossFlow(),
-            jc.AntiCorrelated(net, W, XS, YS, jc.Gaussian(1.0)),
+            jc.Interpolation(
+                net, W, XS, YS, jc.inject.AntiCorrelated(jc.Gaussian(1.0))
+            ),
             1,
         ),
     }[limit]
@@ -612,7 +695,7 @@ def test_the_flows_see_every_jump_of_a_threshold(name):
     w = W + 0.1 * (name == "gradient")
 
     def problem(w):
-        return jc.LabelNoise(net, w, XS, YS, jc.Gaussian(1.0))
+        return jc.Interpolation(net, w, XS, YS, jc.inject.Label(jc.Gaussian(1.0)))
 
     rule = jc.HardClip(Table(jnp.asarray(thresholds)))
     ours = solve(problem(w), rule, 0.2, steps=[0.0, 100.0], limit=limit).params
@@ -629,7 +712,9 @@ def test_the_flows_see_every_jump_of_a_threshold(name):
 
 def test_the_diffusion_sees_every_step_of_the_rate():
     """Its clock in an interval is the sum of the squared rates of the steps in it."""
-    problem = jc.AntiCorrelated(net, W, XS, YS, jc.Gaussian(1.0))
+    problem = jc.Interpolation(
+        net, W, XS, YS, jc.inject.AntiCorrelated(jc.Gaussian(1.0))
+    )
     rates = _bursts(1e-2, 0.2)
     even = np.sqrt(np.mean(rates.reshape(10, 10) ** 2, axis=1)).repeat(10)
     ours, same, other = (
@@ -656,18 +741,26 @@ def _solve(problem, limit=None, clip=None, key=None):
 
 def _label(model, params, n=1, y=1.0):
     xs = jnp.ones(n, params.dtype)
-    return jc.LabelNoise(model, params, xs, y * xs, jc.Gaussian(1.0))
+    return jc.Interpolation(
+        model, params, xs, y * xs, jc.inject.Label(jc.Gaussian(1.0))
+    )
 
 
 CLIP = jc.HardClip(1.0)
 
 
-def _noisy(noise=jc.Gaussian(1.0), **kwargs):  # noqa: B008
-    return jc.LabelNoise(net, W, XS, YS, noise, **kwargs)
+def _noisy(noise=jc.Gaussian(1.0), batch=None, **kwargs):  # noqa: B008
+    return jc.Interpolation(net, W, XS, YS, jc.inject.Label(noise, batch), **kwargs)
 
 
 def _dropped(noise, clip):
-    return jc.Dropout(circle, *CIRCLE, noise, units=2, residual_clip=clip)
+    return jc.Interpolation(
+        circle, *CIRCLE, jc.inject.Dropout(noise, units=2), residual_clip=clip
+    )
+
+
+def _gradient_noise():
+    return jc.Interpolation(net, W, XS, YS, jc.inject.Langevin(jc.Gaussian(1.0)))
 
 
 def _twice():
@@ -683,11 +776,11 @@ def _twice():
         (lambda: _solve(_twice()), "tangent kernel there is singular"),
         (lambda: _solve(_label(lambda w, x: x * jnp.sum(w**2), jnp.ones(2), y=-1.0)),
          "able to reach zero loss"),
-        (lambda: _solve(jc.Langevin(net, W, XS, YS, jc.Gaussian(1.0)), clip=CLIP),
+        (lambda: _solve(_gradient_noise(), clip=CLIP),
          "`clip` must be Identity.*Langevin"),
         (lambda: _solve(_noisy(jc.Laplace(1.0)), clip=CLIP), "`clip` needs Gaussian"),
         (lambda: _solve(_noisy(residual_clip=CLIP), clip=CLIP), "not both"),
-        (lambda: _solve(_noisy(batch=2), clip=CLIP), "`batch=1`"),
+        (lambda: _solve(_noisy(batch=2), clip=CLIP), "`batch_size=1`"),
         (lambda: _solve(_noisy(jc.Exponential(1.0), residual_clip=CLIP)),
          "`noise` must be symmetric"),
         (lambda: _solve(_dropped(jc.Mask(0.5), CLIP)), "`residual_clip` needs Gauss"),

@@ -6,6 +6,11 @@ from ._adaptive import (
     need_rule as need_rule,
 )
 from ._base import AbstractClip as AbstractClip
+from ._moments import (
+    Moments as Moments,
+    moments as moments,
+    unchecked_moments as unchecked_moments,
+)
 from ._normalize import PSAC as PSAC, AutoS as AutoS, Normalize as Normalize
 from ._rules import (
     DeltaClip as DeltaClip,

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from .._checks import count
 from .._schedule import PiecewiseLinear, Ratio, check_rate
 from .._types import RealScalar, RealScalarLike, Schedule, Step
-from ..clip import HardClip
-from ..limit import Moments, RiskODE, few_modes, unchecked_moments
+from ..clip import HardClip, Moments, unchecked_moments
+from ..limit import RiskODE, few_modes
 from ..noise import AbstractNoise
 from ..problem import LeastSquares
 from ._knots import risk_knots, schedule_knots

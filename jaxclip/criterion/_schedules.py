@@ -8,8 +8,7 @@ from jaxtyping import Array, Float
 from .._checks import check, count, positive
 from .._schedule import PiecewiseLinear, Ratio, check_rate
 from .._types import RealScalar, RealScalarLike, Schedule
-from ..clip import HardClip, ScoreClip
-from ..limit import moments, unchecked_moments
+from ..clip import HardClip, ScoreClip, moments, unchecked_moments
 from ..noise import AbstractNoise
 from ..problem import LeastSquares
 from ._best import best_at

@@ -3,11 +3,6 @@
 from ._base import AbstractLimit as AbstractLimit
 from ._gradient_flow import GradientFlow as GradientFlow
 from ._intervals import varies as varies
-from ._moments import (
-    Moments as Moments,
-    moments as moments,
-    unchecked_moments as unchecked_moments,
-)
 from ._reading import Reading as Reading
 from ._solve import solve as solve
 from .linear import (

@@ -28,13 +28,8 @@ from .linear import (
     random_features as random_features,
 )
 from .zero_loss import (
-    AbstractNoisyModel as AbstractNoisyModel,
     AbstractNoisyProblem as AbstractNoisyProblem,
-    AntiCorrelated as AntiCorrelated,
-    DropConnect as DropConnect,
-    Dropout as Dropout,
-    LabelNoise as LabelNoise,
-    Langevin as Langevin,
-    Minibatch as Minibatch,
+    Interpolation as Interpolation,
     NoisyLoss as NoisyLoss,
+    inject as inject,
 )

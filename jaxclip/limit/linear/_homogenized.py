@@ -14,11 +14,10 @@ from jaxtyping import Array, Float, Int
 from ..._checks import is_traced, positive
 from ..._curve import Curve, finite_or_infinite
 from ..._types import Key, RealScalar, Schedule
-from ...clip import AbstractClip
+from ...clip import AbstractClip, unchecked_moments
 from ...problem import AbstractProblem, CompressedLeastSquares, LeastSquares
 from .._base import AbstractLimit, infinite_after_failure, need_least_squares
 from .._intervals import grid, steps_inside, varies
-from .._moments import unchecked_moments
 
 
 class HomogenizedSDE(AbstractLimit):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ..._checks import is_traced
 from ..._curve import Curve
 from ..._types import Key, RealScalar, RealScalarLike, Schedule
-from ...clip import AbstractClip
+from ...clip import AbstractClip, unchecked_moments
 from ...noise import AbstractNoise
 from ...problem import AbstractProblem, CompressedLeastSquares, LeastSquares, Modes
 from .._base import (
@@ -22,7 +22,6 @@ from .._base import (
     precision,
     raise_failure,
 )
-from .._moments import unchecked_moments
 from .._reading import Reading
 from .._watchful import WatchedTerm, Watchful
 from ._exponential import Coefficients, ExponentialModes, ModeEquation

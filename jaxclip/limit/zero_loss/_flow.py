@@ -12,7 +12,6 @@ from ...clip import AbstractClip
 from ...problem import AbstractProblem, CompressedLeastSquares
 from .._base import AbstractLimit
 from .._gradient_flow import integrate
-from ._drift import check_clip, slow_drift
 from ._limit_map import bring
 from ._set import ZeroLossSet, need_noisy, zero_loss_set
 
@@ -73,7 +72,7 @@ class ZeroLossFlow(AbstractLimit):
         del key
         problem = need_noisy("ZeroLossFlow", problem)
         manifold, w = zero_loss_set(problem, self.matrix_free)
-        check_clip(problem, clip)
+        problem.check_clip(clip)
         flat = integrate(
             _Motion(manifold, clip, lr),
             manifold.loss,
@@ -98,13 +97,14 @@ class _Motion(eqx.Module):
     def __call__(self, k, w, reading):
         k = reading.at(k)
         # Noise may be absent; and, clipped, have no variance.
-        variance = jnp.asarray(self.manifold.problem.variance)
+        problem = self.manifold.problem
+        variance = jnp.asarray(problem.variance)
         pace = jnp.where((variance > 0) & (variance < jnp.inf), variance, 1.0)
-        power, drift = slow_drift(self.manifold, self.clip)
+        drift = self.manifold.drift(w, self.clip, k)
         # The pull towards the set is at the pace of the drift: faster would make the
         # equation stiff, and slower let the errors of long runs grow.
-        velocity = self.manifold.correct(w, drift(w, k) / pace, 1.0)
-        return self.lr(k) ** power * pace * velocity
+        velocity = self.manifold.correct(w, drift / pace, 1.0)
+        return self.lr(k) ** problem.power * pace * velocity
 
 
 @eqx.filter_jit

@@ -13,10 +13,9 @@ from ..._curve import Curve, finite_or_infinite
 from ..._types import Key, Schedule
 from ...clip import AbstractClip, Identity
 from ...problem import (
-    AbstractNoisyModel,
+    AbstractNoisyProblem,
     AbstractProblem,
     CompressedLeastSquares,
-    Minibatch,
 )
 from .._base import AbstractLimit
 from .._intervals import grid, steps_inside
@@ -152,10 +151,8 @@ def limit_map_curvature(
     return -inverse @ third(tangent @ s @ tangent) - tangent @ third(along)
 
 
-def _need_no_clip(problem: AbstractProblem, clip: AbstractClip) -> None:
-    inside = isinstance(problem, AbstractNoisyModel | Minibatch)
-    inner = problem.residual_clip if inside else Identity()
-    for name, rule in (("clip", clip), ("residual_clip", inner)):
+def _need_no_clip(problem: AbstractNoisyProblem, clip: AbstractClip) -> None:
+    for name, rule in (("clip", clip), ("residual_clip", problem.inner_clip)):
         if not isinstance(rule, Identity):
             raise ValueError(
                 f"`{name}` must be Identity() for `ZeroLossSDE`, whose diffusion with "

@@ -11,7 +11,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ..._types import Params, RealScalarLike
+from ..._types import Params, RealScalarLike, Step
+from ...clip import AbstractClip
 from ...problem import AbstractNoisyProblem
 
 # Jacobians with more entries than this are never formed.
@@ -53,6 +54,13 @@ class ZeroLossSet(eqx.Module):
     def loss(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         """The loss without noise."""
         return self.problem.risk(self.unravel(w))
+
+    def drift(
+        self, w: Float[Array, " d"], clip: AbstractClip, step: Step
+    ) -> Float[Array, " d"]:
+        """Which way the problem's noise pushes, of which the part along the set counts:
+        the problem's own `drift`, whose pace is the rate to the power `power`."""
+        return ravel_pytree(self.problem.drift(self.unravel(w), clip, step))[0]
 
     def jacobian(self, w: Float[Array, " d"]) -> Float[Array, "m d"]:
         """The Jacobian of the residuals."""
@@ -133,8 +141,8 @@ def need_noisy(name: str, problem: Any) -> AbstractNoisyProblem:
     if isinstance(problem, AbstractNoisyProblem):
         return problem
     raise ValueError(
-        f"`{name}` needs a problem with a zero-loss set, such as `LabelNoise`. "
-        f"Got a {type(problem).__name__}."
+        f"`{name}` needs a problem with a zero-loss set, such as "
+        f"`Interpolation`. Got a {type(problem).__name__}."
     )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from ...problem import AbstractNoisyProblem, LabelNoise
+from ...problem import AbstractNoisyProblem
 from .._base import AbstractLimit
 from ._flow import ZeroLossFlow
 from ._limit_map import end_of_flow
@@ -42,12 +42,14 @@ def time_scale(problem: AbstractNoisyProblem) -> TimeScale:
     Noise whose regularizer has a slope along the zero-loss set,
     $P \nabla \mathrm{Reg} \ne 0$, moves gradient descent within $1/(\gamma \sigma^2)$
     steps. Otherwise it takes $1/(\gamma^2 \sigma^2)$ (Section 2 of arXiv:2404.12293).
-    The slope is computed, at $\Phi(w_0)$ and at a point beside it. `Minibatch`, whose
-    noise vanishes with the loss, stays where it is on both scales.
+    The slope is computed, at $\Phi(w_0)$ and at a point beside it. A noise that has the
+    `power` 2 then has a drift on that scale, any other one a diffusion.
+    [`jaxclip.inject.Minibatch`][], which vanishes with the loss, stays where it is on
+    both scales.
 
     **Arguments:**
 
-    - `problem`: the noise injection; not traced.
+    - `problem`: the problem with its noise; not traced.
 
     **Returns:**
 
@@ -62,10 +64,11 @@ def time_scale(problem: AbstractNoisyProblem) -> TimeScale:
     w = end_of_flow(manifold, w)
 
     push, scale = _push(manifold, w)
+    if problem.power == 2:
+        return TimeScale(2, push, ZeroLossFlow())
     if push > _NOT_AT_ALL * scale:
         return TimeScale(1, push, ZeroLossFlow())
-    slow = ZeroLossFlow() if isinstance(problem, LabelNoise) else ZeroLossSDE()
-    return TimeScale(2, push, slow)
+    return TimeScale(2, push, ZeroLossSDE())
 
 
 @eqx.filter_jit

@@ -8,14 +8,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from ..._checks import count
-from ..._types import Example, Key, Params, RealScalar, RealScalarLike
+from ..._types import Example, Key, Params, RealScalar, RealScalarLike, Step
+from ...clip import AbstractClip, Identity
 from ...noise import AbstractNoise
 from .._base import AbstractProblem
 from .._parameters import as_parameters
+from .inject._derivatives import half_laplacian, mixed_derivative
+from .inject._known_clips import need_no_clip
 
 
 class AbstractNoisyProblem(AbstractProblem):
@@ -28,7 +30,9 @@ class AbstractNoisyProblem(AbstractProblem):
 
     **An author must guarantee** that the entries of the noise are independent, of mean
     0 and of the variance `variance`, and that `residuals` vanishes exactly where the
-    loss without noise does. Neither is checked.
+    loss without noise does. Neither is checked. Where `power` is 2, `drift` must be
+    overridden. For noise in a model that fits its data, write an injection instead:
+    [`jaxclip.inject.AbstractInjection`][].
     """
 
     @abc.abstractmethod
@@ -70,26 +74,54 @@ class AbstractNoisyProblem(AbstractProblem):
         so that noise of a small variance $\sigma^2$ adds $\sigma^2 \mathrm{Reg}$ to
         the loss on average.
         """
-        zero = jnp.zeros(self.shape)
-
-        def curvature(direction):
-            slope = jax.grad(lambda noise: self.loss(params, noise))
-            product = jax.jvp(slope, (zero,), (direction,))[1]
-            return jnp.sum(product * direction)
-
-        directions = jnp.eye(zero.size).reshape(zero.size, *self.shape)
-        return jnp.sum(jax.lax.map(curvature, directions)) / 2
+        return half_laplacian(lambda noise: self.loss(params, noise), self.shape)
 
     def diffusion(self, params: Params) -> Float[Array, "d noise"]:
         r"""$G = \partial_w \partial_\eta \hat L(w, 0)$, one column for each entry of
         the noise: on the zero-loss set a step's gradient has the covariance
         $\sigma^2 G G^T$."""
+        return mixed_derivative(self.loss, params, self.shape)
 
-        def gradient(noise):
-            return ravel_pytree(jax.grad(self.loss)(params, noise))[0]
+    # What the limits on the zero-loss set ask
 
-        columns = jax.jacobian(gradient)(jnp.zeros(self.shape))
-        return columns.reshape(len(columns), -1)
+    @property
+    def power(self) -> int:
+        r"""The power $p$ of the learning rate in the motion that `drift` describes,
+        $dW/dk = \gamma^p P\, \mathrm{drift}(W)$.
+
+        With 1, the default, noise pushes by the slope of its regularizer; where that
+        vanishes along the set, it diffuses on the slower scale $\gamma^2$, which
+        `diffusion` describes. With 2 the regularizer is constant on the set, and on the
+        slower scale noise pushes too, without any diffusion.
+        """
+        return 1
+
+    @property
+    def inner_clip(self) -> AbstractClip:
+        """The rule by which the problem itself clips its residuals; none by default."""
+        return Identity()
+
+    def drift(self, params: Params, clip: AbstractClip, step: Step) -> Params:
+        r"""Which way the noise pushes at a point of the zero-loss set: by default
+        $-\sigma^2 \nabla \mathrm{Reg}$.
+
+        **Arguments:**
+
+        - `params`: the point.
+        - `clip`: the rule of the whole gradient, one that `check_clip` lets through.
+        - `step`: where its thresholds are taken.
+
+        **Returns:**
+
+        A velocity, of the structure of `params`. Only its part along the set counts.
+        """
+        del clip, step
+        return jax.grad(lambda w: -self.variance * self.regularizer(w))(params)
+
+    def check_clip(self, clip: AbstractClip) -> None:
+        """Refuses, by a `ValueError`, a rule with which `drift` is not known: by
+        default any."""
+        need_no_clip(clip, type(self).__name__)
 
 
 class NoisyLoss(AbstractNoisyProblem):

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 
 from .._checks import nonnegative, positive
 from .._types import RealScalarLike, Step
-from ..clip import AbstractClip, Adaptive, need_rule
 from ..noise import AbstractNoise
+from ._adaptive import Adaptive, need_rule
+from ._base import AbstractClip
 
 
 class Moments(NamedTuple):
