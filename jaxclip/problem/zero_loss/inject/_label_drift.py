@@ -19,8 +19,8 @@ $$(1)\quad -\frac{s^2}{4 n b} \nabla \sum_i |\nabla f_i|^2, \qquad
 with $V$ the covariance of the fluctuations about the set, over the rate, and $S$ the
 second moment of the noise that the clip leaves; in (3) $S$ is not differentiated. A
 clip of the gradient of one residual is one of that residual, $\psi_i$, at the threshold
-over $|\nabla f_i|$.
-Without a clip (1) is in Section 2 of arXiv:2404.12293; all else is derived here.
+over $|\nabla f_i|$. Without a clip (1) is in Section 2 of arXiv:2404.12293; all else is
+derived here.
 """
 
 from typing import NamedTuple
@@ -71,6 +71,7 @@ def label_drift(of: LabelStep, params: Params) -> Params:
 
     A velocity, of the structure of `params`.
     """
+    # The table above, from what is clipped to the formula.
     if not isinstance(of.clip, Identity):
         formula = _single if of.sees_one else _whole
     elif all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(of.fit.residual_clip)):
