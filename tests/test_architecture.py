@@ -1,9 +1,11 @@
 """The shape of the package: which way imports point, and what is public."""
 
 import ast
+import importlib.metadata
 import inspect
 import subprocess
 import sys
+import tomllib
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ IMPORTS = {
     "_optimiser": {"_static"},
     "_schedule": _GROUND,
     "_curve": set(),
+    "_version": set(),
     "noise": _GROUND,
     "clip": {*_GROUND, "_schedule", "noise"},
     "transform": {*_GROUND, "_schedule", "clip"},
@@ -164,6 +167,21 @@ def test_import_changes_nothing():
         [sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_the_version_is_that_of_the_installed_package():
+    try:
+        expected = importlib.metadata.version("jaxclip")
+    except importlib.metadata.PackageNotFoundError:
+        expected = "0+unknown"  # a checkout on the path, not installed
+    assert jc.__version__ == expected
+
+
+def test_the_version_is_written_once_more_in_the_citation():
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    citation = (root / "CITATION.cff").read_text().splitlines()
+    assert f"version: {project['version']}" in citation
 
 
 # The public names
