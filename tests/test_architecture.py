@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import inspect
+import re
 import subprocess
 import sys
 import tomllib
@@ -246,6 +247,56 @@ def test_public_functions_are_documented(name):
     value = getattr(PUBLIC[owner], attribute) if attribute else PUBLIC[owner]
     # A method may have the docstring of the abstract one.
     assert inspect.getdoc(value)
+
+
+def _names_in(doc: str) -> set[str]:
+    """The names in backticks; and those in the docstring that this one refers to, where
+    it says that its arguments are those of another."""
+    doc = " ".join(doc.split())
+    elsewhere = re.findall(r"(?:arguments|others) are those of \[`jaxclip\.(\w+)`", doc)
+    texts = [doc, *(inspect.getdoc(PUBLIC[name]) or "" for name in elsewhere)]
+    return {name for text in texts for name in re.findall(r"`(\w+)`", text)}
+
+
+def _check_parameters(value: Any, doc: str) -> None:
+    parameters = set(inspect.signature(value).parameters) - {"self"}
+    unnamed = parameters - _names_in(doc)
+    assert not unnamed, f"the docstring has no word on {sorted(unnamed)}"
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLIC if n in FUNCTIONS])
+def test_docstrings_of_functions_name_every_parameter(name):
+    _check_parameters(FUNCTIONS[name], inspect.getdoc(PUBLIC[name]) or "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n, v in PUBLIC.items() if inspect.isclass(v) and not inspect.isabstract(v)],
+)
+def test_docstrings_of_classes_name_every_parameter(name):
+    """Their own, or that of a class of the package that they derive from."""
+    ours = [c for c in PUBLIC[name].__mro__ if c.__module__.startswith("jaxclip")]
+    doc = " ".join(inspect.getdoc(each) or "" for each in ours)
+    _check_parameters(PUBLIC[name], doc)
+
+
+# What a user derives from: the docstring of an abstract method is all that its author
+# has to go by. A final class documents only what differs.
+_INTERFACES = [
+    *("AbstractClip", "AbstractEngine", "AbstractLandscape", "AbstractLaw"),
+    *("AbstractLimit", "AbstractLinear", "AbstractLoss", "AbstractNoise"),
+    *("AbstractPolicy", "AbstractProblem", "AbstractScope", "AbstractSpiderVariant"),
+]
+
+
+@pytest.mark.parametrize("name", _INTERFACES)
+def test_docstrings_of_interfaces_name_every_parameter(name):
+    methods = set(vars(PUBLIC[name])) & PUBLIC[name].__abstractmethods__
+    assert methods
+    for method in methods & {f.partition(".")[2] for f in FUNCTIONS}:
+        member = vars(PUBLIC[name])[method]
+        if inspect.isfunction(member):
+            _check_parameters(member, inspect.getdoc(member) or "")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

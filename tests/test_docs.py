@@ -20,11 +20,16 @@ def test_the_examples_run(page, tmp_path, monkeypatch) -> None:
     checked here."""
     monkeypatch.chdir(tmp_path)
     scope = {"__name__": page}
+    before = jax.config.jax_enable_x64
     # Users have jax's own defaults.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        for block in blocks((DOCS / page).read_text()):
-            # The page's name is what a traceback shows.
-            exec(compile(block, page, "exec"), scope)
+        try:
+            for block in blocks((DOCS / page).read_text()):
+                # The page's name is what a traceback shows.
+                exec(compile(block, page, "exec"), scope)
+        finally:
+            # A page may ask for another precision, as a user's program would.
+            jax.config.update("jax_enable_x64", before)
 
 
 def test_a_failing_example_is_seen() -> None:
