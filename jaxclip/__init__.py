@@ -3,6 +3,7 @@
 from . import curvature as curvature
 from ._curve import Curve as Curve
 from ._schedule import Constant as Constant, PiecewiseLinear as PiecewiseLinear
+from ._version import __version__ as __version__
 from .advice import Advice as Advice, advise as advise
 from .clip import (
     PSAC as PSAC,

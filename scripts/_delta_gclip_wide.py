@@ -124,7 +124,7 @@ def descend(wide: Wide, clip: jc.DeltaClip, steps: int) -> Path:
 
 
 def guarantee(name: str, path: Path) -> list[Claim]:
-    """What the theory says of delta-GClip on one network."""
+    """What section 5 of docs/theory.md says of delta-GClip on one network."""
     curve, broken = path.curve, path.violations(DELTA)
     kernel, sharp = path.geometry[:, 0], path.geometry[:, 2]
     above = curve.risk > np.finfo(float).eps * curve.risk[0]

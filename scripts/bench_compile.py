@@ -4,8 +4,9 @@ Each verb is called three times eagerly, with other numbers and keys of the same
 structure: the cold call traces and compiles, the others only run. Times are wall-clock
 seconds of one run in a fresh process, and the number of programs that XLA compiled in
 each call is beside them. The import of jaxclip is timed beside that of diffrax, which
-it imports, each the median of several fresh processes. A table is printed, and written
-as JSON where `--json` names a file. `--quick` leaves out what compiles for long.
+it imports, each the median of several fresh processes. A table is printed, added to
+`results/bench/compile.jsonl`, and written as JSON where `--json` names a file.
+`--quick` leaves out what compiles for long.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from _bench import Bench
 
 import jaxclip as jc
 
@@ -221,9 +223,11 @@ def main() -> None:
         f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} "
         f"cores, {platform.machine()}, Python {platform.python_version()}\n"
     )
+    bench = Bench("compile", given.quick)
     processes = 1 if given.quick else 5
     ours, base = (import_time(name, processes) for name in ("jaxclip", "diffrax"))
     ratio = ours / base
+    bench.add("import", jaxclip_seconds=ours, diffrax_seconds=base)
     print(f"import jaxclip {ours:.2f} s, diffrax {base:.2f} s: {ratio:.2f} times\n")
     table: dict[str, dict[str, tuple[float, ...]]] = {}
     compilations = Compilations()
@@ -232,6 +236,16 @@ def main() -> None:
     for name, call in QUICK.items() if given.quick else (QUICK | LONG).items():
         seconds, counts = zip(*measured(call, compilations), strict=True)
         table[name] = {"seconds": seconds, "compilations": counts}
+        first, second, third = seconds
+        bench.add(
+            "calls",
+            call=name,
+            first_seconds=first,
+            second_seconds=second,
+            third_seconds=third,
+            first_compilations=counts[0],
+            later_compilations=sum(counts[1:]),
+        )
         times = " ".join(f"{each:>8.4f}" for each in seconds)
         print(f"{name:<22} {times} {', '.join(map(str, counts)):>14}", flush=True)
     if given.json is not None:

@@ -5,7 +5,8 @@ Gaussian noise, recorded from a hundredth of a step per dimension to a thousand.
 alternatives: explicit Euler in numpy over all eigenvalues, and full solves over all
 eigenvalues by diffrax, with Tsitouras' 5/4 method and with the same exponential
 integrator. Then what it costs to look at every step of a schedule, and what the first
-eager call of each verb takes. `--quick` checks that everything runs and agrees.
+eager call of each verb takes. Every number is also added to
+`results/bench/limits.jsonl`. `--quick` checks that everything runs and agrees.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.special
+from _bench import Bench
 
 import jaxclip as jc
 
@@ -88,7 +90,7 @@ def euler(lam: np.ndarray, ends: np.ndarray, budget: float) -> tuple[float, int,
     return each, needed, each * needed
 
 
-def compare(name: str, lam: np.ndarray, quick: bool) -> None:
+def compare(name: str, lam: np.ndarray, bench: Bench) -> None:
     """One spectrum: compression, the compressed solve, and the full ones."""
     dim = len(lam)
     problem = problem_of(lam)
@@ -105,14 +107,25 @@ def compare(name: str, lam: np.ndarray, quick: bool) -> None:
     error = float(jnp.max(jnp.abs(risk / exact - 1)))
     assert error < 1e-6, (name, error)
     line += f" {seconds:>9.2f} {seconds / fast:>8.0f}x {error:>8.0e}"
-    if not quick:
+    explicit = None
+    if not bench.quick:
         # Its steps are all alike: some of them tell how long all take.
         _, _, explicit = euler(lam, steps, 5.0)
         line += f" {explicit:>9.0f} {explicit / fast:>8.0f}x"
     print(line, flush=True)
+    bench.add(
+        "spectra",
+        spectrum=name,
+        dim=dim,
+        compression_seconds=compression,
+        modes_seconds=fast,
+        all_seconds=seconds,
+        euler_seconds=explicit,
+        relative_error=error,
+    )
 
 
-def largest(dim: int) -> None:
+def largest(dim: int, bench: Bench) -> None:
     """A million eigenvalues: both solves over a hundredth of the horizon, since the
     full one takes minutes otherwise."""
     problem = problem_of(spectra(dim)["i^-0.5"])
@@ -132,9 +145,17 @@ def largest(dim: int) -> None:
         f"{compression:.1f} s, 96 modes {1e3 * fast:.1f} ms, all of them by Tsit5 "
         f"{full:.1f} s, {full / fast:.0f} times; difference {error:.0e}"
     )
+    bench.add(
+        "largest",
+        dim=dim,
+        compression_seconds=compression,
+        modes_seconds=fast,
+        tsit5_seconds=full,
+        relative_error=error,
+    )
 
 
-def gradient(dim: int) -> None:
+def gradient(dim: int, bench: Bench) -> None:
     """The gradient in a schedule of 16 knots, in forward solves."""
     few = problem_of(spectra(dim)["i^-1.5"]).compress()
     steps = jnp.asarray(dim * np.array([0.0, 100.0]))
@@ -152,9 +173,10 @@ def gradient(dim: int) -> None:
         f"\nvalue and gradient in 16 knots: {1e3 * backward:.0f} ms, the value alone "
         f"{1e3 * forward:.0f} ms: {backward / forward:.1f} forward solves"
     )
+    bench.add("gradient", dim=dim, value_seconds=forward, gradient_seconds=backward)
 
 
-def schedules() -> None:
+def schedules(bench: Bench) -> None:
     """What it costs to look at every step of a schedule: against the same cosine as a
     piecewise linear schedule, of which only the knots are looked at."""
     problem = jc.LeastSquares(jc.Spectrum.isotropic(100), jc.Gaussian(1.0), np.ones(1))
@@ -181,11 +203,18 @@ def schedules() -> None:
             f"{end:>9,} steps: {1e3 * seconds[1]:.1f} ms, {1e3 * seconds[0]:.1f} ms: "
             f"{seconds[1] / seconds[0]:.2f} times"
         )
+        lines_seconds, cosine_seconds = seconds
+        bench.add(
+            "schedules",
+            steps=end,
+            lines_seconds=lines_seconds,
+            cosine_seconds=cosine_seconds,
+        )
 
 
-def verbs(quick: bool) -> None:
+def verbs(bench: Bench) -> None:
     """The first eager call of each verb, which compiles, and the second."""
-    noise = jc.Gaussian(1.0) if quick else jc.StudentT(3.0, 1.0)
+    noise = jc.Gaussian(1.0) if bench.quick else jc.StudentT(3.0, 1.0)
     spectrum = jc.Spectrum.power_law(50, 0.5)
     problem = jc.LeastSquares(spectrum, noise, np.full(50, 0.1))
     clip, lr, steps = jc.HardClip(4.0), 0.01, np.array([0.0, 1000.0])
@@ -205,14 +234,16 @@ def verbs(quick: bool) -> None:
             start = time.perf_counter()
             jax.block_until_ready(jax.tree.leaves(call()))
             seconds.append(time.perf_counter() - start)
-        print(f"{name:<16}{seconds[0]:>8.2f}{seconds[1]:>9.3f}", flush=True)
+        first, second = seconds
+        print(f"{name:<16}{first:>8.2f}{second:>9.3f}", flush=True)
+        bench.add("verbs", call=name, first_seconds=first, second_seconds=second)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
     quick = parser.parse_args().quick
-    device = jax.devices()[0]
+    bench, device = Bench("limits", quick), jax.devices()[0]
     print(
         f"jax {jax.__version__}, {device.device_kind} x {len(jax.devices())}, "
         f"{os.cpu_count()} cores, {platform.machine()}, float64\n"
@@ -224,11 +255,11 @@ def main() -> None:
     dim = 2_000 if quick else 100_000
     # Every spectrum is compiled for itself.
     for name, lam in list(spectra(dim).items())[: 1 if quick else None]:
-        compare(name, lam, quick)
-    largest(10 * dim)
-    gradient(dim)
-    schedules()
-    verbs(quick)
+        compare(name, lam, bench)
+    largest(10 * dim, bench)
+    gradient(dim, bench)
+    schedules(bench)
+    verbs(bench)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Named alternatives, all in float32 and jitted: the plain step of clipped SGD in a
 `jax.lax.scan`, vmapped over settings with a key for each setting or with one key for
 all; the same with an optax optimiser; and jaxclip's own `Direct()` engine. Times are
-the best of several runs after compilation. `--quick` checks that everything runs and
+the best of several runs after compilation, and are also added to
+`results/bench/simulate.jsonl`. `--quick` checks that everything runs and
 agrees, on sizes too small to time.
 
 The machine's own limit, in the same run: a block of T samples and H settings needs two
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from _bench import Bench
 from jaxtyping import Array
 
 import jaxclip as jc
@@ -130,12 +132,12 @@ class Machine:
         return (4 + 2 * block / count) / self.products + self.number / count
 
 
-def compare(dim: int, count: int, machine: Machine, quick: bool) -> None:
+def compare(dim: int, count: int, machine: Machine, bench: Bench) -> None:
     """One block of the table: every way at one dimension and number of settings."""
     lrs, thresholds = settings(dim, count)
     key, keys = jr.key(0), jr.split(jr.key(0), count)
     # Enough steps for a tenth of a second or so of each; the unit is one step.
-    long, short = (64, 16) if quick else (2048, 256 if count > 1 else 2048)
+    long, short = (64, 16) if bench.quick else (2048, 256 if count > 1 else 2048)
     shared, each = (0, 0, None), (0, 0, 0)
     blocked = jc.Blocked(settings=count)
     ways = (
@@ -155,14 +157,17 @@ def compare(dim: int, count: int, machine: Machine, quick: bool) -> None:
         cost = seconds / steps / unit
         first = cost if first is None else first
         print(f"{dim:>7,} {count:>9} {name:<26} {cost:>12.3f} {cost / first:>9.1f}x")
+        bench.add("ways", dim=dim, settings=count, way=name, step_dim_setting_ns=cost)
     limit = machine.limit(blocked.block(dim), count)
     print(f"{dim:>7,} {count:>9} {'the machine: limit':<26} {limit:>12.3f} "
           f"{limit / (first or limit):>9.0%} reached\n")  # fmt: skip
+    name = "the machine: limit"
+    bench.add("ways", dim=dim, settings=count, way=name, step_dim_setting_ns=limit)
 
 
-def lumped(quick: bool) -> None:
+def lumped(bench: Bench) -> None:
     """The lumped engine, whose cost should not depend on the multiplicities."""
-    steps = 64 if quick else 200_000
+    steps = 64 if bench.quick else 200_000
     spectra = {
         "isotropic": [[10**3], [10**6], [10**9]],
         "three blocks": [[d // 10, d // 5, 7 * d // 10] for d in (10**3, 10**6, 10**9)],
@@ -180,6 +185,7 @@ def lumped(quick: bool) -> None:
             cost = seconds / steps * 1e6
             first = cost if first is None else first
             print(f"{spectrum.dim:>13,} {name:<14} {cost:>8.2f} {cost / first:>7.2f}x")
+            bench.add("lumped", dim=spectrum.dim, spectrum=name, step_us=cost)
     print()
 
 
@@ -224,6 +230,10 @@ def main() -> None:
         f"{machine.products:.0f} GFLOP/s in float32 products, "
         f"{machine.number:.2f} ns a normal number\n"
     )
+    bench = Bench("simulate", quick)
+    bench.add(
+        "machine", products_gflops=machine.products, normal_number_ns=machine.number
+    )
     check_agreement()
     print("nanoseconds per step, dimension and setting; ratio to the first line")
     print(f"{'dim':>7} {'settings':>9} {'way':<26} {'ns':>12} {'ratio':>10}")
@@ -231,8 +241,8 @@ def main() -> None:
     if not quick:
         sizes = [(100, 256), (1000, 1), (1000, 16), (1000, 256), (10_000, 256)]
     for dim, count in sizes:
-        compare(dim, count, machine, quick)
-    lumped(quick)
+        compare(dim, count, machine, bench)
+    lumped(bench)
 
 
 if __name__ == "__main__":

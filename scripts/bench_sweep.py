@@ -10,8 +10,9 @@ Three measurements, each with its bound, which the script fails on:
   bits as one that is not, and computes no finished chunk twice.
 
 Devices that are faked on one host share its cores, so that there is nothing to measure
-of scaling here; the tests check that tables are the same on many of them. `--quick` is
-for CI: small sizes, one kill, and no bound on the overhead.
+of scaling here; the tests check that tables are the same on many of them. The numbers
+are also added to `results/bench/sweep.jsonl`. `--quick` is for CI: small sizes, one
+kill, and no bound on the overhead.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from _bench import Bench
 
 import jaxclip as jc
 
@@ -54,9 +56,9 @@ def case(quick: bool) -> tuple[Callable[..., Any], dict[str, Any]]:
     return final, axes
 
 
-def overhead(quick: bool, folder: Path) -> None:
+def overhead(bench: Bench, folder: Path) -> None:
     """The time of a sweep over that of its blocks."""
-    final, axes = case(quick)
+    final, axes = case(bench.quick)
     start = time.perf_counter()
     run = jc.sweep(final, axes, store=folder / "overhead")
     total = time.perf_counter() - start
@@ -68,9 +70,17 @@ def overhead(quick: bool, folder: Path) -> None:
     )
     again = time.perf_counter()
     jc.sweep(final, axes, store=folder / "overhead")
-    print(f"          {time.perf_counter() - again:.1f} s to read it when finished")
+    reading = time.perf_counter() - again
+    print(f"          {reading:.1f} s to read it when finished")
+    bench.add(
+        "overhead",
+        points=points,
+        total_seconds=total,
+        blocks_seconds=blocks,
+        reading_seconds=reading,
+    )
     check_points(final, axes, run.values)
-    assert quick or total <= 1.5 * blocks
+    assert bench.quick or total <= 1.5 * blocks
 
 
 def check_points(final: Callable[..., Any], axes: dict[str, Any], values: Any) -> None:
@@ -104,11 +114,11 @@ else:
 """
 
 
-def memory(quick: bool, folder: Path) -> None:
+def memory(bench: Bench, folder: Path) -> None:
     """The peak of a large table over that of a few of its chunks: with a store, and as
     a control without one, which holds the table."""
     # Numbers a point, of four bytes each; four points a chunk.
-    size, points = (250_000, 100) if quick else (1_000_000, 250)
+    size, points = (250_000, 100) if bench.quick else (1_000_000, 250)
     peaks = []
     for count, name in ((8, "few"), (points, "many"), (points, "")):
         words = [str(count), str(size), str(folder / name) if name else ""]
@@ -125,6 +135,14 @@ def memory(quick: bool, folder: Path) -> None:
         f"memory:   table of {full:.0f} MB in chunks of {chunk:.0f} MB; peak "
         f"{stored:.0f} MB with a store, {held:.0f} MB without, {few:.0f} MB for two "
         "chunks"
+    )
+    bench.add(
+        "memory",
+        table_mb=full,
+        chunk_mb=chunk,
+        stored_peak_mb=stored,
+        held_peak_mb=held,
+        two_chunks_peak_mb=few,
     )
     assert stored - few < full / 4 < held - few
 
@@ -144,9 +162,9 @@ np.save(sys.argv[1] + ".npy", run.values)
 """
 
 
-def kills(quick: bool, folder: Path) -> None:
+def kills(bench: Bench, folder: Path) -> None:
     """A sweep that is killed and run again, against one that is not."""
-    steps, times, chance = "100000", 1 if quick else 5, random.Random(0)
+    steps, times, chance = "100000", 1 if bench.quick else 5, random.Random(0)
 
     def start(name: str) -> subprocess.Popen:
         words = [str(folder / name), steps]
@@ -171,6 +189,7 @@ def kills(quick: bool, folder: Path) -> None:
         np.load(folder / "whole.npy").view(np.uint32),
     )
     print(f"          after {times} the same bits, and no chunk was computed twice")
+    bench.add("kills", kills=times, finished_at_last_kill=len(finished), chunks=128)
 
 
 def unchanged(done: Path, before: dict[str, int]) -> dict[str, int]:
@@ -185,14 +204,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
     quick = parser.parse_args().quick
-    device = jax.devices()[0]
+    bench, device = Bench("sweep", quick), jax.devices()[0]
     print(
         f"jax {jax.__version__}, {device.device_kind} x {len(jax.devices())}, "
         f"{os.cpu_count()} cores\n"
     )
     with tempfile.TemporaryDirectory() as folder:
         for measure in (overhead, memory, kills):
-            measure(quick, Path(folder))
+            measure(bench, Path(folder))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ the memory.
 
 A step is that of a linear model for each leaf, with its gradient by two matrix
 products. Two ways are timed in turns, and the median of the ratios of neighbours is
-reported, so that what else the machine does hits both. `--quick` checks small sizes
+reported, so that what else the machine does hits both. The numbers are also added to
+`results/bench/transforms.jsonl`. `--quick` checks small sizes
 against a loose bound: a shared machine cannot time them.
 """
 
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from _bench import Bench
 from _claims import Claim, at_most
 
 import jaxclip as jc
@@ -95,28 +97,37 @@ def compare(ours: Iterator[float], theirs: Iterator[float], pairs: int) -> np.nd
     return np.array([*medians, np.median(times[:, 0] / times[:, 1])])
 
 
-def whole_tree(quick: bool) -> list[Claim]:
+def whole_tree(bench: Bench) -> list[Claim]:
     print(
         f"{'numbers':>11} {'leaves':>7} {'optax ms':>9} {'jaxclip ms':>11} {'ratio':>6}"
     )
     claims = []
-    for numbers, leaves, pairs in QUICK_SIZES if quick else SIZES:
+    for numbers, leaves, pairs in QUICK_SIZES if bench.quick else SIZES:
         ways = (jc.as_transform(jc.HardClip(1.0)), optax.clip_by_global_norm(1.0))
         steps = [training_step(way, leaves, numbers // leaves) for way in ways]
         ours, theirs = (seconds_of_step(*step) for step in steps)
         mine, other, ratio = compare(ours, theirs, pairs)
         print(f"{numbers:>11,} {leaves:>7} {other * 1e3:>9.3f} {mine * 1e3:>11.3f} "
               f"{ratio:>6.3f}", flush=True)  # fmt: skip
+        bench.add(
+            "whole_tree",
+            numbers=numbers,
+            leaves=leaves,
+            jaxclip_seconds=mine,
+            optax_seconds=other,
+            ratio=ratio,
+        )
         text = f"a step of {numbers:,} numbers in {leaves} leaves, over optax's"
-        claims.append(at_most(text, ratio, 2.0 if quick else 1.1))
+        claims.append(at_most(text, ratio, 2.0 if bench.quick else 1.1))
     return claims
 
 
-def per_example(quick: bool) -> list[Claim]:
+def per_example(bench: Bench) -> list[Claim]:
     """Gradients of a batch that are there already: value and time."""
     print("\n   examples   numbers  optax ms  jaxclip ms  ratio")
     claims = []
-    sizes = [(32, 10**3, 60)] if quick else [(256, 10**4, 60), (64, 10**6, 12)]
+    sizes = [(256, 10**4, 60), (64, 10**6, 12)]
+    sizes = [(32, 10**3, 60)] if bench.quick else sizes
     for examples, numbers, pairs in sizes:
         keys = jr.split(jr.key(1), 4)
         gradient = [jr.normal(k, (examples, numbers // 4)) for k in keys]
@@ -136,15 +147,23 @@ def per_example(quick: bool) -> list[Claim]:
         mine, other, ratio = compare(*times, pairs)
         print(f"{examples:>11,} {numbers:>9,} {other * 1e3:>9.3f} {mine * 1e3:>11.3f} "
               f"{ratio:>6.3f}", flush=True)  # fmt: skip
+        bench.add(
+            "per_example",
+            examples=examples,
+            numbers=numbers,
+            jaxclip_seconds=mine,
+            optax_seconds=other,
+            ratio=ratio,
+        )
         text = f"{examples} examples of {numbers:,} numbers, over optax's"
-        claims.append(at_most(text, ratio, 2.0 if quick else 1.1))
+        claims.append(at_most(text, ratio, 2.0 if bench.quick else 1.1))
     return claims
 
 
-def memory(quick: bool) -> list[Claim]:
+def memory(bench: Bench) -> list[Claim]:
     """What `clipped_grad` needs beside its arguments and its result, in gradients of
     one example: the compiler's count, which it allocates."""
-    width, examples = (64, 64) if quick else (512, 256)
+    width, examples = (64, 64) if bench.quick else (512, 256)
     params = jr.normal(jr.key(2), (width, width))
     batch = jr.normal(jr.key(3), (examples, width))
 
@@ -160,6 +179,7 @@ def memory(quick: bool) -> list[Claim]:
         assert analysis is not None
         held = analysis.temp_size_in_bytes / params.nbytes
         print(f"{microbatch or examples:>11} {held:>15.1f}")
+        bench.add("memory", microbatch=microbatch or examples, gradients_held=held)
         # One more for the sum that is carried, and the activations.
         bound = 1.02 * (microbatch or examples) + 2
         text = f"gradients held at a time by microbatches of {microbatch or examples}"
@@ -171,12 +191,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
     quick = parser.parse_args().quick
-    device = jax.devices()[0]
+    bench, device = Bench("transforms", quick), jax.devices()[0]
     print(
         f"jax {jax.__version__}, optax {optax.__version__}, {device.device_kind}, "
         f"{os.cpu_count()} cores, {platform.machine()}, float32\n"
     )
-    claims = [*whole_tree(quick), *per_example(quick), *memory(quick)]
+    claims = [*whole_tree(bench), *per_example(bench), *memory(bench)]
     print(f"\n{'verdict':<8}{'ours':>11}  {'wanted':<26} claim")
     for claim in claims:
         print(claim)

@@ -1,9 +1,12 @@
 """The shape of the package: which way imports point, and what is public."""
 
 import ast
+import importlib.metadata
 import inspect
+import re
 import subprocess
 import sys
+import tomllib
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +35,7 @@ IMPORTS = {
     "_optimiser": {"_static"},
     "_schedule": _GROUND,
     "_curve": {"_repr"},
+    "_version": set(),
     "noise": _GROUND,
     "clip": {*_GROUND, "_schedule", "noise"},
     "transform": {*_GROUND, "_schedule", "clip"},
@@ -167,6 +171,21 @@ def test_import_changes_nothing():
     assert run.returncode == 0, run.stderr
 
 
+def test_the_version_is_that_of_the_installed_package():
+    try:
+        expected = importlib.metadata.version("jaxclip")
+    except importlib.metadata.PackageNotFoundError:
+        expected = "0+unknown"  # a checkout on the path, not installed
+    assert jc.__version__ == expected
+
+
+def test_the_version_is_written_once_more_in_the_citation():
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    citation = (root / "CITATION.cff").read_text().splitlines()
+    assert f"version: {project['version']}" in citation
+
+
 # The public names
 
 _NAMESPACES = ("algorithm", "curvature", "inject", "policy")
@@ -252,6 +271,57 @@ def test_public_functions_are_documented(name):
     owner, _, attribute = name.rpartition(".")
     value = getattr(PUBLIC[owner], attribute) if owner in PUBLIC else PUBLIC[name]
     assert inspect.getdoc(value)
+
+
+def _names_in(doc: str) -> set[str]:
+    """The names in backticks; and those in the docstring that this one refers to, where
+    it says that its arguments are those of another."""
+    doc = " ".join(doc.split())
+    elsewhere = re.findall(r"(?:arguments|others) are those of \[`jaxclip\.(\w+)`", doc)
+    texts = [doc, *(inspect.getdoc(PUBLIC[name]) or "" for name in elsewhere)]
+    return {name for text in texts for name in re.findall(r"`(\w+)`", text)}
+
+
+def _check_parameters(value: Any, doc: str) -> None:
+    parameters = set(inspect.signature(value).parameters) - {"self"}
+    unnamed = parameters - _names_in(doc)
+    assert not unnamed, f"the docstring has no word on {sorted(unnamed)}"
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLIC if n in FUNCTIONS])
+def test_docstrings_of_functions_name_every_parameter(name):
+    _check_parameters(FUNCTIONS[name], inspect.getdoc(PUBLIC[name]) or "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n, v in PUBLIC.items() if inspect.isclass(v) and not inspect.isabstract(v)],
+)
+def test_docstrings_of_classes_name_every_parameter(name):
+    """Their own, or that of a class of the package that they derive from."""
+    ours = [c for c in PUBLIC[name].__mro__ if c.__module__.startswith("jaxclip")]
+    doc = " ".join(inspect.getdoc(each) or "" for each in ours)
+    _check_parameters(PUBLIC[name], doc)
+
+
+# What a user derives from: the docstring of an abstract method is all that its author
+# has to go by. A final class documents only what differs.
+_INTERFACES = [
+    *("AbstractClip", "AbstractEngine", "AbstractLandscape", "AbstractLaw"),
+    *("AbstractLimit", "AbstractLinear", "AbstractLoss", "AbstractNoise"),
+    *("policy.AbstractPolicy", "AbstractProblem", "AbstractScope"),
+    *("algorithm.AbstractSpiderVariant", "inject.AbstractInjection"),
+]
+
+
+@pytest.mark.parametrize("name", _INTERFACES)
+def test_docstrings_of_interfaces_name_every_parameter(name):
+    methods = set(vars(PUBLIC[name])) & PUBLIC[name].__abstractmethods__
+    assert methods
+    for method in methods & {f.rpartition(".")[2] for f in FUNCTIONS}:
+        member = vars(PUBLIC[name])[method]
+        if inspect.isfunction(member):
+            _check_parameters(member, inspect.getdoc(member) or "")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -46,7 +46,11 @@ def test_factor_is_the_formula(name):
         np.testing.assert_allclose(factor, expected, rtol=8 * eps, atol=0)
 
 
-@given(norm=st.floats(0, 1e150), threshold=st.floats(0, 1e150))
+# XLA treats subnormal numbers as zero, and so they are left out.
+@given(
+    norm=st.floats(0, 1e150, allow_subnormal=False),
+    threshold=st.floats(0, 1e150, allow_subnormal=False),
+)
 @hypothesis.settings(max_examples=30)
 def test_a_clip_shortens_and_never_lengthens(norm, threshold):
     for name in SATURATING:

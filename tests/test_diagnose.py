@@ -13,7 +13,7 @@ import pytest
 import jaxclip as jc
 from helpers import NOISES, OneNoise, assert_within, mean_and_error
 
-# Least squares: what the theory is about
+# Least squares: what section 1 of docs/theory.md is about
 
 
 def squared_error(x, example):
@@ -63,6 +63,7 @@ def criteria(noise, thresholds):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("number", ["mu", "nu", "csc", "ccc"])
 def test_equals_the_moments_of_the_theory(runs, name, number):
+    """Section 1.2 of docs/theory.md, which the estimates of 1.6 tend to."""
     found = pick(getattr(runs[0], number), NAMES.index(name))
     expected = getattr(criteria(CHOICES[NAMES.index(name)], THRESHOLDS), number)
     # Each run by its own error, which is what a user has; on the scale of the logarithm

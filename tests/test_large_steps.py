@@ -44,6 +44,7 @@ def test_the_ball_is_where_the_spurious_well_is_lower():
 
 
 def test_the_numbers_of_the_theory():
+    """Section 7 of docs/theory.md."""
     ends = float(WELLS.basin_centre[0]) + float(WELLS.basin_radius) * np.array([-1, 1])
     np.testing.assert_allclose(ends, [2.730314, 3.585476], atol=5e-7)
     assert WELLS.near_radius == pytest.approx(0.269686, abs=5e-7)
@@ -170,6 +171,7 @@ def test_what_is_no_landscape_is_refused():
      (0.15, 10001, 0)],
 )  # fmt: skip
 def test_the_table_of_the_theory(lr, to_global, to_local):
+    """Section 7 of docs/theory.md."""
     counts = np.bincount(np.asarray(line(lr, jnp.inf, LINE)) + 1, minlength=3)
     np.testing.assert_array_equal(counts, [0, to_global, to_local])
 

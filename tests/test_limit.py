@@ -26,7 +26,8 @@ Settings: TypeAlias = dict[str, Any]
 KEY = jr.key(21)
 TIMES = np.array([0.5, 1, 2, 5, 10, 20])
 
-# One eigenvalue in 100 dimensions, and set B of the theory: N = 157.5. R = 1 at 0.
+# One eigenvalue in 100 dimensions, and set B of section 1.3 of docs/theory.md,
+# of intrinsic dimension N = 157.5. R = 1 at 0.
 ISOTROPIC = (jc.Spectrum.isotropic(100), np.array([2**0.5]))
 SET_B = (
     jc.Spectrum([1.0, 0.5, 0.25, 0.1], [50, 100, 150, 200]),
@@ -54,7 +55,7 @@ def _ode(problem, clip, lr, steps):
 
 # The risk ODE
 
-# Section 3 of the theory, at t = k / N of TIMES.
+# Section 1.3 of docs/theory.md, at t = k / N of TIMES.
 _CURVES: dict[str, tuple[Any, str, float, str]] = {
     "A1": (
         *(ISOTROPIC, "gaussian", np.inf),
@@ -219,7 +220,7 @@ def test_the_mean_over_runs_is_the_ode(scatter, which):
     ],
 )
 def test_scatter_of_runs(scatter, which, expected):
-    """The variances of section 3 of the theory: the SDE's are not SGD's."""
+    """The variances of section 1.4 of docs/theory.md: the SDE's are not SGD's."""
     risk = scatter[which == "sde"]
     squares = 100 * (risk - risk.mean(axis=0)) ** 2
     variance, error = mean_and_error(squares)

@@ -417,7 +417,7 @@ def test_noise_is_added_after_the_reduction():
 
 def test_noise_adds_to_the_risk_what_theory_says():
     r"""Without clipping the mean of $v_j = \|z_j\|^2 / 2$ is known in any dimension:
-    theory of the unclipped step plus $\gamma^2 \sigma^2 d_j / 2$ for the noise."""
+    section 1.5 of docs/theory.md, with $\gamma^2 \sigma^2 d_j / 2$ for the noise."""
     lr, std, steps = 0.1, 0.8, 12
     problem = jc.LeastSquares(SPECTRUM, jc.Laplace(0.5), ERROR0)
 

@@ -39,7 +39,7 @@ SPECTRA = {
 }
 
 
-# Section 3 of the theory of engines: 10^5 eigenvalues, at t = .01, 1, 10, 100, 1000.
+# Section 2.3 of docs/theory.md: 10^5 eigenvalues, at t = .01, 1, 10, 100, 1000.
 @pytest.mark.parametrize(
     "exponent, digits",
     [

@@ -1,4 +1,4 @@
-"""SGD itself: two engines, one trajectory, and the theory that it must follow."""
+"""SGD itself: two engines, one trajectory, and the recursions that it must follow."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -371,7 +371,7 @@ def test_gradient_at_the_optimum_without_noise():
 
 
 def test_mean_of_unclipped_runs_is_exact_at_finite_size():
-    """E v_j follows a linear recursion in any dimension, section 3 of the theory:
+    """E v_j follows a linear recursion in any dimension, section 1.5 of docs/theory.md:
     v <- v (1 - 2 lr lam + 2 lr^2 lam^2) + lr^2 lam d (2R + sigma^2) / 2."""
     lam, dims, lr, variance = np.array([1.0, 0.3]), np.array([2, 3]), 0.2, 0.8**2
     problem = jc.LeastSquares(jc.Spectrum(lam, dims), jc.Uniform(0.8), [1.5, 2.0])

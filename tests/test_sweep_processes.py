@@ -24,7 +24,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"localhost:{port}", 2, rank)
 import jax.numpy as jnp, jax.random as jr, numpy as np
 import jaxclip as jc
-from jaxclip.sweep._chunks import Program
+from jaxclip.grid._chunks import Program
 
 chunks, compute = [], Program.run
 

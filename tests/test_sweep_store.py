@@ -230,7 +230,7 @@ KILLED = """
 import sys, time
 import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, numpy as np
 import jaxclip as jc
-from jaxclip.sweep._chunks import Program
+from jaxclip.grid._chunks import Program
 
 weights, compute = jnp.linspace(0, 1, 3000), Program.run
 

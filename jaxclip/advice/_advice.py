@@ -36,12 +36,14 @@ class Advice:
     - `outcomes`: for each kind of setting its best and what it reaches: "constant" and
         "decaying" without a clip, "clipped" with a constant rate and threshold,
         "scheduled" with any rate and threshold.
+    - `plan`: the setting that the risk ODE alone leads to, and what it reaches.
     - `recommended`: the setting to use; `baseline`: the best without a clip.
     - `step`, `clipped_runs`, `baseline_runs`: shapes `(s,)`, `(runs, s)` and
         `(runs, s)`, the excess risk of runs at the best with a clip and without.
     - `prediction`, `guess`: what the risk ODE says.
     - `problem`: what the limits see of the rows, to go on with.
     - `residuals`: the law of the residuals.
+    - `residual_values`: the residuals themselves.
     - `reference`: what excess risks were measured from.
     - `stable_rows`, `stable_gaussian`: the largest stable learning rate without
         clipping, by the rows' fourth moments and for Gaussian features.

@@ -43,7 +43,12 @@ class AbstractClip(Shown):
 
     @abc.abstractmethod
     def kinks(self, step: Step) -> tuple[Float[Array, ""] | RealScalarLike, ...]:
-        """The norms at which the factor is not smooth in the norm; `()` if none."""
+        """The norms at which the factor is not smooth in the norm; `()` if none.
+
+        **Arguments:**
+
+        - `step`: as of `factor`.
+        """
 
 
 def at(

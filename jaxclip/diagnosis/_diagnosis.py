@@ -12,7 +12,8 @@ _SURE = 2.0
 
 
 class Estimate(NamedTuple):
-    """A number estimated from a sample, and its standard error, of the same shape."""
+    """A number estimated from a sample, `value`, and its standard error, `error`, of
+    the same shape."""
 
     value: Float[Array, "..."]
     error: Float[Array, "..."]

@@ -80,6 +80,9 @@ def blank(dtype: np.dtype) -> Any:
 class Sweep:
     """The result of [`jaxclip.sweep`][].
 
+    - `table`: the axes, and how results are laid out over them.
+    - `leaves`: an array for each leaf of what the function returned, or where a store
+        holds it.
     - `attrs`: where the numbers come from: versions, device, date, seconds.
     - `store`: the folder that holds them, or None where they are in memory.
     """

@@ -27,7 +27,13 @@ class AbstractNoise(Shown):
 
     @abc.abstractmethod
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        """Independent draws, in the unit of the label."""
+        """Independent draws, in the unit of the label.
+
+        **Arguments:**
+
+        - `key`: determines them.
+        - `shape`: of the array of draws.
+        """
 
     @property
     @abc.abstractmethod

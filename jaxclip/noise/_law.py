@@ -45,7 +45,7 @@ class AbstractLaw(eqx.Module):
     def expect(
         self, function: Function, kinks: Sequence[RealScalarLike] = ()
     ) -> PyTree[Array]:
-        r"""$E\,h(|w|)$ for a function `h` that is smooth between the `kinks`."""
+        r"""$E\,h(|w|)$ for a `function` $h$ that is smooth between the `kinks`."""
 
     @abc.abstractmethod
     def slope(
@@ -53,7 +53,7 @@ class AbstractLaw(eqx.Module):
     ) -> Float[Array, ""]:
         r"""$E\,\psi'(w)$ for the odd function $\psi$ that is `function` at $w \ge 0$.
 
-        Jumps of $\psi$ at the kinks count, as they do in Stein's identity
+        Jumps of $\psi$ at the `kinks` count, as they do in Stein's identity
         $E[\psi(w) a] = E[\psi'(w)] K z$, which is what the number is for.
         """
 

@@ -22,7 +22,12 @@ class AbstractProblem(eqx.Module):
 
     def stream(self, key: Key) -> PyTree[Array]:
         """What is worked out once for a run, before the first step: the key itself, or
-        something that is expensive to derive from it, such as a permutation."""
+        something that is expensive to derive from it, such as a permutation.
+
+        **Arguments:**
+
+        - `key`: that of the run.
+        """
         return key
 
     def in_batches(self, batch_size: int) -> "AbstractProblem":
@@ -32,17 +37,34 @@ class AbstractProblem(eqx.Module):
         return self
 
     def check_length(self, samples: int) -> None:
-        """Refuses a run of more samples than the problem has; by default it has any."""
+        """Refuses a run of more `samples` than the problem has; by default none is."""
         del samples
 
     @abc.abstractmethod
     def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
-        """The training example with this index, a non-negative integer."""
+        """The training example with this index.
+
+        **Arguments:**
+
+        - `stream`: what the method of this name returned for the run.
+        - `index`: a non-negative integer, counted from the start of the run.
+        """
 
     @abc.abstractmethod
     def gradient(self, params: Params, example: Example) -> Params:
-        """The gradient of the loss on one example."""
+        """The gradient of the loss on one example.
+
+        **Arguments:**
+
+        - `params`: the parameters, of the structure and shapes that `init` returns.
+        - `example`: what the method of this name returned for one index.
+        """
 
     @abc.abstractmethod
     def risk(self, params: Params) -> RealScalar:
-        """What a curve records: the excess of the expected loss over its minimum."""
+        """What a curve records: the excess of the expected loss over its minimum.
+
+        **Arguments:**
+
+        - `params`: as of `gradient`.
+        """

@@ -20,8 +20,11 @@ from ._scope import AbstractScope, PerTree
 
 
 class ClipState(NamedTuple):
-    """The state of a clipping transform: the number of updates made so far, and what
-    the policies of adaptive thresholds remember."""
+    """The state of a clipping transform.
+
+    - `step`: the number of updates made so far.
+    - `policies`: what the policies of adaptive thresholds remember.
+    """
 
     step: Int[Array, ""]
     policies: PolicyStates = ()
@@ -31,7 +34,8 @@ class ClipTransformation(optax.GradientTransformationExtraArgs):
     """An optax transform that can also tell what it saw and did.
 
     What [`jaxclip.as_transform`][] returns: `init` and `update` are those of any
-    transform, and `examine` is for [`jaxclip.monitor`][].
+    transform, `clip` and `scope` what it was made of, and `examine` is for
+    [`jaxclip.monitor`][].
     """
 
     clip: Rules

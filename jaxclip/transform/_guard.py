@@ -11,8 +11,11 @@ from .._checks import is_traced
 
 
 class GuardState(NamedTuple):
-    """The state of a guard: that of what it guards, and how many updates were not
-    finite."""
+    """The state of a guard.
+
+    - `inner`: the state of the wrapped transform.
+    - `nonfinite`: how many updates held a NaN or an infinity so far.
+    """
 
     inner: PyTree[Array]
     nonfinite: Int[Array, ""]

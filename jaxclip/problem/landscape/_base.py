@@ -32,11 +32,21 @@ class AbstractLandscape(AbstractProblem):
 
     @abc.abstractmethod
     def loss(self, params: Params) -> RealScalar:
-        """The function $f$."""
+        """The function $f$.
+
+        **Arguments:**
+
+        - `params`: the parameters, of the structure and shapes of `start`.
+        """
 
     @abc.abstractmethod
     def slope(self, params: Params) -> Params:
-        r"""The gradient $\nabla f$, without noise."""
+        r"""The gradient $\nabla f$, without noise.
+
+        **Arguments:**
+
+        - `params`: as of `loss`.
+        """
 
     def init(self) -> Params:
         return self.start

@@ -18,7 +18,13 @@ class AbstractLinear(AbstractProblem):
 
     @abc.abstractmethod
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
-        """The derivative of the loss in the prediction."""
+        """The derivative of the loss in the prediction.
+
+        **Arguments:**
+
+        - `prediction`: the product of the features and the parameters.
+        - `target`: the second part of an example.
+        """
 
     def gradient(self, params: Params, example: Example) -> Params:
         features, target = example

@@ -31,11 +31,22 @@ class AbstractLoss(eqx.Module):
 
     @abc.abstractmethod
     def value(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
-        r"""$\ell(p, y)$."""
+        r"""$\ell(p, y)$.
+
+        **Arguments:**
+
+        - `prediction`: $p$.
+        - `target`: $y$.
+        """
 
     @abc.abstractmethod
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
-        r"""$\partial \ell / \partial p$."""
+        r"""$\partial \ell / \partial p$.
+
+        **Arguments:**
+
+        - `prediction`, `target`: as of `value`.
+        """
 
     def smoothed(self, width: float) -> "AbstractLoss":
         """A loss with a continuous slope that is nowhere further off than `width`.

@@ -18,7 +18,11 @@ from ._tree import plus
 
 
 class CenteredClipState(NamedTuple):
-    """The last aggregate, and the state of the clip, a [`jaxclip.ClipState`][]."""
+    """The state of `centered_clip`.
+
+    - `center`: the last aggregate.
+    - `inner`: the state of the clip, a [`jaxclip.ClipState`][].
+    """
 
     center: optax.Updates
     inner: Any

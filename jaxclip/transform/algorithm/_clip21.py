@@ -14,8 +14,11 @@ from ._tree import plus
 
 
 class Clip21State(NamedTuple):
-    """What each worker has sent so far, with a leading axis of workers; and the state
-    of the clip, which they share."""
+    """The state of `clip21`.
+
+    - `sent`: what each worker has sent so far, with a leading axis of workers.
+    - `inner`: the state of the clip, which they share.
+    """
 
     sent: optax.Updates
     inner: Any

@@ -11,7 +11,11 @@ from ._tree import plus
 
 
 class ErrorFeedbackState(NamedTuple):
-    """What was cut off so far, and the state of the clip."""
+    """The state of `error_feedback`.
+
+    - `error`: what was cut off so far, of the structure of the gradient.
+    - `inner`: the state of the clip.
+    """
 
     error: optax.Updates
     inner: PyTree[Array]

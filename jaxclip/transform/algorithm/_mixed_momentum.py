@@ -16,7 +16,11 @@ from ._tree import mean_of
 
 
 class MixedMomentumState(NamedTuple):
-    """The momentum, and the states of the two clips."""
+    """The state of `mixed_momentum`.
+
+    - `momentum`: the mean of the gradients, of their structure.
+    - `clips`: the states of the two clips, of the momentum and of the gradient.
+    """
 
     momentum: optax.Updates
     clips: tuple[PyTree[Array], ...]

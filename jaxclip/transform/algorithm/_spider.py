@@ -26,7 +26,7 @@ class AbstractSpiderVariant(eqx.Module):
 
     @abc.abstractmethod
     def anchors(self, step: Step) -> Bool[Array, ""]:
-        """Whether the estimator is renewed at this step; it must be at step 0."""
+        """Whether the estimator is renewed at this `step`; it must be at step 0."""
 
     @abc.abstractmethod
     def clip(

@@ -17,8 +17,8 @@ from ._known_clips import need_no_clip
 class AbstractInjection(eqx.Module):
     r"""A noise $\eta$ that is drawn afresh at every step, and where it enters a loss.
 
-    A [`jaxclip.Interpolation`][] holds one. Each method is handed a
-    [`jaxclip.inject.Fit`][], the model and the data without any noise. A new noise is
+    A [`jaxclip.Interpolation`][] holds one. Each method is handed `fit`, a
+    [`jaxclip.inject.Fit`][]: the model and the data without any noise. A new noise is
     one class, with the four abstract methods; for noise that enters the residuals take
     [`jaxclip.inject.AbstractResidualInjection`][], which asks for two, and knows what a
     clip does.
@@ -44,19 +44,22 @@ class AbstractInjection(eqx.Module):
 
     @abc.abstractmethod
     def shape(self, fit: Fit) -> tuple[int, ...]:
-        r"""The shape of the noise $\eta$ of one step."""
+        r"""The shape of the noise $\eta$ of one step, which may depend on the model and
+        the data of `fit`."""
 
     @abc.abstractmethod
     def variance(self, fit: Fit) -> Float[Array, ""]:
-        r"""The variance $\sigma^2$ of each entry of the noise."""
+        r"""The variance $\sigma^2$ of each entry of the noise, in its squared unit; it may
+        depend on the model and the data of `fit`."""
 
     @abc.abstractmethod
     def draw(self, fit: Fit, key: Key) -> Float[Array, "..."]:
-        r"""The noise $\eta$ of one step."""
+        r"""The noise $\eta$ of one step, of the shape `shape(fit)`, drawn with `key`."""
 
     @abc.abstractmethod
     def loss(self, fit: Fit, params: Params, noise: Float[Array, "..."]) -> RealScalar:
-        r"""The loss $\hat L(w, \eta)$ that a step of this noise descends."""
+        r"""The loss $\hat L(w, \eta)$ that a step of this noise descends, of the model and
+        the data of `fit` at the parameters `params` with the noise `noise`."""
 
     def check(self, fit: Fit) -> None:
         """Refuses, by a `ValueError`, a model and data that the noise does not fit. It
