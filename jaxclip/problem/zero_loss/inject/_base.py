@@ -49,17 +49,18 @@ class AbstractInjection(eqx.Module):
 
     @abc.abstractmethod
     def variance(self, fit: Fit) -> Float[Array, ""]:
-        r"""The variance $\sigma^2$ of each entry of the noise, in its squared unit; it may
-        depend on the model and the data of `fit`."""
+        r"""The variance $\sigma^2$ of each entry of the noise, in its squared unit; it
+        may depend on the model and the data of `fit`."""
 
     @abc.abstractmethod
     def draw(self, fit: Fit, key: Key) -> Float[Array, "..."]:
-        r"""The noise $\eta$ of one step, of the shape `shape(fit)`, drawn with `key`."""
+        r"""The noise $\eta$ of one step, drawn with `key`, of the shape that `shape`
+        gives for `fit`."""
 
     @abc.abstractmethod
     def loss(self, fit: Fit, params: Params, noise: Float[Array, "..."]) -> RealScalar:
-        r"""The loss $\hat L(w, \eta)$ that a step of this noise descends, of the model and
-        the data of `fit` at the parameters `params` with the noise `noise`."""
+        r"""The loss $\hat L(w, \eta)$ that a step of this noise descends, of the model
+        and the data of `fit` at the parameters `params` with the noise `noise`."""
 
     def check(self, fit: Fit) -> None:
         """Refuses, by a `ValueError`, a model and data that the noise does not fit. It
