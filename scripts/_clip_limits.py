@@ -42,7 +42,7 @@ def limits(report: Report) -> list[Claim]:
     claims, figure = [], plt.figure(figsize=(7, 4.5), layout="constrained")
     ax = figure.add_subplot()
     for name, noise, clip, color in cases:
-        problem = jc.LeastSquares(spectrum, noise, start)
+        problem = jc.LinearModel(spectrum, noise, start)
         sgd = _runs(problem, clip, lr, at, keys)
         ode = jc.solve(problem, clip, lr, steps=at)
         sde = _diffusion(report, problem, clip, lr, at, runs)
@@ -54,13 +54,13 @@ def limits(report: Report) -> list[Claim]:
         sgd.plot(ax, color=color, label=f"{name}: SGD, 80% band")
         sde.plot(ax, color=color, ls=":", label="its SDE")
         ode.plot(ax, color="black", ls="--", lw=1, label="its ODE")
-    problem = jc.LeastSquares(spectrum, jc.Gaussian(0.5), start)
+    problem = jc.LinearModel(spectrum, jc.Gaussian(0.5), start)
     plain = jc.solve(problem, jc.Identity(), lr, steps=at)
     plain.plot(ax, color=ORANGE, ls="--", label="Gaussian noise, unclipped: ODE")
     ax.set(title="One step size, two noises", xscale="linear")
     ax.legend(fontsize=8)
     report.finish(figure, "limits")
-    problem = jc.LeastSquares(spectrum, jc.Cauchy(0.5), start)
+    problem = jc.LinearModel(spectrum, jc.Cauchy(0.5), start)
     # A clip that never acts, of the type that is compiled already.
     wild = np.asarray(_runs(problem, jc.HardClip(1e300), lr, at, keys).risk)
     worse = np.mean(np.max(wild, axis=1) > 10 * wild[:, 0])
@@ -104,7 +104,7 @@ def single_runs(report: Report) -> list[Claim]:
     sizes = np.array([100, 400, 1600])
     clip_at, runs, distances = 0.7, 64, []
     for dim in sizes:
-        problem = jc.LeastSquares(
+        problem = jc.LinearModel(
             jc.Spectrum.isotropic(int(dim)), jc.Cauchy(0.5), jnp.ones(1)
         )
         clip, lr = jc.HardClip(clip_at * dim**0.5), 0.5 / dim
@@ -137,7 +137,7 @@ def stability(report: Report) -> list[Claim]:
     del report
     dim = 200
     start = jnp.array([2**0.5])
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(dim), jc.Gaussian(1.0), start)
+    problem = jc.LinearModel(jc.Spectrum.isotropic(dim), jc.Gaussian(1.0), start)
     at = jnp.array([0.0, 100.0 * dim])
     claims = []
     for rate in (0.5, 1.5):

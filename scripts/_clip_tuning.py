@@ -34,7 +34,7 @@ def bound_of_schedules(variance: float) -> float:
 
 def log_risk(noise: Any, setting: Any) -> Any:
     """The logarithm of the final risk at a rate and, where there is one, a clip."""
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(DIM), noise, jnp.ones(1))
+    problem = jc.LinearModel(jc.Spectrum.isotropic(DIM), noise, jnp.ones(1))
     clip = jc.HardClip(setting["c"]) if "c" in setting else jc.Identity()
     ends = jnp.array([0.0, HORIZON * DIM])
     curve = jc.solve(problem, clip, setting["lr"], steps=ends)
@@ -91,7 +91,7 @@ def no_schedule(report: Report) -> list[Claim]:
     clip = jc.HardClip(threshold * DIM**0.5)
     clipped = float(jnp.exp(log_risk(noise, {"c": clip.threshold, "lr": rate / DIM})))
     dim, runs = 1000, 64 if report.quick else 400
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(dim), noise, jnp.ones(1))
+    problem = jc.LinearModel(jc.Spectrum.isotropic(dim), noise, jnp.ones(1))
 
     def run(key):
         clip, steps = jc.HardClip(threshold * dim**0.5), HORIZON * dim
@@ -156,7 +156,7 @@ def greedy_anisotropic(report: Report) -> list[Claim]:
     spectrum = jc.Spectrum.power_law(dim, 1.0)
     trace = float(spectrum.trace)
     noise, start = jc.StudentT(3.0, 1.0), jnp.full(dim, trace**-0.5)
-    problem = jc.LeastSquares(spectrum, noise, start)
+    problem = jc.LinearModel(spectrum, noise, start)
 
     def loss(setting):
         clip, ends = jc.HardClip(setting["c"]), jnp.array([0.0, steps])

@@ -82,7 +82,7 @@ def network(params, x):
 
 
 SPECTRUM = jc.Spectrum.power_law(DIM, 0.5)
-SIMPLE = jc.LeastSquares(SPECTRUM, jc.Gaussian(1.0), jnp.full(DIM, 0.1))
+SIMPLE = jc.LinearModel(SPECTRUM, jc.Gaussian(1.0), jnp.full(DIM, 0.1))
 
 
 def final_risk(lr, threshold, key):
@@ -112,7 +112,7 @@ def simulate(i: int, **settings: Any) -> Any:
 
 def heavy(i: int) -> Any:
     noise = jc.StudentT(3.0, 1.0 + i)
-    problem = jc.LeastSquares(SPECTRUM, noise, jnp.full(DIM, 0.1))
+    problem = jc.LinearModel(SPECTRUM, noise, jnp.full(DIM, 0.1))
     clip = jc.HardClip(3.0 + i)
     return jc.simulate(problem, clip, rate(i), steps=100, every=50, key=jr.key(i))
 

@@ -40,10 +40,10 @@ def spectra(dim: int) -> dict[str, np.ndarray]:
     return {name: lam / lam.mean() for name, lam in families.items()}
 
 
-def problem_of(lam: np.ndarray) -> jc.LeastSquares:
+def problem_of(lam: np.ndarray) -> jc.LinearModel:
     dim = len(lam)
     start = jnp.full(dim, dim**-0.5)
-    return jc.LeastSquares(jc.Spectrum(lam), jc.Gaussian(1.0), start)
+    return jc.LinearModel(jc.Spectrum(lam), jc.Gaussian(1.0), start)
 
 
 def solution(ode: jc.RiskODE, steps: np.ndarray) -> Any:
@@ -102,7 +102,7 @@ def compare(name: str, lam: np.ndarray, bench: Bench) -> None:
     solve = solution(jc.RiskODE(), steps)
     fast, risk = timed(solve, few, *settings)
     line = f"{name:<17}{dim:>9,} {compression:>9.3f} {1e3 * fast:>9.1f}"
-    every = jc.CompressedLeastSquares(problem.modes, problem.noise, jnp.zeros(()))
+    every = jc.CompressedLinearModel(problem.modes, problem.noise, jnp.zeros(()))
     seconds, exact = timed(solve, every, *settings, runs=1)
     error = float(jnp.max(jnp.abs(risk / exact - 1)))
     assert error < 1e-6, (name, error)
@@ -135,7 +135,7 @@ def largest(dim: int, bench: Bench) -> None:
     few = problem.compress()
     compression = time.perf_counter() - start
     fast, risk = timed(solution(jc.RiskODE(), steps), few, *settings)
-    every = jc.CompressedLeastSquares(problem.modes, problem.noise, jnp.zeros(()))
+    every = jc.CompressedLinearModel(problem.modes, problem.noise, jnp.zeros(()))
     tsit = solution(jc.RiskODE(diffrax.Tsit5(), rtol=1e-8), steps)
     full, exact = timed(tsit, every, *settings, runs=1)
     error = float(jnp.max(jnp.abs(risk / exact - 1)))
@@ -179,7 +179,7 @@ def gradient(dim: int, bench: Bench) -> None:
 def schedules(bench: Bench) -> None:
     """What it costs to look at every step of a schedule: against the same cosine as a
     piecewise linear schedule, of which only the knots are looked at."""
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(100), jc.Gaussian(1.0), np.ones(1))
+    problem = jc.LinearModel(jc.Spectrum.isotropic(100), jc.Gaussian(1.0), np.ones(1))
     clip, rate = jc.HardClip(10.0), 0.004
     print("\nevery step of a cosine, in solutions with 60 knots on it in its place")
     for end in (1_000, 10_000, 100_000):
@@ -216,7 +216,7 @@ def verbs(bench: Bench) -> None:
     """The first eager call of each verb, which compiles, and the second."""
     noise = jc.Gaussian(1.0) if bench.quick else jc.StudentT(3.0, 1.0)
     spectrum = jc.Spectrum.power_law(50, 0.5)
-    problem = jc.LeastSquares(spectrum, noise, np.full(50, 0.1))
+    problem = jc.LinearModel(spectrum, noise, np.full(50, 0.1))
     clip, lr, steps = jc.HardClip(4.0), 0.01, np.array([0.0, 1000.0])
     calls = {
         "solve": lambda: jc.solve(problem, clip, lr, steps=steps),

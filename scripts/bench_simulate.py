@@ -79,7 +79,7 @@ def with_optax(dim: int, steps: int) -> Callable[[Array, Array, Array], Array]:
 def ours(dim: int, steps: int, engine: Any) -> Callable[[Array, Array, Array], Array]:
     """The same through jaxclip."""
     spectrum = jc.Spectrum.isotropic(dim)
-    problem = jc.LeastSquares(spectrum, jc.Gaussian(1.0), jnp.ones(1))
+    problem = jc.LinearModel(spectrum, jc.Gaussian(1.0), jnp.ones(1))
 
     def run(lr, threshold, key):
         clip = jc.HardClip(threshold)
@@ -191,7 +191,7 @@ def lumped(bench: Bench) -> None:
 
 def lumped_risk(spectrum: jc.Spectrum, steps: int) -> Callable[[Array, Array], Array]:
     """The final risk of one run of the lumped engine, from learning rate and key."""
-    problem = jc.LeastSquares(
+    problem = jc.LinearModel(
         spectrum, jc.Gaussian(1.0), jnp.ones_like(spectrum.eigenvalues)
     )
     clip = jc.HardClip(spectrum.feature_norm)

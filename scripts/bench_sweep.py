@@ -41,7 +41,7 @@ def case(quick: bool) -> tuple[Callable[..., Any], dict[str, Any]]:
     steps in 1,000 dimensions."""
     dim, side, seeds, steps = (20, 8, 2, 100) if quick else (1000, 64, 16, 10_000)
     spectrum = jc.Spectrum.isotropic(dim)
-    problem = jc.LeastSquares(spectrum, jc.Gaussian(1.0), jnp.ones(1))
+    problem = jc.LinearModel(spectrum, jc.Gaussian(1.0), jnp.ones(1))
 
     def final(lr, threshold, key):
         clip, engine = jc.HardClip(threshold), jc.Blocked(settings=side**2)

@@ -50,7 +50,7 @@ def schedule(report: Report) -> list[Claim]:
     spectrum = jc.Spectrum.power_law(500, 1 / 6)
     dimension = float(spectrum.intrinsic_dimension)
     start, lr = jnp.full(500, 500**-0.5), 0.4 / dimension
-    problem = jc.LeastSquares(spectrum, jc.SparseSign(0.8, 0.2), start)
+    problem = jc.LinearModel(spectrum, jc.SparseSign(0.8, 0.2), start)
     at = np.arange(0, 15 * dimension, 50)
     steps = int(at[-1])
     clip, rate = jc.max_ccc(problem, lr, steps=steps)
@@ -100,7 +100,7 @@ def early_harm(report: Report) -> list[Claim]:
     """The heuristic has no guarantee: with Laplace noise and a multiple of .7 it starts
     worse than no clipping with the same descent."""
     dim = 200
-    problem = jc.LeastSquares(
+    problem = jc.LinearModel(
         jc.Spectrum.isotropic(dim), jc.Laplace(1.0), jnp.array([2**0.5])
     )
     at, lr = np.linspace(0, 20 * dim, 201), 0.5 / dim
@@ -128,7 +128,7 @@ def early_harm(report: Report) -> list[Claim]:
 def score_rule(report: Report) -> list[Claim]:
     """SGD with the best rule of all."""
     dim, noise = 200, jc.Laplace(1.0)
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(dim), noise, jnp.ones(1))
+    problem = jc.LinearModel(jc.Spectrum.isotropic(dim), noise, jnp.ones(1))
     at = np.arange(0, 8 * dim + 1, 100)
     clip, lr = jc.score(problem, 0.3 / dim, steps=int(at[-1]))
     ode = jc.solve(problem, clip, lr, steps=at)
@@ -171,9 +171,9 @@ def real_data(report: Report) -> list[Claim]:
         optimum = jc.Regression(features, y).optimum
         start = optimum + spread * jr.normal(jr.key(report.seed + 1), (count,))
         rows = jc.Regression(features, y, start=start, replacement=False)
-        empirical = jc.LeastSquares.from_regression(rows)
+        empirical = jc.LinearModel.from_regression(rows)
         std = float(jnp.std(rows.residuals))
-        gaussian = jc.LeastSquares(
+        gaussian = jc.LinearModel(
             empirical.spectrum, jc.Gaussian(std), empirical.error0
         )
         dimension = float(empirical.spectrum.intrinsic_dimension)

@@ -60,7 +60,7 @@ def test_the_curves_are_those_of_the_risk_ode(prediction, decays, threshold):
     reference = Reference.of(X, y)
     residuals = y - X @ reference.solution
     start = np.sqrt(2 * prediction.start / prediction.eigenvalues)
-    problem = jc.LeastSquares(
+    problem = jc.LinearModel(
         jc.Spectrum(prediction.eigenvalues),
         jc.Empirical(jnp.asarray(residuals - residuals.mean()), 128),
         jnp.asarray(start),

@@ -122,7 +122,7 @@ def landscape(i):
 
 def linear(i):
     spectrum = jc.Spectrum(np.array([1.0, 0.5 / (1 + i)]), np.array([2, 1]))
-    return jc.LeastSquares(spectrum, jc.Gaussian(1.0 + i), jnp.full(2, 0.1))
+    return jc.LinearModel(spectrum, jc.Gaussian(1.0 + i), jnp.full(2, 0.1))
 
 
 def knots(i, scale):

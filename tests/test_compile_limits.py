@@ -55,9 +55,9 @@ IDENTITY = jc.Identity()
 _KNOTS = jnp.array([0.0, 60.0])
 
 
-def _problem(i: int) -> jc.LeastSquares:
+def _problem(i: int) -> jc.LinearModel:
     spectrum = jc.Spectrum.power_law(6, 0.5)
-    return jc.LeastSquares(spectrum, jc.Laplace(1.0 + i), np.full(6, 0.1 + i))
+    return jc.LinearModel(spectrum, jc.Laplace(1.0 + i), np.full(6, 0.1 + i))
 
 
 def _linear(w, x):

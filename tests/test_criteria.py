@@ -328,7 +328,7 @@ def make_problem(noise, *, dim=30, exponent=0.0, excess=0.5):
     """Every eigenvalue by itself, so that every spectrum runs the same program."""
     spectrum = jc.Spectrum(np.arange(1, dim + 1) ** -exponent)
     error0 = np.full(dim, np.sqrt(2 * excess / float(spectrum.trace)))
-    return jc.LeastSquares(spectrum, noise, error0)
+    return jc.LinearModel(spectrum, noise, error0)
 
 
 SCHEDULED = 3000
@@ -570,7 +570,7 @@ def mean_map(eigenvalues, multiplicity, lr):
 )
 def test_stable_lr_of_gaussian_features(eigenvalues, multiplicity):
     spectrum = jc.Spectrum(eigenvalues, multiplicity)
-    problem = jc.LeastSquares(spectrum, LAPLACE, np.ones(len(eigenvalues)))
+    problem = jc.LinearModel(spectrum, LAPLACE, np.ones(len(eigenvalues)))
     lr = float(jc.stable_lr(problem))
     for factor, stable in [(1 - 1e-6, True), (1 + 1e-6, False)]:
         step = mean_map(np.array(eigenvalues), np.array(multiplicity), factor * lr)
@@ -580,7 +580,7 @@ def test_stable_lr_of_gaussian_features(eigenvalues, multiplicity):
 
 
 def test_stable_lr_in_high_dimension():
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(10**5), LAPLACE, jnp.ones(1))
+    problem = jc.LinearModel(jc.Spectrum.isotropic(10**5), LAPLACE, jnp.ones(1))
     np.testing.assert_allclose(jc.stable_lr(problem), 2e-5, rtol=3e-5)
 
 
@@ -612,7 +612,7 @@ def test_stable_lr_of_rows_against_all_eigenvalues(df):
 def test_stable_lr_of_gaussian_rows_is_that_of_gaussian_features():
     rows = np.random.default_rng(6).normal(size=(100_000, 4)) * [1.0, 0.7, 0.5, 0.3]
     regression = jc.Regression(rows, rows[:, 0])
-    problem = jc.LeastSquares(
+    problem = jc.LinearModel(
         jc.Spectrum.from_covariance(regression.covariance), LAPLACE, np.ones(4)
     )
     # Fourth moments of 1e5 rows are known to about a percent.
@@ -628,7 +628,7 @@ def test_heavy_rows_are_stable_only_at_smaller_rates():
         rng.normal(size=(2000, 5)) * np.where(np.arange(2000) % 50, 1.0, 10.0)[:, None]
     )
     regression = jc.Regression(rows, rng.normal(size=2000))
-    gaussian = jc.stable_lr(jc.LeastSquares.from_regression(regression))
+    gaussian = jc.stable_lr(jc.LinearModel.from_regression(regression))
     assert jc.stable_lr(regression) < 0.2 * gaussian
 
 
@@ -664,13 +664,13 @@ def test_heavy_rows_are_stable_only_at_smaller_rates():
         (lambda p: jc.heuristic(p, 0.1, 1.0, steps=0), "`steps` must be at least"),
         (
             lambda p: jc.max_ccc(
-                jc.LeastSquares(p.spectrum, jc.Gaussian(0.0), 0 * p.error0),
+                jc.LinearModel(p.spectrum, jc.Gaussian(0.0), 0 * p.error0),
                 0.1,
                 steps=9,
             ),
             "`problem.error0` must be positive",
         ),
-        (lambda p: jc.stable_lr("rows"), "must be a `LeastSquares`, or a `Regression`"),
+        (lambda p: jc.stable_lr("rows"), "must be a `LinearModel`, or a `Regression`"),
     ],
 )
 @pytest.mark.usefixtures("without_type_checks")
@@ -687,5 +687,5 @@ def test_rows_are_refused_with_the_way_out(verb):
         "heuristic": (0.1, 1.0),
     }.get(verb, (0.1,))
     steps = jnp.arange(3.0) if verb == "ceiling" else 3
-    with pytest.raises(ValueError, match=r"`LeastSquares\.from_data\(X, y\)`"):
+    with pytest.raises(ValueError, match=r"`LinearModel\.from_data\(X, y\)`"):
         getattr(jc, verb)(rows, *arguments, steps=steps)

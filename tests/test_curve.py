@@ -79,7 +79,7 @@ class Half(eqx.Module):
 
 
 def test_runs_as_labelled_arrays():
-    problem = jc.LeastSquares(jc.Spectrum([2.0, 0.5]), jc.Gaussian(1.0), [1.0, 1.0])
+    problem = jc.LinearModel(jc.Spectrum([2.0, 0.5]), jc.Gaussian(1.0), [1.0, 1.0])
 
     rule = jc.HardClip(1.0)
 

@@ -35,11 +35,11 @@ SET_B = (
 )
 
 
-def _scaled(setting, noise, c, eta=0.5) -> tuple[jc.LeastSquares, jc.AbstractClip, Any]:
+def _scaled(setting, noise, c, eta=0.5) -> tuple[jc.LinearModel, jc.AbstractClip, Any]:
     """The problem, the clip and the rate: lr = eta / N and C = c sqrt(Tr K)."""
     spectrum, error0 = setting
     clip = jc.Identity() if np.isinf(c) else jc.HardClip(c * spectrum.feature_norm)
-    problem = jc.LeastSquares(spectrum, NOISES[noise], error0)
+    problem = jc.LinearModel(spectrum, NOISES[noise], error0)
     return problem, clip, eta / spectrum.intrinsic_dimension
 
 
@@ -130,7 +130,7 @@ def _hard_gaussian_moments(excess, std, c):
 def test_schedules_against_scipy():
     """Rate and threshold change with the step; the moments are a closed form."""
     lam, d, error0 = np.array([1.0, 0.2]), np.array([3, 7]), np.array([1.0, 2.0])
-    problem = jc.LeastSquares(jc.Spectrum(lam, d), jc.Gaussian(0.6), error0)
+    problem = jc.LinearModel(jc.Spectrum(lam, d), jc.Gaussian(0.6), error0)
     norm = np.sqrt(lam @ d)
 
     def field(k, v):
@@ -244,7 +244,7 @@ def _mean_without_a_clip(problem, lr, steps, dt):
 
 def test_the_frozen_scheme_has_its_own_mean_and_weak_order_one():
     spectrum = jc.Spectrum([1.0, 0.3], [2, 3])
-    problem = jc.LeastSquares(spectrum, jc.Gaussian(0.5), [2.0, 1.0])
+    problem = jc.LinearModel(spectrum, jc.Gaussian(0.5), [2.0, 1.0])
     lr, steps = 0.25, 12
     for dt in [4.0, 1.0]:
 
@@ -270,7 +270,7 @@ def test_the_frozen_scheme_has_its_own_mean_and_weak_order_one():
 
 def test_the_fixed_step_scheme_and_diffrax_agree_in_law():
     spectrum = jc.Spectrum([1.0, 0.3], [2, 1])
-    problem = jc.LeastSquares(spectrum, jc.Gaussian(0.5), [2.0, 1.0])
+    problem = jc.LinearModel(spectrum, jc.Gaussian(0.5), [2.0, 1.0])
     clip, lr = jc.HardClip(0.8), 0.1
 
     def risks(limit, keys):
@@ -355,7 +355,7 @@ def test_vmap_is_a_loop():
 def _final(settings, adjoint=None):
     """The logarithm of a final risk, of everything that is a number."""
     eigenvalues = jnp.exp(settings["log_eigenvalues"])
-    problem = jc.LeastSquares(
+    problem = jc.LinearModel(
         jc.Spectrum(eigenvalues, np.array([3, 5])),
         jc.Contaminated(*settings["noise"]),
         settings["error0"],
@@ -404,7 +404,7 @@ def test_forward_mode_is_reverse_mode(adjoint):
 
 @pytest.mark.slow
 def test_gradient_of_the_sde_is_that_of_its_path():
-    problem = jc.LeastSquares(jc.Spectrum([1.0, 0.2]), jc.Gaussian(0.5), [1.0, 2.0])
+    problem = jc.LinearModel(jc.Spectrum([1.0, 0.2]), jc.Gaussian(0.5), [1.0, 2.0])
 
     def final(x):
         clip, limit = jc.HardClip(x[0]), jc.HomogenizedSDE(dt=2.0)
@@ -443,7 +443,7 @@ def test_divergence_is_infinite_risk():
         np.testing.assert_array_equal(np.isinf(curve.risk), [False, False, True])
 
 
-_PROBLEM = jc.LeastSquares(jc.Spectrum([1.0, 0.2]), jc.Gaussian(0.5), [1.0, 2.0])
+_PROBLEM = jc.LinearModel(jc.Spectrum([1.0, 0.2]), jc.Gaussian(0.5), [1.0, 2.0])
 _ROWS = jc.Regression(np.eye(3)[:, :2], np.ones(3))
 
 
@@ -476,11 +476,11 @@ def _call(limit: Any = None, **changes: Any):
         ({"limit": jc.RiskODE}, r"`limit` must be one such as `RiskODE\(\)`"),
         (
             {"problem": _ROWS},
-            "`RiskODE` needs a `LeastSquares`.*Got a Regression.*from",
+            "`RiskODE` needs a `LinearModel`.*Got a Regression.*from",
         ),
         (
             {"problem": _ROWS, "limit": jc.HomogenizedSDE(), "key": KEY},
-            "`HomogenizedSDE` needs a `LeastSquares`",
+            "`HomogenizedSDE` needs a `LinearModel`",
         ),
         (
             {"limit": jc.HomogenizedSDE()},

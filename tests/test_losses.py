@@ -43,9 +43,9 @@ def _targets(loss) -> np.ndarray:
 
 
 SYNTHETIC: dict[str, Any] = {
-    "squared": jc.LeastSquares(SPECTRUM, NOISE, ERROR0),
-    "huber": jc.Huber(SPECTRUM, NOISE, ERROR0, 0.6),
-    "pinball": jc.Pinball(SPECTRUM, NOISE, ERROR0, 0.3),
+    "squared": jc.LinearModel(SPECTRUM, NOISE, ERROR0),
+    "huber": jc.LinearModel(SPECTRUM, NOISE, ERROR0, jc.HuberLoss(0.6)),
+    "pinball": jc.LinearModel(SPECTRUM, NOISE, ERROR0, jc.PinballLoss(0.3)),
     "logistic": jc.Logistic(SPECTRUM, [1.0, 0.0, 3.0], [-0.5, 0.7, 0.0]),
 }
 ROWS: dict[str, Any] = {
@@ -120,8 +120,11 @@ def test_the_logistic_loss_far_out():
     [
         (lambda: jc.HuberLoss(0.0), "`threshold` must be positive"),
         (lambda: jc.PinballLoss(1.0), r"`level` must be the level.*Got 1\.0"),
-        (lambda: jc.Pinball(SPECTRUM, NOISE, ERROR0, -0.1), "`level` must be"),
-        (lambda: jc.Huber(SPECTRUM, NOISE, [1.0], 1.0), r"`error0` must have one"),
+        (lambda: jc.PinballLoss(-0.1), "`level` must be"),
+        (
+            lambda: jc.LinearModel(SPECTRUM, NOISE, [1.0], jc.HuberLoss(1.0)),
+            r"`error0` must have one",
+        ),
         (lambda: jc.Logistic(SPECTRUM, [1.0, -1.0, 1.0]), "`optimum` must be norms"),
         (lambda: jc.Logistic(SPECTRUM, ERROR0, [1.0]), "`start` must have one"),
         (
@@ -142,10 +145,10 @@ def test_the_logistic_loss_far_out():
             "`loss` must be known before tracing",
         ),
         (
-            lambda: jc.LeastSquares.from_regression(ROWS["huber"]),
+            lambda: jc.LinearModel.from_regression(ROWS["huber"]),
             "`regression` must have the squared loss.*Got a HuberLoss",
         ),
-        (lambda: jc.stable_lr(ROWS["huber"]), "`Regression` with the squared loss"),
+        (lambda: jc.stable_lr(ROWS["huber"]), "with the squared loss"),
     ],
 )
 def test_misuse(make, message):
@@ -419,7 +422,7 @@ def test_noise_adds_to_the_risk_what_theory_says():
     r"""Without clipping the mean of $v_j = \|z_j\|^2 / 2$ is known in any dimension:
     section 1.5 of docs/theory.md, with $\gamma^2 \sigma^2 d_j / 2$ for the noise."""
     lr, std, steps = 0.1, 0.8, 12
-    problem = jc.LeastSquares(SPECTRUM, jc.Laplace(0.5), ERROR0)
+    problem = jc.LinearModel(SPECTRUM, jc.Laplace(0.5), ERROR0)
 
     @jax.jit
     @jax.vmap
@@ -475,7 +478,7 @@ def test_misuse_of_noise(call, message):
 def test_the_noise_of_privacy_knows_nothing_of_the_samples(engine):
     """Drawn from a sample's own key it would be its features, bit by bit."""
     dim, steps = 4000, 3
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(dim), jc.Gaussian(1.0), [1.0])
+    problem = jc.LinearModel(jc.Spectrum.isotropic(dim), jc.Gaussian(1.0), [1.0])
     key = jr.key(3)
     curve = jc.simulate(
         # A threshold of 0: what is left of a step is its noise.
@@ -491,3 +494,21 @@ def test_the_noise_of_privacy_knows_nothing_of_the_samples(engine):
     beside = rows @ rows.T - np.diag(np.sum(rows**2, axis=1))
     # Standard errors of a correlation; the largest of 55.
     assert np.abs(beside).max() * np.sqrt(dim) < 4.5
+
+
+@pytest.mark.parametrize("loss", [jc.HuberLoss(1.0), jc.PinballLoss(0.5)])
+def test_limits_and_criteria_are_of_the_squared_loss(loss):
+    problem = jc.LinearModel(SPECTRUM, NOISE, ERROR0, loss)
+    message = (
+        "needs a `LinearModel` with the squared loss. Got a (Huber|Pinball)Loss; le"
+    )
+    for use in (
+        lambda: jc.solve(problem, jc.Identity(), 0.1, steps=[0.0, 1.0]),
+        lambda: jc.max_ccc(problem, 0.1, steps=10),
+        lambda: jc.ceiling(problem, 0.1, steps=[0.0, 1.0]),
+        problem.compress,
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+    with pytest.raises(ValueError, match=r"`problem` must be .* with the squared loss"):
+        jc.stable_lr(problem)

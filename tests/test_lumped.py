@@ -234,7 +234,7 @@ def test_triangles_are_factors_of_gram_matrices():
 @pytest.mark.slow
 def test_records_leave_the_run_alone():
     """Randomness belongs to the absolute step, and 65 steps are not one chunk."""
-    problem = jc.LeastSquares(SPECTRUM, jc.Laplace(0.5), ERROR0)
+    problem = jc.LinearModel(SPECTRUM, jc.Laplace(0.5), ERROR0)
     how: Settings = dict(steps=130, key=KEY, engine=jc.Lumped(), batch_size=2)
     how |= dict(scope=_NOISY)
     often, seldom = (
@@ -253,7 +253,7 @@ def test_records_leave_the_run_alone():
 def test_the_program_does_not_depend_on_multiplicities(batch_size):
     def program(multiplicity):
         def run(spectrum, lr):
-            problem = jc.LeastSquares(spectrum, jc.Gaussian(1.0), jnp.ones(2))
+            problem = jc.LinearModel(spectrum, jc.Gaussian(1.0), jnp.ones(2))
             how: Settings = dict(steps=4, every=2, key=KEY, engine=jc.Lumped())
             clip, scope = jc.HardClip(spectrum.feature_norm), _NOISY
             return jc.simulate(
@@ -269,7 +269,7 @@ def test_the_program_does_not_depend_on_multiplicities(batch_size):
 @float32
 def test_small_steps_are_not_lost_to_rounding():
     """In 10^9 dimensions a step moves the error by less than float32 resolves."""
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(10**9), jc.Gaussian(1.0), [1.0])
+    problem = jc.LinearModel(jc.Spectrum.isotropic(10**9), jc.Gaussian(1.0), [1.0])
     spectrum = problem.spectrum
     clip, lr, steps = jc.HardClip(spectrum.feature_norm), 0.5 / spectrum.trace, 2000
 
@@ -289,7 +289,7 @@ def test_small_steps_are_not_lost_to_rounding():
 def test_a_run_follows_the_ode():
     """In 10^4 dimensions to a few times one over their root."""
     spectrum = jc.Spectrum([1.0, 0.3], [4000, 8000])
-    problem = jc.LeastSquares(spectrum, jc.StudentT(3.0, 1.0), [1.0, 1.0])
+    problem = jc.LinearModel(spectrum, jc.StudentT(3.0, 1.0), [1.0, 1.0])
     clip, lr = jc.HardClip(spectrum.feature_norm), 0.7 / spectrum.trace
     how: Settings = dict(steps=8000, every=2000, key=KEY, engine=jc.Lumped())
     run = jax.jit(lambda: jc.simulate(problem, clip, lr, **how).risk)()
@@ -317,7 +317,7 @@ def test_gradient_is_the_finite_difference(problem, batch_size, scope):
         if problem == "logistic":
             its = jc.Logistic(spectrum, jnp.array([1.0, 0.5, 0.3]))
         else:
-            its = jc.LeastSquares(spectrum, jc.StudentT(3.0, std), ERROR0)
+            its = jc.LinearModel(spectrum, jc.StudentT(3.0, std), ERROR0)
         noisy = jc.PerExample(noise_std=std)
         return jc.simulate(
             its,
@@ -343,7 +343,7 @@ def test_gradient_is_the_finite_difference(problem, batch_size, scope):
 @float32
 def test_no_nan():
     """From the optimum, without a step, and where the run diverges."""
-    problem = jc.LeastSquares(jc.Spectrum([1.0, 0.5], [1, 9]), jc.Cauchy(1.0), [0, 0])
+    problem = jc.LinearModel(jc.Spectrum([1.0, 0.5], [1, 9]), jc.Cauchy(1.0), [0, 0])
 
     def final(lr):
         how: Settings = dict(steps=6, every=6, key=KEY, engine=jc.Lumped())
@@ -361,7 +361,7 @@ _ROWS = jc.Regression(np.eye(5)[:, :2], np.arange(5.0))
 
 
 def _least_squares(spectrum):
-    return jc.LeastSquares(spectrum, jc.Gaussian(1.0), 0 * spectrum.eigenvalues)
+    return jc.LinearModel(spectrum, jc.Gaussian(1.0), 0 * spectrum.eigenvalues)
 
 
 @pytest.mark.parametrize(

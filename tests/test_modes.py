@@ -18,11 +18,11 @@ from jaxclip.problem.linear._modes import gauss
 _solve = eqx.filter_jit(jc.solve)
 
 
-def _scaled(lam, noise, start=None) -> jc.LeastSquares:
+def _scaled(lam, noise, start=None) -> jc.LinearModel:
     """Eigenvalues of mean 1, and R = 1/2 at the start."""
     lam = np.asarray(lam, float) / np.mean(lam)
     start = np.full(len(lam), len(lam) ** -0.5) if start is None else start
-    return jc.LeastSquares(jc.Spectrum(lam), noise, jnp.asarray(start))
+    return jc.LinearModel(jc.Spectrum(lam), noise, jnp.asarray(start))
 
 
 def _lognormal(dim) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_compressed_is_full(spectrum, noise):
     dim = len(lam)
     few = problem.compress()
     assert few.modes.eigenvalues.shape == (96,)
-    full = jc.CompressedLeastSquares(problem.modes, problem.noise, jnp.zeros(()))
+    full = jc.CompressedLinearModel(problem.modes, problem.noise, jnp.zeros(()))
     steps = jnp.asarray(dim * np.concatenate([[0.0], np.geomspace(1e-5, 1e3, 25)]))
     # Half of what is stable: the largest eigenvalue may be far above the mean.
     settings = (jc.HardClip(0.7 * dim**0.5), jnp.asarray(0.5 / dim))
@@ -132,7 +132,7 @@ def test_gathered_points_keep_the_moments():
 
 def test_a_spectrum_may_repeat_an_eigenvalue():
     spectrum = jc.Spectrum([2.0, 1.0], [3, 5])
-    problem = jc.LeastSquares(spectrum, jc.Gaussian(1.0), jnp.array([1.0, 0.0]))
+    problem = jc.LinearModel(spectrum, jc.Gaussian(1.0), jnp.array([1.0, 0.0]))
     modes = problem.compress(4).modes
     np.testing.assert_allclose(modes.eigenvalues, [2.0, 1.0, 2.0], rtol=1e-12)
     np.testing.assert_allclose(modes.risk, [1.0, 0.0, 0.0], atol=1e-12)
@@ -285,7 +285,7 @@ def test_single_precision_and_nothing_to_do():
         _solve(problem, jc.HardClip(2.0), 0.02, steps=steps).risk,
         rtol=1e-4 if risk.dtype == jnp.float32 else 1e-7,
     )
-    still = jc.LeastSquares(problem.spectrum, jc.Gaussian(0.0), jnp.zeros(5))
+    still = jc.LinearModel(problem.spectrum, jc.Gaussian(0.0), jnp.zeros(5))
     np.testing.assert_allclose(
         _solve(still, jc.HardClip(2.0), 0.02, steps=steps, limit=ode).risk,
         0.0,

@@ -280,7 +280,7 @@ def test_a_policy_as_a_user_would_write_it():
 
 def test_limits_refuse_them_by_name():
     clip = jc.Adaptive(jc.policy.Percentile())
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(4), jc.Gaussian(1.0), jnp.ones(1))
+    problem = jc.LinearModel(jc.Spectrum.isotropic(4), jc.Gaussian(1.0), jnp.ones(1))
     said = r"`{}` needs a rule.*Adaptive\(Percentile\).*as_transform"
     with pytest.raises(ValueError, match=said.format("solve")):
         jc.solve(problem, clip, 0.1, steps=[0, 1])

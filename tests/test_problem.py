@@ -219,7 +219,7 @@ def test_normals_are_those_of_jax_in_float32():
 
 # Least squares
 
-PROBLEM = jc.LeastSquares(
+PROBLEM = jc.LinearModel(
     jc.Spectrum([0.5, 2.0, 0.1], [2, 1, 2]), jc.Exponential(0.7), [1.0, 0.3, 2.0]
 )
 K = np.diag([0.5, 0.5, 2.0, 0.1, 0.1])
@@ -300,7 +300,7 @@ def test_an_example_is_a_function_of_the_key_and_the_index(examples):
 )
 def test_least_squares_errors(error0, message):
     with pytest.raises(ValueError, match=message):
-        jc.LeastSquares(jc.Spectrum.isotropic(3), jc.Gaussian(1.0), error0)
+        jc.LinearModel(jc.Spectrum.isotropic(3), jc.Gaussian(1.0), error0)
 
 
 # Rows of a table
@@ -430,7 +430,7 @@ def _with(array, value):
         (X, Y, {"start": [0, 0, 0, np.nan]}, "`start` must be a finite vector"),
     ],
 )
-@pytest.mark.parametrize("make", [jc.Regression, jc.LeastSquares.from_data])
+@pytest.mark.parametrize("make", [jc.Regression, jc.LinearModel.from_data])
 def test_table_errors(make, X, y, settings, message):
     with pytest.raises(ValueError, match=message):
         make(X, y, **settings)
@@ -448,7 +448,7 @@ def test_one_pass_has_no_more_samples_than_rows():
 
 
 def test_from_data():
-    problem = jc.LeastSquares.from_data(X, Y, start=START)
+    problem = jc.LinearModel.from_data(X, Y, start=START)
     covariance = X.T @ X / len(X)
     eigenvalues, vectors = np.linalg.eigh(covariance)
     np.testing.assert_allclose(problem.spectrum.eigenvalues, eigenvalues[::-1], 1e-10)
@@ -469,10 +469,10 @@ def test_from_data_keeps_columns_of_any_size():
     z, noise = rng.standard_normal((300, 10)), rng.standard_normal(300)
     for large in (5e3, 1e7):
         sizes = np.append(np.ones(9), large)
-        problem = jc.LeastSquares.from_data(z * sizes, z @ np.ones(10) + noise)
+        problem = jc.LinearModel.from_data(z * sizes, z @ np.ones(10) + noise)
         assert problem.spectrum.dim == 10
         # The risk of a start at 0 does not depend on the columns' units.
-        same = jc.LeastSquares.from_data(z, z @ np.ones(10) + noise)
+        same = jc.LinearModel.from_data(z, z @ np.ones(10) + noise)
         risks = [float(p.risk(p.init())) for p in (problem, same)]
         optimum = np.linalg.lstsq(z, z @ np.ones(10) + noise, rcond=None)[0]
         np.testing.assert_allclose(risks, np.mean((z @ optimum) ** 2) / 2, rtol=1e-5)
@@ -484,21 +484,21 @@ def test_from_data_keeps_columns_of_any_size():
 
 def test_from_data_starts_at_the_risk_on_the_rows():
     rows = jc.Regression(X, Y, start=START)
-    problem = jc.LeastSquares.from_regression(rows)
+    problem = jc.LinearModel.from_regression(rows)
     np.testing.assert_allclose(
         problem.risk(problem.init()), rows.risk(rows.init()), rtol=1e-12
     )
 
 
 def test_from_data_with_random_features():
-    problem = jc.LeastSquares.from_data(X, Y, features=6, key=jr.key(4))
+    problem = jc.LinearModel.from_data(X, Y, features=6, key=jr.key(4))
     features = jc.random_features(X, 6, key=jr.key(4))
-    expected = jc.LeastSquares.from_data(features, Y)
+    expected = jc.LinearModel.from_data(features, Y)
     np.testing.assert_array_equal(problem.error0, expected.error0)
     np.testing.assert_allclose(problem.spectrum.eigenvalues[0], 1, rtol=1e-12)
     for settings in [{"features": 6}, {"key": jr.key(4)}]:
         with pytest.raises(ValueError, match="`features` and `key` go together"):
-            jc.LeastSquares.from_data(X, Y, **settings)
+            jc.LinearModel.from_data(X, Y, **settings)
 
 
 @float32

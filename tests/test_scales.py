@@ -257,7 +257,7 @@ def curves(rule, std, starts):
 
     def one(start):
         error0 = jnp.sqrt(2 * start / len(LAM) / jnp.asarray(LAM, start.dtype))
-        problem = jc.LeastSquares(jc.Spectrum(LAM, DIMS), jc.Gaussian(std), error0)
+        problem = jc.LinearModel(jc.Spectrum(LAM, DIMS), jc.Gaussian(std), error0)
         steps = jnp.asarray(STEPS, start.dtype)
         return jc.solve(problem, rule, 0.02, steps=steps).risk
 

@@ -21,7 +21,7 @@ float32 = pytest.mark.float32
 # Unclipped SGD on one eigenvalue: between two steps the risk is known exactly.
 DIM, STD, RATE = 100, 1.0, 0.004
 IDENTITY = jc.Identity()
-PROBLEM = jc.LeastSquares(jc.Spectrum.isotropic(DIM), jc.Gaussian(STD), np.ones(1))
+PROBLEM = jc.LinearModel(jc.Spectrum.isotropic(DIM), jc.Gaussian(STD), np.ones(1))
 
 
 def exact(rates: np.ndarray, risk: Any = 0.5) -> Any:
@@ -163,7 +163,7 @@ def test_a_threshold_that_jumps_is_the_solution_in_pieces(wide):
     noise, lr, long = jc.Gaussian(0.5), 0.05, jnp.array([0.0, 40.0])
 
     def run(start, threshold, steps=long):
-        problem = jc.LeastSquares(jc.Spectrum(lam, [3, 5]), noise, start)
+        problem = jc.LinearModel(jc.Spectrum(lam, [3, 5]), noise, start)
         clip = jc.HardClip(threshold)
         return jc.solve(problem, clip, lr, steps=steps)
 
@@ -272,7 +272,7 @@ def test_the_sde_reads_every_step(dt):
 @float32
 @pytest.mark.parametrize("noise", [jc.Gaussian(1.0), jc.StudentT(3.0, 1.0)])
 def test_an_unstable_rate_ends_in_infinite_risk_at_once(noise):
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(DIM), noise, np.ones(1))
+    problem = jc.LinearModel(jc.Spectrum.isotropic(DIM), noise, np.ones(1))
     limit = jc.RiskODE(max_steps=6000)  # a tenth of what was spent on it
     how: dict[str, Any] = dict(steps=[0.0, 1.0, 1e7])
     run = eqx.filter_jit(jc.solve)
@@ -284,7 +284,7 @@ def test_an_unstable_rate_ends_in_infinite_risk_at_once(noise):
 
 
 def _final(lr, adjoint=None):
-    problem = jc.LeastSquares(jc.Spectrum([1.0]), jc.Gaussian(0.5), [1.0])
+    problem = jc.LinearModel(jc.Spectrum([1.0]), jc.Gaussian(0.5), [1.0])
     limit = jc.RiskODE(max_steps=256)
     curve = jc.solve(
         problem, IDENTITY, lr, steps=[0.0, 9.0], adjoint=adjoint, limit=limit
@@ -329,7 +329,7 @@ def test_max_ccc_sees_every_jump():
     """The run on its schedule, against scipy on the rule fed back from the risk."""
     schedule, end = _WAVE
     noise = jc.Contaminated(1.0, 10.0, 0.1)
-    problem = jc.LeastSquares(PROBLEM.spectrum, noise, np.ones(1))
+    problem = jc.LinearModel(PROBLEM.spectrum, noise, np.ones(1))
     clip, lr = jc.max_ccc(problem, schedule, steps=end)
     risk = jc.solve(problem, clip, lr, steps=[0.0, end]).risk[-1]
 

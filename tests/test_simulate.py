@@ -29,7 +29,7 @@ float32 = pytest.mark.float32
 # Arguments that several runs share.
 Settings: TypeAlias = dict[str, Any]
 
-PROBLEM = jc.LeastSquares(
+PROBLEM = jc.LinearModel(
     jc.Spectrum([2.0, 0.5, 0.1], [1, 2, 3]), jc.Exponential(0.7), [1.0, 0.3, 2.0]
 )
 KEY = jr.key(11)
@@ -126,7 +126,7 @@ def test_blocked_is_direct_in_any_precision():
 @float32
 def test_the_features_do_not_depend_on_the_precision():
     """Without noise, therefore, nor does the run."""
-    problem = jc.LeastSquares(PROBLEM.spectrum, jc.Gaussian(0.0), PROBLEM.error0)
+    problem = jc.LinearModel(PROBLEM.spectrum, jc.Gaussian(0.0), PROBLEM.error0)
     settings: Settings = dict(steps=20, every=10, key=KEY, batch_size=4)
     risk = _simulate(problem, jc.HardClip(0.8), 0.1, **settings).risk
     # Of the float64 run.
@@ -300,7 +300,7 @@ def test_new_numbers_do_not_compile_again(engine):
         return jc.simulate(problem, clip, lr, steps=4, every=2, key=key, engine=engine)
 
     def problem(eigenvalue, std, error):
-        return jc.LeastSquares(
+        return jc.LinearModel(
             jc.Spectrum([eigenvalue, 0.5], [1, 2]), jc.Laplace(std), [error, 1.0]
         )
 
@@ -354,7 +354,7 @@ def test_gradient_is_the_finite_difference(engine, scope):
 def test_gradient_at_the_optimum_without_noise():
     """All norms are zero, where a careless norm has no derivative."""
     spectrum = jc.Spectrum([1.0, 0.5])
-    problem = jc.LeastSquares(spectrum, jc.Gaussian(0.0), [0.0, 0.0])
+    problem = jc.LinearModel(spectrum, jc.Gaussian(0.0), [0.0, 0.0])
 
     def final(lr):
         how: Settings = dict(steps=1, batch_size=8, key=KEY)
@@ -374,7 +374,7 @@ def test_mean_of_unclipped_runs_is_exact_at_finite_size():
     """E v_j follows a linear recursion in any dimension, section 1.5 of docs/theory.md:
     v <- v (1 - 2 lr lam + 2 lr^2 lam^2) + lr^2 lam d (2R + sigma^2) / 2."""
     lam, dims, lr, variance = np.array([1.0, 0.3]), np.array([2, 3]), 0.2, 0.8**2
-    problem = jc.LeastSquares(jc.Spectrum(lam, dims), jc.Uniform(0.8), [1.5, 2.0])
+    problem = jc.LinearModel(jc.Spectrum(lam, dims), jc.Uniform(0.8), [1.5, 2.0])
 
     def run(key):
         every: Settings = dict(steps=30, every=6, key=key)
@@ -418,7 +418,7 @@ def test_a_run_follows_the_ode_to_the_root_of_the_dimension(names, spectra, coun
         spectrum = jc.Spectrum(eigenvalues, np.rint(_FRACTIONS * dim).astype(int))
         N = spectrum.intrinsic_dimension
         error0 = jnp.sqrt(2 * spectrum.multiplicity.astype(float) / N)
-        problem = jc.LeastSquares(spectrum, noise, error0)
+        problem = jc.LinearModel(spectrum, noise, error0)
         return problem, jc.HardClip(spectrum.feature_norm), 0.5 / N
 
     @eqx.filter_jit
@@ -430,7 +430,7 @@ def test_a_run_follows_the_ode_to_the_root_of_the_dimension(names, spectra, coun
     def runs(problem, clip, lr, keys):
         def one(key, index):
             noise = OneNoise(index, noises)
-            its = jc.LeastSquares(problem.spectrum, noise, problem.error0)
+            its = jc.LinearModel(problem.spectrum, noise, problem.error0)
             steps = 6 * its.spectrum.dim // 5
             # The direct engine compiles faster, the blocked one runs faster.
             engine = jc.Direct() if len(noises) == 2 else jc.Blocked()
@@ -579,7 +579,7 @@ def test_the_block_size_that_is_stated_is_the_one_taken(monkeypatch):
         return jc.Curve(jnp.arange(1), jnp.zeros(1))
 
     monkeypatch.setattr(_blocked, "run_blocked", run_blocked)
-    wide = jc.LeastSquares(jc.Spectrum.isotropic(101), jc.Gaussian(1.0), jnp.ones(1))
+    wide = jc.LinearModel(jc.Spectrum.isotropic(101), jc.Gaussian(1.0), jnp.ones(1))
     for engine in (jc.Blocked(), jc.Blocked(settings=256), jc.Blocked(7, settings=256)):
         for problem in (PROBLEM, wide):
             jc.simulate(problem, jc.Identity(), 0.1, steps=1, key=KEY, engine=engine)

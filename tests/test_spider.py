@@ -374,10 +374,10 @@ def test_guaranteed_settings():
         ),
         (
             lambda: SPIDER.init(
-                jc.LeastSquares(jc.Spectrum.isotropic(2), jc.Gaussian(1.0), np.ones(1)),
+                jc.LinearModel(jc.Spectrum.isotropic(2), jc.Gaussian(1.0), np.ones(1)),
                 jr.key(0),
             ),
-            "`anchor_size=None` takes the full gradient.*LeastSquares",
+            "`anchor_size=None` takes the full gradient.*LinearModel",
         ),
     ],
 )
@@ -389,7 +389,7 @@ def test_misuse_is_refused(make, message):
 def test_it_runs_on_any_problem():
     """Least squares on fresh data: SPIDER comes closer than the batch's noise lets SGD
     with the same small batch and rate."""
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(3), jc.Gaussian(1.0), np.ones(1))
+    problem = jc.LinearModel(jc.Spectrum.isotropic(3), jc.Gaussian(1.0), np.ones(1))
     clip = jc.SpiderClip(1.0, 0.1, 0.3)
     optimiser = jc.Spider(
         clip, 0.5, jc.algorithm.PeriodicSpider(4), anchor_size=400, batch_size=20

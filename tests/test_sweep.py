@@ -85,7 +85,7 @@ def test_more_devices_than_entries():
 
 
 def test_a_point_of_sgd_run_alone():
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(6), jc.Gaussian(1.0), jnp.ones(1))
+    problem = jc.LinearModel(jc.Spectrum.isotropic(6), jc.Gaussian(1.0), jnp.ones(1))
 
     def final(lr, threshold, key):
         clip = jc.HardClip(threshold)

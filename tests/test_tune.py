@@ -219,7 +219,7 @@ ENDS = jnp.array([0.0, HORIZON * DIM])
 
 
 def isotropic(noise):
-    return jc.LeastSquares(jc.Spectrum.isotropic(DIM), noise, jnp.ones(1))
+    return jc.LinearModel(jc.Spectrum.isotropic(DIM), noise, jnp.ones(1))
 
 
 def log_risk(noise):
@@ -311,7 +311,7 @@ def test_schedules_of_eight_knots():
 @pytest.mark.slow
 def test_a_tuned_schedule_of_thresholds_reaches_max_ccc():
     steps, noise = 400, jc.Contaminated(1.0, 10.0, 0.1)
-    problem = jc.LeastSquares(jc.Spectrum.power_law(20, 0.5), noise, np.full(20, 0.6))
+    problem = jc.LinearModel(jc.Spectrum.power_law(20, 0.5), noise, np.full(20, 0.6))
     norm, ode = problem.spectrum.feature_norm, jc.RiskODE(rtol=1e-7)
     descent = 0.8 / problem.spectrum.trace
     ends = jnp.array([0.0, steps])
@@ -346,7 +346,7 @@ def test_a_tuned_schedule_of_thresholds_reaches_max_ccc():
 @pytest.mark.slow
 def test_tuning_through_simulate():
     steps, noise = 200, jc.Contaminated(1.0, 10.0, 0.1)
-    problem = jc.LeastSquares(jc.Spectrum.isotropic(20), noise, jnp.ones(1))
+    problem = jc.LinearModel(jc.Spectrum.isotropic(20), noise, jnp.ones(1))
     lr = 0.4 / problem.spectrum.trace
     init = constant(40.0)
 

@@ -585,7 +585,7 @@ def test_a_problem_has_a_limit_of_its_own():
     ours = jax.jit(lambda: jc.solve(LABEL, NONE, 0.1, steps=steps))()
     theirs = solve(LABEL, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow())
     np.testing.assert_allclose(ours.params, theirs.params, rtol=1e-9)
-    linear = jc.LeastSquares(jc.Spectrum.isotropic(4), jc.Gaussian(1.0), jnp.ones(1))
+    linear = jc.LinearModel(jc.Spectrum.isotropic(4), jc.Gaussian(1.0), jnp.ones(1))
     assert isinstance(own_limit(linear), jc.RiskODE)
     assert isinstance(own_limit(linear.compress(1)), jc.RiskODE)
 

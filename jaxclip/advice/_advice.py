@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..problem import LeastSquares
+from ..problem import LinearModel
 from ._figure import advice_figure
 from ._measure import Gain
 from ._outcome import Outcome
@@ -65,7 +65,7 @@ class Advice:
     baseline_runs: np.ndarray
     prediction: Prediction
     guess: Guess
-    problem: LeastSquares
+    problem: LinearModel
     residuals: ResidualLaw
     residual_values: np.ndarray
     reference: Reference

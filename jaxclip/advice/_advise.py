@@ -13,7 +13,7 @@ from .._checks import count
 from .._types import Key
 from ..criterion import stable_lr
 from ..noise import Empirical
-from ..problem import LeastSquares, Regression, Spectrum, random_features
+from ..problem import LinearModel, Regression, Spectrum, random_features
 from ._advice import Advice
 from ._measure import Gain, compare
 from ._outcome import Outcome
@@ -145,7 +145,7 @@ def _conclude(
     table: Table,
     prediction: Prediction,
     plan: Guess,
-    problem: LeastSquares,
+    problem: LinearModel,
     stable: tuple[float, float],
     values: np.ndarray,
 ) -> Advice:
@@ -220,14 +220,14 @@ def _conclude(
     )
 
 
-def _limit_problem(reference: Reference, values: np.ndarray) -> LeastSquares:
+def _limit_problem(reference: Reference, values: np.ndarray) -> LinearModel:
     """What the limits see of the rows: spectrum, start and residuals."""
     eigenvalues, vectors = np.linalg.eigh(reference.covariance)
     kept = np.flatnonzero(eigenvalues > 1e-10 * eigenvalues[-1])[::-1]
     error = np.abs(reference.solution @ vectors[:, kept])
     dtype = jnp.result_type(float)
     centred = jnp.asarray(values - values.mean(), dtype)
-    return LeastSquares(
+    return LinearModel(
         Spectrum(jnp.asarray(eigenvalues[kept], dtype)),
         Empirical(centred),
         jnp.asarray(error, dtype),

@@ -21,7 +21,7 @@ from ..noise import (
     StudentT,
     Uniform,
 )
-from ..problem import LeastSquares, Spectrum
+from ..problem import LinearModel, Spectrum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ def words_of(path: Path) -> list[str]:
     return words
 
 
-def problem_of(settings: Settings) -> LeastSquares:
+def problem_of(settings: Settings) -> LinearModel:
     """The problem: the error of its start is the same in every dimension."""
     spectrum = {
         "isotropic": lambda: Spectrum.isotropic(settings.dim),
@@ -122,7 +122,7 @@ def problem_of(settings: Settings) -> LeastSquares:
         raise ValueError(f"`start` must be positive and finite. Got {settings.start}.")
     size = jnp.sqrt(2 * settings.start / spectrum.trace)
     error0 = size * jnp.sqrt(spectrum.multiplicity)
-    return LeastSquares(spectrum, _noise(settings), error0)
+    return LinearModel(spectrum, _noise(settings), error0)
 
 
 def _noise(settings: Settings) -> AbstractNoise:

@@ -11,7 +11,7 @@ import numpy as np
 from .._checks import count
 from ..clip import HardClip
 from ..grid import Sweep, sweep
-from ..problem import LeastSquares
+from ..problem import LinearModel
 from ..sgd import simulate
 from ._heat_map import heat_map
 from ._settings import Settings, problem_of
@@ -23,7 +23,7 @@ UNITS = {
 }
 
 
-def run(settings: Settings, store: Path) -> tuple[Sweep, LeastSquares]:
+def run(settings: Settings, store: Path) -> tuple[Sweep, LinearModel]:
     """The sweep of the final risk over learning rates, thresholds and seeds."""
     problem = problem_of(settings)
     steps, seeds = count("steps", settings.steps), count("seeds", settings.seeds)
@@ -68,7 +68,7 @@ class Summary:
     attrs: dict[str, Any]
 
     @classmethod
-    def of(cls, settings: Settings, found: Sweep, problem: LeastSquares) -> "Summary":
+    def of(cls, settings: Settings, found: Sweep, problem: LinearModel) -> "Summary":
         """The summary of what `run` returned."""
         table = found.to_xarray()
         return cls(

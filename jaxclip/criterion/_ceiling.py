@@ -10,14 +10,13 @@ from .._schedule import check_rate
 from .._types import RealScalar, RealScalarLike, Schedule, Step
 from ..limit import RiskODE, few_modes
 from ..noise import AbstractNoise
-from ..problem import LeastSquares
+from ..problem import LinearModel, need_squared_loss
 from ._fisher import _fisher_information
-from ._follow import need_least_squares
 from ._table import Tabulated, risk_range, tabulate_smooth
 
 
 def ceiling(
-    problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: Any
+    problem: LinearModel, lr: RealScalarLike | Schedule, *, steps: Any
 ) -> Curve:
     r"""The risk of the best of all rules with the descent of unclipped SGD.
 
@@ -32,7 +31,7 @@ def ceiling(
     - `lr`: the rate of descent, $\gamma_k \mu$, per step.
     - `steps`: shape `(s,)`, where to report: not negative and increasing.
     """
-    problem = need_least_squares("ceiling", problem)
+    problem = need_squared_loss("ceiling", problem)
     steps = reporting_steps(steps)
     lr = check_rate(lr, steps)
     information = tabulate_smooth(_Information(problem.noise), *risk_range(problem))

@@ -1,7 +1,6 @@
 """Settings that are fed back from the risk, turned into functions of the step."""
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,7 +14,7 @@ from .._types import RealScalar, RealScalarLike, Schedule, Step
 from ..clip import HardClip, Moments, unchecked_moments
 from ..limit import RiskODE, few_modes
 from ..noise import AbstractNoise
-from ..problem import LeastSquares
+from ..problem import LinearModel
 from ._knots import risk_knots, schedule_knots
 from ._setting import Setting
 
@@ -24,7 +23,7 @@ _JUMP = 3.0
 
 
 def follow(
-    problem: LeastSquares,
+    problem: LinearModel,
     lr: RealScalarLike | Schedule,
     threshold: Callable[[RealScalar], RealScalar],
     *,
@@ -113,12 +112,3 @@ def _keep_jumps(knots, thresholds, mus):
 
     knots = jnp.insert(knots, np.arange(1, len(knots)), between)
     return knots, insert(thresholds), insert(mus)
-
-
-def need_least_squares(verb: str, problem: Any) -> LeastSquares:
-    if isinstance(problem, LeastSquares):
-        return problem
-    raise ValueError(
-        f"`{verb}` needs a `LeastSquares` problem. Got a {type(problem).__name__}; for "
-        "the rows of a table, estimate one with `LeastSquares.from_data(X, y)`."
-    )

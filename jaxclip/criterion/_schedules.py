@@ -10,10 +10,10 @@ from .._schedule import PiecewiseLinear, Ratio, check_rate
 from .._types import RealScalar, RealScalarLike, Schedule
 from ..clip import HardClip, ScoreClip, moments, unchecked_moments
 from ..noise import AbstractNoise
-from ..problem import LeastSquares
+from ..problem import LinearModel, need_squared_loss
 from ._best import best_at
 from ._ceiling import ceiling
-from ._follow import follow, need_least_squares
+from ._follow import follow
 from ._knots import schedule_knots
 from ._setting import Setting
 from ._table import Tabulated, interpolation, risk_range
@@ -41,7 +41,7 @@ def _best_tables(
 
 
 def max_ccc(
-    problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: int
+    problem: LinearModel, lr: RealScalarLike | Schedule, *, steps: int
 ) -> Setting:
     r"""The max-CCC schedule: the best threshold at every step, its rate compensated.
 
@@ -63,7 +63,7 @@ def max_ccc(
     A [`jaxclip.Setting`][]: the rule and its learning rate, functions of the step, for
     `simulate` and `solve`.
     """
-    problem = need_least_squares("max_ccc", problem)
+    problem = need_squared_loss("max_ccc", problem)
     # What is misused should not take the seconds of the table to be found out.
     lr = check_rate(lr, schedule_knots(count("steps", steps)))
     thresholds, efficiencies = _best_tables(problem.noise, *risk_range(problem))
@@ -73,7 +73,7 @@ def max_ccc(
 
 
 def heuristic(
-    problem: LeastSquares,
+    problem: LinearModel,
     lr: RealScalarLike | Schedule,
     kappa: RealScalarLike,
     *,
@@ -111,7 +111,7 @@ def heuristic(
     is so small beside noise that is never near zero, as of a random sign, that hardly a
     gradient is left to point downhill: the rate that makes up for it has no bound.
     """
-    problem = need_least_squares("heuristic", problem)
+    problem = need_squared_loss("heuristic", problem)
     # What is misused should not take the seconds of the moments to be found out.
     lr = check_rate(lr, schedule_knots(count("steps", steps)))
     kappa = positive("kappa", kappa)
@@ -141,7 +141,7 @@ class _Multiple(eqx.Module):
 
 
 def score(
-    problem: LeastSquares, lr: RealScalarLike | Schedule, *, steps: int
+    problem: LinearModel, lr: RealScalarLike | Schedule, *, steps: int
 ) -> Setting:
     r"""The schedule of the best rule: the score of the residual's law at every step.
 

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Array
 
 from .._types import RealScalar
-from ..problem import LeastSquares, Regression, SquaredLoss
+from ..problem import LinearModel, Regression, SquaredLoss
 
 
-def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
+def stable_lr(problem: LinearModel | Regression) -> RealScalar:
     r"""The learning rate above which unclipped SGD diverges in mean square.
 
     One step with features $a$ maps the error's second moment $Z = E[z z^T]$ to
@@ -27,20 +27,20 @@ def stable_lr(problem: LeastSquares | Regression) -> RealScalar:
 
     **Arguments:**
 
-    - `problem`: a `LeastSquares` (Gaussian features) or a `Regression` (its
-        rows) with the squared loss.
+    - `problem`: a `LinearModel` (Gaussian features) or a `Regression` (its rows),
+        either with the squared loss.
 
     **Returns:**
 
     A learning rate, per step, for one sample a step.
     """
-    if isinstance(problem, LeastSquares):
+    if isinstance(problem, LinearModel) and isinstance(problem.loss, SquaredLoss):
         spectrum = problem.spectrum
         return _gaussian(spectrum.eigenvalues, jnp.asarray(spectrum.multiplicity))
     if isinstance(problem, Regression) and isinstance(problem.loss, SquaredLoss):
         return _rows(problem)
     raise ValueError(
-        "`problem` must be a `LeastSquares`, or a `Regression` with the squared loss. "
+        "`problem` must be a `LinearModel` or a `Regression`, with the squared loss. "
         f"Got a {type(problem).__name__}."
     )
 

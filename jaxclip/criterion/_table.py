@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from .._checks import positive
 from .._types import RealScalar, RealScalarLike
-from ..problem import LeastSquares
+from ..problem import LinearModel
 
 # Stands for no threshold where one has to be interpolated: so large that of an interval
 # at whose other end there is one, all but a small part is without.
@@ -113,7 +113,7 @@ def tabulate_smooth(
     return interpolation(log_risk, jnp.exp(levels), slopes)
 
 
-def risk_range(problem: LeastSquares) -> tuple[RealScalar, RealScalar]:
+def risk_range(problem: LinearModel) -> tuple[RealScalar, RealScalar]:
     """The values of the risk that a run may pass through, with room on both sides: it
     goes from its start to where the noise keeps it, up or down."""
     start = problem.risk(problem.init())

@@ -1,7 +1,6 @@
 """What a limit is, and what the limits share."""
 
 import abc
-from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float
 from .._curve import Curve
 from .._types import Key, RealScalar, Schedule
 from ..clip import AbstractClip
-from ..problem import AbstractProblem, CompressedLeastSquares, LeastSquares
+from ..problem import AbstractProblem, CompressedLinearModel
 from ._watchful import DIVERGED
 
 
@@ -22,7 +21,7 @@ class AbstractLimit(eqx.Module):
     @abc.abstractmethod
     def curve(
         self,
-        problem: AbstractProblem | CompressedLeastSquares,
+        problem: AbstractProblem | CompressedLinearModel,
         clip: AbstractClip,
         lr: Schedule,
         *,
@@ -32,17 +31,6 @@ class AbstractLimit(eqx.Module):
         throw: bool,
     ) -> Curve:
         """The curve; the arguments are those of [`jaxclip.solve`][], checked."""
-
-
-def need_least_squares(limit: AbstractLimit, problem: Any) -> LeastSquares:
-    """The problem, if it is one that the limits of linear models know."""
-    if isinstance(problem, LeastSquares):
-        return problem
-    name = type(limit).__name__
-    raise ValueError(
-        f"`{name}` needs a `LeastSquares` problem. Got a {type(problem).__name__}; for "
-        "the rows of a table, estimate one with `LeastSquares.from_data(X, y)`."
-    )
 
 
 def precision(steps: Array) -> float:

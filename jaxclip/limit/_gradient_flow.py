@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from .._curve import Curve
 from .._types import Key, Schedule
 from ..clip import AbstractClip
-from ..problem import AbstractProblem, CompressedLeastSquares
+from ..problem import AbstractProblem, CompressedLinearModel
 from ._base import AbstractLimit, infinite_after_failure, raise_failure
 from ._reading import Reading
 from ._watchful import WatchedTerm, Watchful
@@ -47,7 +47,7 @@ class GradientFlow(AbstractLimit):
 
     def curve(
         self,
-        problem: AbstractProblem | CompressedLeastSquares,
+        problem: AbstractProblem | CompressedLinearModel,
         clip: AbstractClip,
         lr: Schedule,
         *,

@@ -13,8 +13,8 @@ from ..clip import AbstractClip, Adaptive, need_rule
 from ..problem import (
     AbstractNoisyProblem,
     AbstractProblem,
-    CompressedLeastSquares,
-    LeastSquares,
+    CompressedLinearModel,
+    LinearModel,
 )
 from ._base import AbstractLimit
 from .linear._risk_ode import RiskODE
@@ -22,7 +22,7 @@ from .zero_loss._time_scale import time_scale
 
 
 def solve(
-    problem: AbstractProblem | CompressedLeastSquares,
+    problem: AbstractProblem | CompressedLinearModel,
     clip: AbstractClip | Adaptive,
     lr: RealScalarLike | Schedule,
     *,
@@ -39,7 +39,7 @@ def solve(
 
     **Arguments:**
 
-    - `problem`: what SGD runs on: a [`jaxclip.LeastSquares`][] for `RiskODE` and
+    - `problem`: what SGD runs on: a [`jaxclip.LinearModel`][] for `RiskODE` and
         `HomogenizedSDE`, any problem for `GradientFlow`, a
         [`jaxclip.AbstractNoisyProblem`][] for `ZeroLossFlow` and `ZeroLossSDE`.
     - `clip`: the rule; not an `Adaptive` one, which depends on more than the norm.
@@ -92,12 +92,12 @@ def solve(
 
 def own_limit(problem: Any) -> AbstractLimit:
     """The limit that a problem has."""
-    if isinstance(problem, LeastSquares | CompressedLeastSquares):
+    if isinstance(problem, LinearModel | CompressedLinearModel):
         return RiskODE()
     if not isinstance(problem, AbstractNoisyProblem):
         raise ValueError(
             "`limit` must be named for this problem, such as `GradientFlow()`. Only a "
-            "`LeastSquares` and noise injections have one of their own. Got a "
+            "`LinearModel` and noise injections have one of their own. Got a "
             f"{type(problem).__name__}."
         )
     if any(is_traced(leaf) for leaf in jax.tree.leaves(problem)):

@@ -15,8 +15,13 @@ from ..._checks import is_traced, positive
 from ..._curve import Curve, finite_or_infinite
 from ..._types import Key, RealScalar, Schedule
 from ...clip import AbstractClip, unchecked_moments
-from ...problem import AbstractProblem, CompressedLeastSquares, LeastSquares
-from .._base import AbstractLimit, infinite_after_failure, need_least_squares
+from ...problem import (
+    AbstractProblem,
+    CompressedLinearModel,
+    LinearModel,
+    need_squared_loss,
+)
+from .._base import AbstractLimit, infinite_after_failure
 from .._intervals import grid, steps_inside, varies
 
 
@@ -50,7 +55,7 @@ class HomogenizedSDE(AbstractLimit):
 
     def curve(
         self,
-        problem: AbstractProblem | CompressedLeastSquares,
+        problem: AbstractProblem | CompressedLinearModel,
         clip: AbstractClip,
         lr: Schedule,
         *,
@@ -59,7 +64,7 @@ class HomogenizedSDE(AbstractLimit):
         adjoint: diffrax.AbstractAdjoint | None,
         throw: bool,
     ) -> Curve:
-        problem = need_least_squares(self, problem)
+        problem = need_squared_loss(type(self).__name__, problem)
         if key is None:
             raise ValueError(
                 "`HomogenizedSDE` is random and needs a `key`, such as "
@@ -88,7 +93,7 @@ class HomogenizedSDE(AbstractLimit):
 class _Model(eqx.Module):
     """The coefficients of the SDE."""
 
-    problem: LeastSquares
+    problem: LinearModel
     clip: AbstractClip
     lr: Schedule
     feature_norm: RealScalar

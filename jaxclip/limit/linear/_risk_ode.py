@@ -13,12 +13,17 @@ from ..._curve import Curve
 from ..._types import Key, RealScalar, RealScalarLike, Schedule
 from ...clip import AbstractClip, unchecked_moments
 from ...noise import AbstractNoise
-from ...problem import AbstractProblem, CompressedLeastSquares, LeastSquares, Modes
+from ...problem import (
+    AbstractProblem,
+    CompressedLinearModel,
+    LinearModel,
+    Modes,
+    need_squared_loss,
+)
 from .._base import (
     AbstractLimit,
     infinite,
     infinite_after_failure,
-    need_least_squares,
     precision,
     raise_failure,
 )
@@ -54,7 +59,7 @@ class RiskODE(AbstractLimit):
     The cost of a step grows with the number of different eigenvalues. A spectrum of
     more than 512 is compressed to 96 modes, with an error below 1e-6, where it is known
     before tracing. That takes longer than the solution: for many solutions compress
-    once, with [`jaxclip.LeastSquares.compress`][].
+    once, with [`jaxclip.LinearModel.compress`][].
 
     **Arguments:**
 
@@ -75,7 +80,7 @@ class RiskODE(AbstractLimit):
 
     def curve(
         self,
-        problem: AbstractProblem | CompressedLeastSquares,
+        problem: AbstractProblem | CompressedLinearModel,
         clip: AbstractClip,
         lr: Schedule,
         *,
@@ -85,8 +90,8 @@ class RiskODE(AbstractLimit):
         throw: bool,
     ) -> Curve:
         del key
-        if not isinstance(problem, CompressedLeastSquares):
-            problem = need_least_squares(self, problem)
+        if not isinstance(problem, CompressedLinearModel):
+            problem = need_squared_loss(type(self).__name__, problem)
         modes = few_modes(problem)
         coefficients = _Clipped(clip, problem.noise, modes.feature_norm, lr)
         settings, scale = (clip, lr), problem.noise.variance
@@ -190,7 +195,7 @@ def _solver(modes: Modes) -> diffrax.AbstractSolver:
     return ExponentialModes() if wide else diffrax.Tsit5()
 
 
-def few_modes(problem: LeastSquares | CompressedLeastSquares) -> Modes:
+def few_modes(problem: LinearModel | CompressedLinearModel) -> Modes:
     """The modes of a problem, compressed where they are many and known."""
     modes = problem.modes
     many = len(modes.eigenvalues) > _MANY

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from ..._curve import Curve
 from ..._types import Key, Schedule
 from ...clip import AbstractClip
-from ...problem import AbstractProblem, CompressedLeastSquares
+from ...problem import AbstractProblem, CompressedLinearModel
 from .._base import AbstractLimit
 from .._gradient_flow import integrate
 from ._limit_map import bring
@@ -60,7 +60,7 @@ class ZeroLossFlow(AbstractLimit):
 
     def curve(
         self,
-        problem: AbstractProblem | CompressedLeastSquares,
+        problem: AbstractProblem | CompressedLinearModel,
         clip: AbstractClip,
         lr: Schedule,
         *,

@@ -15,7 +15,7 @@ from ...clip import AbstractClip, Identity
 from ...problem import (
     AbstractNoisyProblem,
     AbstractProblem,
-    CompressedLeastSquares,
+    CompressedLinearModel,
 )
 from .._base import AbstractLimit
 from .._intervals import grid, steps_inside
@@ -61,7 +61,7 @@ class ZeroLossSDE(AbstractLimit):
 
     def curve(
         self,
-        problem: AbstractProblem | CompressedLeastSquares,
+        problem: AbstractProblem | CompressedLinearModel,
         clip: AbstractClip,
         lr: Schedule,
         *,

@@ -6,10 +6,6 @@ from ._gaussian import (
     AbstractGaussianLinear as AbstractGaussianLinear,
     AbstractNoisyLinear as AbstractNoisyLinear,
 )
-from ._least_squares import (
-    CompressedLeastSquares as CompressedLeastSquares,
-    LeastSquares as LeastSquares,
-)
 from ._logistic import Logistic as Logistic
 from ._loss import (
     AbstractLoss as AbstractLoss,
@@ -18,7 +14,11 @@ from ._loss import (
     PinballLoss as PinballLoss,
     SquaredLoss as SquaredLoss,
 )
+from ._model import (
+    CompressedLinearModel as CompressedLinearModel,
+    LinearModel as LinearModel,
+    need_squared_loss as need_squared_loss,
+)
 from ._modes import Modes as Modes
-from ._robust import Huber as Huber, Pinball as Pinball
 from ._rows import Regression as Regression
 from ._spectrum import Spectrum as Spectrum

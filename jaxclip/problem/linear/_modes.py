@@ -69,7 +69,7 @@ class Modes(eqx.Module):
         return Modes(*(jnp.asarray(array, dtype) for array in arrays))
 
     def difference(self, other: "Modes") -> float:
-        """The largest difference of the two functions of [`jaxclip.LeastSquares`][]'s
+        """The largest difference of the two functions of [`jaxclip.LinearModel`][]'s
         `compress`, over a fine grid of all times at which they change."""
         ours, theirs = self._measures(), other._measures()
         low = min(mode.min() for mode, _ in theirs)

@@ -16,7 +16,7 @@ def default_engine(problem: AbstractProblem) -> AbstractEngine:
     | problem | engine |
     |---|---|
     | Gaussian features, more than 10^7 dimensions, repeated eigenvalues | `Lumped()` |
-    | other linear models: `LeastSquares`, `Logistic`, `Regression` ... | `Blocked()` |
+    | other linear models: `LinearModel`, `Logistic`, `Regression` ... | `Blocked()` |
     | anything else | `Direct()` |
 
     Up to 10^7 dimensions a run thus sees the same data as [`jaxclip.train`][] does on

@@ -70,7 +70,7 @@ class Lumped(AbstractEngine):
     ) -> Curve:
         if not isinstance(problem, AbstractGaussianLinear):
             raise ValueError(
-                "`Lumped()` needs Gaussian features, such as those of `LeastSquares`. "
+                "`Lumped()` needs Gaussian features, such as those of `LinearModel`. "
                 f"Got a {type(problem).__name__}; use `Blocked()` or `Direct()`."
             )
         if run.observe is not None:

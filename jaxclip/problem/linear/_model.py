@@ -1,4 +1,4 @@
-"""Least squares on features drawn afresh at every step: the paper's own setting."""
+"""A linear model on features drawn afresh at every step: the paper's own setting."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from ..._types import Key, RealScalar
 from ...noise import AbstractNoise, Empirical
 from ._features import random_features
 from ._gaussian import AbstractNoisyLinear, as_norms
-from ._loss import SquaredLoss
+from ._loss import AbstractLoss, SquaredLoss
 from ._minimiser import minimiser
 from ._modes import Modes
 from ._rows import Regression, as_table, decompose
 from ._spectrum import Spectrum
 
 
-class CompressedLeastSquares(eqx.Module):
-    """What the risk ODE needs of a [`jaxclip.LeastSquares`][], in a few modes.
+class CompressedLinearModel(eqx.Module):
+    """What the risk ODE needs of a [`jaxclip.LinearModel`][], in a few modes.
 
     Made by its `compress`. [`jaxclip.solve`][] takes it in place of the problem.
 
@@ -37,12 +37,17 @@ class CompressedLeastSquares(eqx.Module):
     error: Float[Array, ""]
 
 
-class LeastSquares(AbstractNoisyLinear):
-    r"""Streaming least squares with Gaussian features.
+class LinearModel(AbstractNoisyLinear):
+    r"""A linear model on Gaussian features, one fresh sample after the other.
 
     Sample $k$ is a fresh $a_k \sim N(0, K)$ with the label
-    $y_k = \langle a_k, x^* \rangle + \epsilon_k$; the loss is half the squared
-    residual, and the excess risk $R(x) = (x - x^*)^T K (x - x^*) / 2$.
+    $y_k = \langle a_k, x^* \rangle + \epsilon_k$. The loss is a function of the
+    residual $\langle a_k, x \rangle - y_k$: half its square, so that SGD is streaming
+    least squares, or another one for robust and for quantile regression. What is
+    recorded is, for every loss, the excess risk of least squares $R(x) = (x - x^*)^T K
+    (x - x^*) / 2$, so that losses can be compared: they have the same minimiser $x^*$
+    ([`jaxclip.AbstractNoisyLinear`][]). The limits of linear models and the criteria
+    for clipping are those of the squared loss.
 
     Only the spectrum of $K$ and the size of the error in each eigenspace matter to the
     law of a run, so parameters are held in the eigenbasis and measured from the optimum
@@ -54,16 +59,31 @@ class LeastSquares(AbstractNoisyLinear):
     - `noise`: the law of $\epsilon$.
     - `error0`: shape `(m,)`, that of `spectrum.eigenvalues`: the norm of $x_0 - x^*$ in
         each eigenspace. Not negative, in the parameters' unit.
+    - `loss`: of a prediction and a target: [`jaxclip.SquaredLoss`][] by default,
+        [`jaxclip.HuberLoss`][], [`jaxclip.PinballLoss`][] or one of your own.
+
+    **Raises:**
+
+    A `ValueError` where `error0` has not one number for each eigenvalue, or a negative
+    one.
     """
 
     spectrum: Spectrum
     noise: AbstractNoise
     error0: Float[Array, " m"]
+    loss: AbstractLoss
 
-    def __init__(self, spectrum: Spectrum, noise: AbstractNoise, error0: Any):
+    def __init__(
+        self,
+        spectrum: Spectrum,
+        noise: AbstractNoise,
+        error0: Any,
+        loss: AbstractLoss = SquaredLoss(),
+    ):
         self.spectrum = spectrum
         self.noise = noise
         self.error0 = as_norms("error0", error0, spectrum)
+        self.loss = loss
 
     @classmethod
     def from_data(
@@ -74,7 +94,7 @@ class LeastSquares(AbstractNoisyLinear):
         start: Any = None,
         features: int | None = None,
         key: Key | None = None,
-    ) -> "LeastSquares":
+    ) -> "LinearModel":
         r"""The problem that a data set poses, as the limits see it.
 
         The spectrum of the rows' covariance, the error of the start in its eigenbasis,
@@ -106,11 +126,11 @@ class LeastSquares(AbstractNoisyLinear):
         return cls(spectrum, Empirical(y - X @ optimum), error0)
 
     @classmethod
-    def from_regression(cls, regression: Regression) -> "LeastSquares":
+    def from_regression(cls, regression: Regression) -> "LinearModel":
         """The problem that the limits see in one that runs on the rows of a table."""
         if not isinstance(regression.loss, SquaredLoss):
             raise ValueError(
-                "`regression` must have the squared loss, which `LeastSquares` has. "
+                "`regression` must have the squared loss, which the limits are of. "
                 f"Got a {type(regression.loss).__name__}; leave out its `loss`."
             )
         spectrum, error0 = regression.spectrum_and_error()
@@ -126,7 +146,7 @@ class LeastSquares(AbstractNoisyLinear):
         with jax.ensure_compile_time_eval():
             return Modes.of(spectrum, error0)
 
-    def compress(self, nodes: int = 48) -> CompressedLeastSquares:
+    def compress(self, nodes: int = 48) -> CompressedLinearModel:
         r"""The problem with twice `nodes` modes in place of its eigenvalues.
 
         See [`jaxclip.Modes.compress`][]. The error that is returned is that of the
@@ -141,8 +161,10 @@ class LeastSquares(AbstractNoisyLinear):
 
         **Raises:**
 
-        A `ValueError` where the spectrum or the start is traced.
+        A `ValueError` where the loss is not the squared one, and where the spectrum or
+        the start is traced.
         """
+        need_squared_loss("compress", self)
         nodes, modes = count("nodes", nodes), self.modes
         if is_traced(modes.risk):
             raise ValueError(
@@ -151,7 +173,29 @@ class LeastSquares(AbstractNoisyLinear):
             )
         few = modes.compress(nodes)
         error = jnp.asarray(few.difference(modes))
-        return CompressedLeastSquares(few, self.noise, error)
+        return CompressedLinearModel(few, self.noise, error)
 
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
-        return prediction - target
+        return self.loss.slope(prediction, target)
+
+
+def need_squared_loss(what: str, problem: Any) -> LinearModel:
+    """The problem, if it is one that the limits of linear models and the criteria know.
+
+    **Arguments:**
+
+    - `what`: the name of what needs it.
+    """
+    if isinstance(problem, LinearModel) and isinstance(problem.loss, SquaredLoss):
+        return problem
+    if isinstance(problem, LinearModel):
+        got, instead = problem.loss, "leave out its `loss`"
+    else:
+        got = problem
+        instead = (
+            "for the rows of a table, estimate one with `LinearModel.from_data(X, y)`"
+        )
+    raise ValueError(
+        f"`{what}` needs a `LinearModel` with the squared loss. Got a "
+        f"{type(got).__name__}; {instead}."
+    )
