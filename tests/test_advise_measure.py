@@ -9,7 +9,7 @@ from jaxclip.advice._measure import Ends, Gain, compare
 from jaxclip.advice._predict import Prediction
 from jaxclip.advice._reference import Reference, Split, fit, influence, rest
 from jaxclip.advice._runs import Settings
-from jaxclip.advice._search import Score, Study
+from jaxclip.advice._study import Score, Study
 
 D = 5
 TRUE = np.linspace(-0.4, 0.6, D)

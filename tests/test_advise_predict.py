@@ -8,11 +8,13 @@ import pytest
 
 import jaxclip as jc
 from helpers import assert_within, mean_and_error
-from jaxclip.advice._predict import Law, Prediction, guess
+from jaxclip.advice._law import Law
+from jaxclip.advice._predict import Prediction, guess
 from jaxclip.advice._reference import Reference
 from jaxclip.advice._runs import Decay, Settings, SomeRows, final_params
-from jaxclip.advice._search import Study, explore
+from jaxclip.advice._search import explore
 from jaxclip.advice._setting import Setting
+from jaxclip.advice._study import Study
 
 N, D, STEPS = 300, 6, 400
 

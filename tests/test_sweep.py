@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import jaxclip as jc
 from jaxclip.grid import _chunks
 from jaxclip.grid._axes import read_axes
-from jaxclip.grid._chunks import Layout
+from jaxclip.grid._layout import Layout
 
 SHIFTS = jnp.array([0.5, -1.0, 2.0])
 SCALES = jnp.array([1.0, 2.0, 3.0, 5.0, 8.0])

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,24 +14,17 @@ from ..criterion import stable_lr
 from ..noise import Empirical
 from ..problem import LinearModel, Regression, Spectrum, random_features
 from ._advice import Advice
-from ._measure import Gain, compare
-from ._outcome import Outcome
-from ._predict import Guess, Prediction, guess
+from ._conclude import conclude
+from ._predict import Prediction, guess
 from ._prepare import prepare
-from ._reasons import Facts, reasons
-from ._reference import Reference, rest
-from ._residuals import ResidualLaw
-from ._runs import Settings
-from ._search import RECORDS, Progress, Study, explore
-from ._setting import Setting
+from ._reference import Reference
+from ._search import Progress, explore
+from ._study import RECORDS, Study
 from ._table import Table
-from ._trial import KINDS, Held, hold_out
-from ._verdict import judge
+from ._trial import hold_out
 
 # More rows than these add nothing to what the runs can tell, and cost memory.
 _MOST_ROWS = 100_000
-
-
 # Rows that the stability of unclipped SGD is worked out on.
 _STABILITY_ROWS = 10_000
 
@@ -137,87 +129,7 @@ def advise(
     study = Study(X, y, reference, prediction, plan.profile, steps, largest)
     settings, score = explore(study, plan, search_key, track)
     done = hold_out(study, settings, score, plan.clipped, run_key, runs, track)
-    return _conclude(done, table, prediction, plan, problem, stable, values)
-
-
-def _conclude(
-    done: Held,
-    table: Table,
-    prediction: Prediction,
-    plan: Guess,
-    problem: LinearModel,
-    stable: tuple[float, float],
-    values: np.ndarray,
-) -> Advice:
-    """From what was measured to the verdict, its reasons and the setting to use."""
-    study, trial = done.study, done.trial
-    steps, reference = study.steps, study.reference
-    named = dict(zip(KINDS, range(len(KINDS)), strict=True))
-    fixed = {name: len(KINDS) + i for name, i in named.items()}
-
-    def gain(plain: str, clipped: str) -> Gain:
-        kinds = trial.ends(named[plain]), trial.ends(named[clipped])
-        settings = trial.ends(fixed[plain]), trial.ends(fixed[clipped])
-        return compare(study, trial.splits, trial.folds, kinds, settings)
-
-    def outcome(settings: Settings, position: int) -> Outcome:
-        setting = Setting.of(settings, plan.profile, steps)
-        predicted = prediction.curves(settings, plan.profile)[0, -1]
-        return Outcome.of(setting, predicted, trial.curves(position)[:, -1])
-
-    overall, constants = gain("unclipped", "scheduled"), gain("constant", "clipped")
-    outcomes = {
-        name: outcome(done.fixed[i : i + 1], named[name]) for name, i in named.items()
-    }
-    runs = len(trial.params[0])
-    verdict = judge(overall, len(study.y), runs)
-    wanted = "unclipped" if verdict.decision == "do not clip" else "scheduled"
-    if verdict.decision == "cannot tell" and overall.gain < 0:
-        wanted = "unclipped"
-    recommended, baseline = outcomes[wanted].setting, outcomes["unclipped"].setting
-    settles = 0.0
-    best = outcomes["scheduled"].setting
-    if best.clips:
-        settles = rest(reference, study.X, study.y, best.threshold)
-    ode = outcome(plan.clipped, 2 * len(KINDS))
-    facts = Facts(
-        decision=verdict.decision,
-        predicted=plan.gain,
-        gain=overall,
-        outcomes=outcomes,
-        plan=ode,
-        rest=settles / max(outcomes["unclipped"].risk, np.finfo(float).tiny),
-        leverage=stable[1] / stable[0],
-        intrinsic_dimension=float(problem.spectrum.intrinsic_dimension),
-        passes=steps / len(study.y),
-        steps=steps,
-        rows=len(table.y),
-    )
-    step = np.linspace(0, steps, RECORDS + 1)[1:]
-    return Advice(
-        verdict=replace(verdict, reasons=reasons(facts)),
-        gain=overall,
-        constants=constants,
-        outcomes=outcomes,
-        plan=ode,
-        recommended=recommended,
-        baseline=baseline,
-        step=step,
-        clipped_runs=trial.curves(fixed["scheduled"]),
-        baseline_runs=trial.curves(fixed["unclipped"]),
-        prediction=prediction,
-        guess=plan,
-        problem=problem,
-        residuals=ResidualLaw.of(values),
-        residual_values=values,
-        reference=reference,
-        stable_rows=stable[0],
-        stable_gaussian=stable[1],
-        rest=settles,
-        table=table,
-        features=study.X.shape[1],
-        steps=steps,
-    )
+    return conclude(done, table, prediction, plan, problem, stable, values)
 
 
 def _limit_problem(reference: Reference, values: np.ndarray) -> LinearModel:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._reference import Split
-from ._search import Study
+from ._study import Study
 
 # Of a normal law, 95% of which lie within so many standard deviations.
 NORMAL = 1.96

@@ -4,7 +4,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ._encode import CONSTANT, Encoder, Features, as_text
+from ._columns import as_text
+from ._encode import CONSTANT, Encoder, Features
 from ._leaks import Source, find_leaks
 from ._number_text import read_numbers
 from ._table import Notes, Table

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ._encode import as_text, one_spelling
+from ._columns import as_text, one_spelling
 from ._number_text import is_missing, read_numbers
 from ._table import Notes, some
 

@@ -9,7 +9,8 @@ from .._types import Key
 from ._measure import Ends, compare
 from ._reference import Split
 from ._runs import Settings
-from ._search import KEYS, Choice, Progress, Score, Study, finalists, spread
+from ._search import Choice, Progress, finalists
+from ._study import KEYS, Score, Study, spread
 
 # Rows are held out a fifth at a time.
 _FOLDS = 5

@@ -11,7 +11,7 @@ from .._types import RealScalar, RealScalarLike, Schedule, Step
 from ..limit import RiskODE, few_modes
 from ..noise import AbstractNoise
 from ..problem import LinearModel, need_squared_loss
-from ._fisher import _fisher_information
+from ._fisher import information_at
 from ._table import Tabulated, risk_range, tabulate_smooth
 
 
@@ -50,7 +50,7 @@ class _Information(eqx.Module):
     noise: AbstractNoise
 
     def __call__(self, risk: RealScalar) -> RealScalar:
-        return _fisher_information(self.noise, risk)
+        return information_at(self.noise, risk)
 
 
 class _Best(eqx.Module):

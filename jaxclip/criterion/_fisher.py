@@ -20,9 +20,9 @@ def fisher_information(noise: AbstractNoise, risk: RealScalarLike) -> RealScalar
     - `noise`: the label noise.
     - `risk`: the excess risk $R$, positive, in the label's squared unit.
     """
-    return _fisher_information(noise, positive("risk", risk))
+    return information_at(noise, positive("risk", risk))
 
 
 @eqx.filter_jit
-def _fisher_information(noise: AbstractNoise, risk: RealScalar) -> RealScalar:
+def information_at(noise: AbstractNoise, risk: RealScalar) -> RealScalar:
     return noise.residual(2 * risk).information()

@@ -12,9 +12,10 @@ import numpy as np
 
 from .._types import Device
 from ._axes import Axis
-from ._chunks import Layout, Program, Source, build, compile_layout
+from ._chunks import Program, Source, build, compile_layout
 from ._disk import locked
 from ._failure import named
+from ._layout import Layout
 from ._processes import agree, gather, leads, my_share, together
 from ._result import Table, blank
 from ._store import Store

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ._chunks import Layout
 from ._disk import digest, explained, make_folders, read_json, sync, write_json
 from ._fingerprint import differences
+from ._layout import Layout
 from ._result import Table, blank
 
 

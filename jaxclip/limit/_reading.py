@@ -35,19 +35,14 @@ from ._cells import (
     value_at,
     values_in,
 )
+from ._lookout import Lookout
 
 # Cells that are looked at together.
 _CHUNK = 256
-
-
 # And those that are looked at from afar first, and every how many of them from near.
 _FAR, _EACH = 1024, 16
-
-
 # Runs with more steps are looked at in so many cells, of more than one step each.
 _CELLS = 2**20
-
-
 # A schedule with at most so many knots is stopped at for each of them.
 _KNOTS = 64
 
@@ -210,21 +205,6 @@ class Reading(eqx.Module):
         ]
         stop = jnp.where(some, edges[last], jnp.inf)
         return Lookout(edges[last], stop, tuple(trends))
-
-
-class Lookout(eqx.Module):
-    """How far schedules have been looked at.
-
-    **Fields:**
-
-    - `seen`: up to where, the start of a cell.
-    - `stop`: the first stop, or infinity: there is none before `seen`.
-    - `trends`: the direction that each schedule had there.
-    """
-
-    seen: RealScalar
-    stop: RealScalar
-    trends: tuple[Array, ...]
 
 
 class _OfRule(eqx.Module):

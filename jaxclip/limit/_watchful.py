@@ -10,7 +10,8 @@ from equinox.internal import nextafter, prevbefore
 from jaxtyping import Array, Bool
 
 from .._types import RealScalar, RealScalarLike
-from ._reading import Lookout, Reading
+from ._lookout import Lookout
+from ._reading import Reading
 
 # That of the controller inside; how far schedules have been looked at; and the step
 # that the controller wanted when it was last cut short.

@@ -20,7 +20,7 @@ _TAIL_EDGES = np.array([0.5, 1.0, 2.0, 4.0, 7.0, 10.0, 14.0, 19.0, 25.0, 32.0, 4
 
 
 # How far a normal law reaches, in standard deviations.
-_REACH = BOTH_SIDES[-1]
+REACH = BOTH_SIDES[-1]
 
 
 class Laplace(AbstractNoise):
@@ -41,10 +41,10 @@ class Laplace(AbstractNoise):
         return self.std**2
 
     def residual(self, signal_variance: RealScalarLike) -> SmoothLaw:
-        unit, signal, std = _in_units(signal_variance, self.std)
+        unit, signal, std = in_units(signal_variance, self.std)
         scale = std / np.sqrt(2)
         tail = scale * _TAIL_EDGES
-        edges = [normal_edges(signal), tail, tail[-1:] + _REACH * signal]
+        edges = [normal_edges(signal), tail, tail[-1:] + REACH * signal]
         density = LaplaceDensity(signal, scale)
         return SmoothLaw(density, jnp.concatenate(edges), symmetric=True, unit=unit)
 
@@ -67,9 +67,9 @@ class Exponential(AbstractNoise):
         return self.std**2
 
     def residual(self, signal_variance: RealScalarLike) -> SteppedLaw:
-        unit, signal, std = _in_units(signal_variance, self.std)
+        unit, signal, std = in_units(signal_variance, self.std)
         tail = std * _TAIL_EDGES
-        edges = [normal_edges(signal), tail, tail[-1:] + _REACH * signal, RATIOS]
+        edges = [normal_edges(signal), tail, tail[-1:] + REACH * signal, RATIOS]
         return SteppedLaw(
             ExponentialDensity(signal, std),
             centre=std,
@@ -99,7 +99,7 @@ class Uniform(AbstractNoise):
         return self.std**2
 
     def residual(self, signal_variance: RealScalarLike) -> SteppedLaw:
-        unit, signal, half = _in_units(signal_variance, np.sqrt(3) * self.std)
+        unit, signal, half = in_units(signal_variance, np.sqrt(3) * self.std)
         return SteppedLaw(
             UniformDensity(signal, half),
             centre=half,
@@ -110,7 +110,7 @@ class Uniform(AbstractNoise):
         )
 
 
-def _in_units(signal_variance: RealScalarLike, width: Float[Array, ""]):
+def in_units(signal_variance: RealScalarLike, width: Float[Array, ""]):
     """The unit of a law, and the signal's standard deviation and the noise's width in
     it."""
     unit = unit_of(signal_variance, width)

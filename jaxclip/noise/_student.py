@@ -14,7 +14,7 @@ from .._checks import is_traced, positive
 from .._types import Key, RealScalarLike
 from ._base import AbstractNoise
 from ._density import StudentDensity
-from ._smooth import _REACH, _in_units
+from ._smooth import REACH, in_units
 from ._smooth_law import SmoothLaw, normal_edges
 
 # The same of Student's t, in its scale, up to where its power law begins.
@@ -69,7 +69,7 @@ class StudentT(AbstractNoise):
         )
 
     def residual(self, signal_variance: RealScalarLike) -> SmoothLaw:
-        unit, signal, scale = _in_units(signal_variance, self.scale)
+        unit, signal, scale = in_units(signal_variance, self.scale)
         # Where the nodes lie is no part of the result, but for rounding.
         df = jax.lax.stop_gradient(self.df)
         # A threshold is as large beside a signal that is wider than the noise.
@@ -79,7 +79,7 @@ class StudentT(AbstractNoise):
         # Denser towards the centre, where functions of the norm still vary.
         far = jnp.exp(_log_reach(df) * jnp.linspace(0.0, 1.0, self.tail) ** 1.25)
         centre = scale * _CENTRE_EDGES
-        edges = [normal_edges(signal), centre, (centre[-1] + _REACH * signal) * far]
+        edges = [normal_edges(signal), centre, (centre[-1] + REACH * signal) * far]
         return SmoothLaw(density, jnp.concatenate(edges), symmetric=True, unit=unit)
 
 

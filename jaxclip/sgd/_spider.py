@@ -1,9 +1,7 @@
 """SPIDER on a problem: it takes both gradients of a step by itself."""
 
-from collections.abc import Callable
 from functools import partial
 from math import ceil, sqrt
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,14 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from .._checks import count, positive
-from .._curve import Curve
 from .._schedule import as_schedule
-from .._static import hashable
 from .._types import Key, Params, Schedule
 from ..clip import AbstractClip, SpiderClip
 from ..problem import AbstractProblem, FiniteSum
 from ..transform import algorithm
-from ._loop import Run, check_lengths, record
 from .engine._direct import mean
 
 
@@ -186,59 +181,6 @@ class Spider(eqx.Module):
         return algorithm.spider(
             self.clip, self.variant, anchor_size=size, batch_size=self.batch_size
         )
-
-
-def run_spider(
-    problem: AbstractProblem,
-    optimiser: Spider,
-    *,
-    steps: int,
-    every: int = 1,
-    key: Key,
-    observe: Callable[[SpiderRun], Any] | None = None,
-) -> Curve:
-    """Runs [`jaxclip.Spider`][] on a problem.
-
-    **Arguments:**
-
-    - `problem`: what to run on.
-    - `optimiser`: SPIDER with its settings.
-    - `steps`: how many steps, renewals among them.
-    - `every`: record every so many steps; it must divide `steps`.
-    - `key`: determines the data and their order.
-    - `observe`: a function of the [`jaxclip.SpiderRun`][], recorded beside the risk:
-        `lambda run: run.state.evaluations` counts the sample gradients.
-
-    **Returns:**
-
-    A [`jaxclip.Curve`][] that starts at step 0.
-    """
-    steps, every = check_lengths(problem, steps, every)
-    # An upper bound: which steps renew is known only once they are made.
-    largest = max(optimiser.anchor_size or 0, optimiser.batch_size)
-    problem.check_length(steps * largest)
-    run = Run(steps, every, key, optimiser.batch_size, hashable(observe))
-    return _run(problem, optimiser, run)
-
-
-@eqx.filter_jit
-def _run(problem: AbstractProblem, optimiser: Spider, run: Run) -> Curve:
-    def advance(state, first):
-        del first
-
-        def body(state, _):
-            return optimiser.step(problem, state), None
-
-        return jax.lax.scan(body, state, length=run.every)[0]
-
-    return record(
-        problem,
-        run,
-        advance,
-        optimiser.init(problem, run.key),
-        params_of=lambda state: state.params,
-        observed_of=lambda state: state,
-    )
 
 
 def _as_sum(problem: AbstractProblem) -> FiniteSum:
