@@ -1,7 +1,9 @@
 """Strict numerics for every test: nothing is promoted or broadcast by accident."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"  # before anything can import matplotlib
 # The processes that the tests are spread over share one accelerator.
@@ -23,6 +25,22 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # The first example compiles, so no deadline; the same examples on every run.
 hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("fixed")
+
+
+# Every compiled program maps pieces of memory of its own. Linux allows a process 65530
+# of them, and the compilation after those crashes.
+_MOST_MAPS = 30_000
+
+
+@pytest.fixture(autouse=True)
+def few_programs() -> Iterator[None]:
+    """Lets go of what was compiled before there is too much of it."""
+    start, maps = time.perf_counter(), Path("/proc/self/maps")
+    yield
+    # Tests that are fast compiled nothing, and counting takes a while itself.
+    slow = time.perf_counter() - start > 0.5 and maps.exists()
+    if slow and maps.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture

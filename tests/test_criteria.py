@@ -670,7 +670,7 @@ def test_heavy_rows_are_stable_only_at_smaller_rates():
             ),
             "`problem.error0` must be positive",
         ),
-        (lambda p: jc.stable_lr("rows"), "must be a `LinearModel`, or a `Regression`"),
+        (lambda p: jc.stable_lr("rows"), "must be a `LinearModel` or a `Regression`"),
     ],
 )
 @pytest.mark.usefixtures("without_type_checks")
