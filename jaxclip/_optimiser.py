@@ -20,12 +20,8 @@ import optax
 from ._static import ByIdentity, hashable
 
 T = TypeVar("T")
-
-
 # The packages whose closures are taken apart: their global names never change.
 _KNOWN = {"optax", __name__.split(".")[0]}
-
-
 # Raised where a program asks for the value of a number that it does not know yet.
 _NEEDS_VALUE = (
     jax.errors.ConcretizationTypeError,

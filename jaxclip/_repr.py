@@ -46,7 +46,9 @@ def _array(value: Any) -> str:
     unknown = isinstance(value, jax.core.Tracer)
     if unknown or value.ndim > 1 or jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return eqx.tree_pformat(value)
-    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+    elsewhere = isinstance(value, jax.Array) and not value.is_fully_addressable
+    # Of an array that was donated nothing is left but its type.
+    if elsewhere or (isinstance(value, jax.Array) and value.is_deleted()):
         return eqx.tree_pformat(value)
     values = np.asarray(value)
     if values.ndim == 0:

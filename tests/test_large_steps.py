@@ -465,3 +465,12 @@ def test_the_barrier_between_two_points():
     )
     with pytest.raises(ValueError, match="`points` must be at least 2"):
         jc.curvature.loss_barrier(loss, at(0.0, 0.0), at(1.0, 0.0), points=1)
+
+
+def test_spider_has_no_batches_of_one_size_to_repeat():
+    problem = jc.Repeated(Counted(), 3)
+    spider = jc.Spider(
+        jc.Identity(), 0.1, jc.algorithm.PeriodicSpider(2), anchor_size=2, batch_size=1
+    )
+    with pytest.raises(ValueError, match=r"`problem` must not depend on .*Repeated"):
+        jc.run_spider(problem, spider, steps=2, key=jr.key(0))

@@ -521,3 +521,23 @@ def test_known_steps_stay_known_under_jit():
     alone = _call(limit, steps=[0.0, 2.0, 3.5], key=KEY).risk
     jitted = jax.jit(lambda key: _call(limit, steps=[0.0, 2.0, 3.5], key=key).risk)
     np.testing.assert_allclose(jitted(KEY), alone, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (500, r"`steps` must be a vector .* Got shape \(\)"),
+        ([], r"`steps` must be a vector .* Got shape \(0,\)"),
+        ([-5.0, 5.0], "`steps` must be non-negative and finite"),
+        ([0.0, np.inf], "`steps` must be non-negative and finite"),
+        ([10.0, 5.0], "`steps` must be in increasing order"),
+    ],
+)
+def test_reporting_steps_have_one_door(steps, message, without_type_checks):
+    for use in (
+        lambda: jc.solve(_PROBLEM, jc.Identity(), 0.1, steps=steps),
+        lambda: jc.ceiling(_PROBLEM, 0.1, steps=steps),
+        lambda: jc.curvature.hard_clip_floor(1.0, 1.0, 0.1, steps, largest=1.0),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()

@@ -56,3 +56,12 @@ def test_numbers_that_are_not_known_are_shown_by_their_type():
     assert seen[0].startswith("HardClip(threshold=") and "f" in seen[0]
     assert "key" in repr(jc.policy.RandomThreshold(1.0, key=jax.random.key(0)))
     assert repr(jc.Empirical(np.array([-1.0, 1.0]))).startswith("Empirical(")
+
+
+def test_arrays_that_are_gone_or_small_are_shown():
+    """A rule whose numbers were donated can still stand in an error message."""
+    rule = jc.HardClip(jnp.asarray(2.0, jnp.bfloat16))
+    assert repr(rule) == "HardClip(threshold=2)"
+    for leaf in jax.tree.leaves(rule):
+        leaf.delete()
+    assert repr(rule) == "HardClip(threshold=bf16[])"

@@ -9,33 +9,19 @@ from ._table import some
 
 # Rows at a time: a table of a million rows is not copied to be centred.
 _CHUNK = 1 << 16
-
-
 # Rows of which the order is looked at.
 _ORDERED = 10_000
-
-
 # The share of the target's variance that counts as none: what is left of a copy that
 # was rounded to four digits, and of a sum of columns, which may be right by chance.
 _NOTHING = 1e-8
-
-
 _NOTHING_OF_SUMS = 1e-10
-
-
 # From here on a column is worth a word.
 _NEARLY = 0.99
-
-
 _SAME_ORDER = 0.999
-
-
 _LEAVE_OUT = (
     "Leave out the columns that were computed from the target, or that it was computed "
     "from."
 )
-
-
 # Of fewer rows than this one column may explain nearly everything by chance.
 _FEW = 20
 

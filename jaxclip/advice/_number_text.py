@@ -9,8 +9,6 @@ import numpy as np
 
 # pandas is an extra and not imported here; its own annotations are too loose to help.
 Series: TypeAlias = Any
-
-
 # What stands for a missing value, with the case folded.
 _MARKS = frozenset(
     (
@@ -22,25 +20,17 @@ _MARKS = frozenset(
         *("#name?", "#num!"),
     )
 )
-
-
 # Numbers, but none that SGD can run on.
 _INFINITE = frozenset(
     sign + word for sign in ("", "+", "-") for word in ("inf", "infinity", "∞")
 )
-
-
 # Space, no-break space, thin no-break space, thin space, apostrophes, underscore.
 _BLANKS = "  \u202f\u2009'’_"
-
-
 # Not any three letters: AB-7 and SKU7 are names.
 _CODES = (
     "USD|EUR|GBP|CHF|JPY|CNY|INR|BRL|AUD|CAD|NZD|SEK|NOK|DKK|PLN|CZK|HUF|TRY|ZAR|KRW|"
     "MXN|SGD|HKD|RUB"
 )
-
-
 _NUMBER = re.compile(
     rf"""
     (?P<open>\()? \s* (?P<sign>[-+−–])? \s*
@@ -61,15 +51,9 @@ def _body(decimal: str, grouping: str) -> re.Pattern[str]:
 
 
 _BODIES = {".": _body(".", "," + _BLANKS), ",": _body(",", "." + _BLANKS)}
-
-
 # Numbers as programs write them, and whole ones that might also be such.
 _PLAIN = r"[+-]?(?:\d+{mark}?\d*|{mark}\d+)(?:[eE][+-]?\d+)?"
-
-
 _THOUSANDS = r"[+-]?(?:\d+|[1-9]\d{0,2}(?:,\d{3})+)"
-
-
 # What a letter after a number multiplies it by, where numbers differ in it.
 _SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "mn": 1e6, "b": 1e9, "bn": 1e9}
 

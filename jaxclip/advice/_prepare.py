@@ -13,16 +13,10 @@ from ._target import find_target, read_target
 
 # pandas is an extra and not imported here; its own annotations are too loose to help.
 DataFrame: TypeAlias = Any
-
-
 _FILLED = "filled missing values with the median of {columns}"
-
-
 _EXTRA = (
     "A table that is not of numbers alone needs an extra: `pip install 'jaxclip[cli]'`."
 )
-
-
 # Rows that tell which decimal mark a table is written with.
 _SAMPLE = 1000
 

@@ -16,8 +16,6 @@ from ..sgd import Blocked, simulate
 
 # Settings in one call: a program is compiled for each number of them, so there is one.
 WIDTH = 64
-
-
 # A run whose parameters are as large as this, where all columns have a standard
 # deviation of 1, has diverged.
 _DIVERGED = 1e30

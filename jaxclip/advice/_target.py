@@ -11,8 +11,6 @@ from ._table import Notes, some
 
 # pandas is an extra and not imported here; its own annotations are too loose to help.
 Series: TypeAlias = Any
-
-
 # Classes that an error names; text of more is no choice among classes.
 _MOST_CLASSES = 20
 

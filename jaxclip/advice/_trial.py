@@ -14,20 +14,12 @@ from ._study import KEYS, Score, Study, spread
 
 # Rows are held out a fifth at a time.
 _FOLDS = 5
-
-
 # Settings that every split chooses among.
 _FINALISTS = 64
-
-
 # Runs a split: to settle their number, at least, and at most.
 _PILOT, _FEWEST_RUNS, _MOST_RUNS = 8, 16, 128
-
-
 # An error of the gain below which more runs tell nothing that matters.
 _PRECISE = 0.01
-
-
 # The best of each kind: without a clip at a constant rate, at one that falls to 0, and
 # the better of the two; then a constant rate and threshold, and any.
 KINDS: tuple[str, ...] = ("constant", "decaying", "unclipped", "clipped", "scheduled")

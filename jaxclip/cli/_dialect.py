@@ -8,37 +8,21 @@ from typing import Any, TypeAlias
 
 # duckdb is an extra and not imported here; its own annotations are loose.
 Connection: TypeAlias = Any
-
-
 # In the order of preference where several make a table: a comma may also stand within
 # the numbers or the words of a file that another one delimits.
 _DELIMITERS = (";", "\t", "|", ",")
-
-
 # Rows from which the dialect is told. DuckDB's own default.
 _SAMPLE = 20_480
-
-
 # Rows from which the header and the decimal mark are told.
 _HEAD = 200
-
-
 _WORD = "VARCHAR"
-
-
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-
-
 # Numbers with a currency or a decimal comma, and dates: no names, either.
 _DATA = re.compile(
     r"[$€£(+-]* ?\d[\d.,' ]*[)%$€£ ]*|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b.*"
 )
-
-
 # Not 1,234, where the comma may divide the thousands; and not 1,234.5, where it does.
 _DECIMAL_COMMA = re.compile(r"[+-]?([\d.]+,(\d{1,2}|\d{4,})|0,\d+)")
-
-
 _POINT_AFTER_COMMA = re.compile(r",.*\.")
 
 

@@ -10,7 +10,7 @@
 | `SkipClip` | 1 if n <= c, else 0 | |
 
 Those without one are in `_normalize.py`; thresholds that adapt or are drawn at random
-are policies, in `_policies.py`.
+are policies, in `policy/`.
 """
 
 from functools import partial

@@ -15,8 +15,6 @@ from ..noise import AbstractNoise
 
 # The thresholds that are searched, in units of the residual's size, and how finely.
 _SMALLEST, _LARGEST, _GRID = 1e-4, 1e3, 128
-
-
 # A gain below this is within the quadrature's error, and none: no threshold is best.
 _NO_GAIN = {"float64": 1e-10, "float32": 1e-4}
 

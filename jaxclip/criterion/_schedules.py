@@ -21,8 +21,6 @@ from ._table import Tabulated, interpolation, risk_range
 # Below, the compensated rate takes in a thousand times the noise, the risk jumps within
 # a step, and no limit describes the run.
 _SMALLEST_CCC = 1e-3
-
-
 # At how many values of the risk the best threshold is found.
 _TABLE = 72
 

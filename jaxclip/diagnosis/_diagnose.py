@@ -22,8 +22,6 @@ from ._jackknife import Products, jackknife
 # The default grid: how many thresholds, on how many examples the largest acts, and how
 # far below it the smallest may be.
 _GRID, _CLIPPED, _SPAN = 24, 10, 1e-3
-
-
 # With fewer examples the jackknife's own error is as large as what it estimates.
 _LEAST = 8
 

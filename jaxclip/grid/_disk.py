@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 

@@ -12,8 +12,6 @@ from ._chunks import Program
 
 # What XLA says where memory is short, which is no point's fault.
 _NO_MEMORY = "RESOURCE_EXHAUSTED"
-
-
 # What a running program raises: the second where a function on the host did.
 _FAILURES = (RuntimeError, ValueError)
 

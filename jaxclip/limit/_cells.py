@@ -8,8 +8,6 @@ from .._types import RealScalar, RealScalarLike, Schedule
 
 # Where inside of a cell a schedule is looked at, in shares of the cell.
 _INSIDE = (1 / 16, 1 / 2, 15 / 16)
-
-
 # A change by less than so many roundings is none.
 _ROUNDINGS = 64
 

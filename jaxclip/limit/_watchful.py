@@ -16,8 +16,6 @@ from ._reading import Reading
 # That of the controller inside; how far schedules have been looked at; and the step
 # that the controller wanted when it was last cut short.
 _State: TypeAlias = tuple[Any, Lookout, RealScalar]
-
-
 # The result of a solution that has grown beyond all bounds, or whose steps have shrunk
 # to nothing: diffrax's own for the latter, which the controller inside never gives.
 DIVERGED = diffrax.RESULTS.dt_min_reached

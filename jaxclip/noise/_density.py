@@ -18,12 +18,8 @@ from .._types import RealScalarLike
 from ._mills import mills, phi
 
 _LOG_ROOT_2_PI = math.log(2 * math.pi) / 2
-
-
 # Beyond so many standard deviations the normal density is 0 in either precision.
 _NOTHING = 40.0
-
-
 # A rule on [-1, 1] for the mean of a normal density over an interval.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 

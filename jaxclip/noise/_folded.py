@@ -13,8 +13,6 @@ from ._mills import phi
 from ._panels import BOTH_SIDES, NORMAL_EDGES, RATIOS, Points, kink_at, lay
 
 Function = Callable[[Float[Array, ""]], Any]
-
-
 # From this many standard deviations off 0 a normal law is integrated around its mean.
 _FAR = 30.0
 

@@ -22,23 +22,15 @@ from jaxtyping import Array, Float
 from .._types import RealScalarLike
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
-
-
 # Panel edges of a standard normal, in standard deviations: beyond the last, 2e-21 of
 # the mass. Twelve nodes on each panel integrate the density to 1e-15, and a
 # rational function of the norm over a factor of 4 to 1e-10.
 NORMAL_EDGES = np.array([0.0, 1.25, 2.5, 4.0, 6.0, 9.5])
-
-
 # The same on both sides of its mean.
 BOTH_SIDES = np.concatenate([-NORMAL_EDGES[:0:-1], NORMAL_EDGES])
-
-
 # Panels towards norm 0, each a quarter of the one before: the last ends at 6e-14 of the
 # law's width, so that rules whose scale is 1e-12 of it are resolved.
 RATIOS = 0.25 ** np.arange(1, 23)
-
-
 # Edges that fill the gaps between features, and the ratio of two neighbours that is no
 # gap yet: gaps of a factor 1e15 in all come down to a ratio of 4.
 _FILL, _DENSE = 20, np.log(3.0)

@@ -17,8 +17,6 @@ from ._smooth_law import SmoothLaw, SteppedLaw, normal_edges
 
 # Panel edges of an exponential tail, in its scale: beyond the last, 4e-18 of the mass.
 _TAIL_EDGES = np.array([0.5, 1.0, 2.0, 4.0, 7.0, 10.0, 14.0, 19.0, 25.0, 32.0, 40.0])
-
-
 # How far a normal law reaches, in standard deviations.
 REACH = BOTH_SIDES[-1]
 

@@ -19,13 +19,9 @@ from ._smooth_law import SmoothLaw, normal_edges
 
 # The same of Student's t, in its scale, up to where its power law begins.
 _CENTRE_EDGES = np.array([0.3, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.5, 7.5, 10.0, 13.0])
-
-
 # The steps of the trapezoid rule in the logarithm of its precision, minus the logarithm
 # of the part that is not seen, and that of the largest norm that can be squared twice.
 _STEPS = {"float64": 0.3, "float32": 0.6}
-
-
 _SEEN = {"float64": (25.0, 300.0), "float32": (14.0, 80.0)}
 
 

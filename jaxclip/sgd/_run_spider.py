@@ -38,8 +38,18 @@ def run_spider(
     **Returns:**
 
     A [`jaxclip.Curve`][] that starts at step 0.
+
+    **Raises:**
+
+    A `ValueError` where an argument is misused, or the problem repeats batches, as
+    [`jaxclip.Repeated`][] does.
     """
     steps, every = check_lengths(problem, steps, every)
+    if problem.in_batches(optimiser.batch_size) is not problem:
+        raise ValueError(
+            "`problem` must not depend on the size of a batch, since those of SPIDER "
+            f"have two sizes. Got a {type(problem).__name__}; give its inner `problem`."
+        )
     # An upper bound: which steps renew is known only once they are made.
     largest = max(optimiser.anchor_size or 0, optimiser.batch_size)
     problem.check_length(steps * largest)

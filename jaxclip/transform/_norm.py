@@ -11,8 +11,6 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, PyTree
 
 _Leaves: TypeAlias = list[Float[Array, "..."]]
-
-
 # Numbers in a leaf, up to which it is copied beside others.
 _SMALL = 2**14
 

@@ -12,8 +12,6 @@ from ._scope import AbstractScope
 
 # One rule for all parts, or a pytree of rules with one for each leaf.
 Rules: TypeAlias = PyTree[AbstractClip | Adaptive]
-
-
 # The state of each adaptive rule; empty for the others.
 PolicyStates: TypeAlias = tuple[PyTree[Array], ...]
 

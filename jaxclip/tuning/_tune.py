@@ -15,8 +15,6 @@ from .._optimiser import Optimiser, adopt
 from .._static import hashable
 
 T = TypeVar("T")
-
-
 # Solvers that never ask for a gradient, whatever it is.
 _WITHOUT_GRADIENT = (optx.GoldenSearch, optx.NelderMead)
 

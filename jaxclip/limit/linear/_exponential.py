@@ -28,12 +28,8 @@ from ._interpolation import LAGRANGE, NODES, Path, path_over, propagate
 # At step k and excess risk R: the rate of descent, lr * mu, and the strength of the
 # noise, lr^2 * second.
 Coefficients = Callable[[RealScalar, RealScalar], tuple[RealScalar, RealScalar]]
-
-
 # The coefficients at the end of the last step.
 _State: TypeAlias = tuple[RealScalar, RealScalar]
-
-
 # Corrections of the nodes' risk, each of which gains some digits. What the last moves
 # is counted as an error: a step that needs more is taken again, shorter.
 _CORRECTIONS = 3

@@ -18,11 +18,7 @@ from ...problem import Modes
 # Gauss-Lobatto nodes on [0, 1], and powers of c in the integrals from 0 to c of the
 # Lagrange polynomials on them.
 NODES = np.array([0.0, (1 - 5**-0.5) / 2, (1 + 5**-0.5) / 2, 1.0])
-
-
 LAGRANGE = np.linalg.inv(np.vander(NODES, increasing=True)).T
-
-
 _INTEGRAL = LAGRANGE / np.arange(1, 5)
 
 

@@ -34,8 +34,6 @@ from ._tolerance import relative_controller
 
 # Spectra with more eigenvalues than this are compressed, to so many nodes.
 _MANY, _NODES = 512, 48
-
-
 _DIVERGED = (
     "The risk grows beyond all bounds: the learning rate is too large to be stable. "
     "Take a smaller one, a rule that clips, or `throw=False`, with which the risk is "

@@ -18,16 +18,10 @@ from ._set import ZeroLossSet, zero_loss_set
 # A start whose residuals are below this is on the set, up to Gauss-Newton steps, which
 # move it by about as much.
 _ON_THE_SET = 1e-8
-
-
 # What the flow may leave to those steps.
 _REACHED = 1e-4
-
-
 # Below this, relative to the largest eigenvalue, the tangent kernel counts as singular.
 _SINGULAR = 1e-12
-
-
 _RETRACTIONS = 8
 
 

@@ -18,8 +18,6 @@ from ._set import ZeroLossSet, need_noisy, zero_loss_set
 # A regularizer that pushes along the set by less, relative to its own slope and size,
 # does not.
 _NOT_AT_ALL = 1e-8
-
-
 _RETRACTIONS = 8
 
 

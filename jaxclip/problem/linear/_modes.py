@@ -12,8 +12,6 @@ from ._spectrum import Spectrum
 # From this many eigenvalues on, they are first gathered into bins: two nodes in each of
 # so many, evenly spaced in the logarithm.
 _GATHER = 40_000
-
-
 _BINS = 20_000
 
 

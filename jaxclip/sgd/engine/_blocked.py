@@ -22,8 +22,6 @@ from .._loop import Run, record
 from ._base import AbstractEngine
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-
-
 _TILE = 16
 
 

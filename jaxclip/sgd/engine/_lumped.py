@@ -82,8 +82,6 @@ class Lumped(AbstractEngine):
 
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-
-
 # Numbers.
 _AT_ONCE = 2**20
 
