@@ -1,136 +1,37 @@
-"""A differentiable simulator of stochastic gradient descent with clipping."""
+"""A differentiable simulator of stochastic gradient descent with clipping.
 
-from . import curvature as curvature
-from ._curve import Curve as Curve
-from ._schedule import Constant as Constant, PiecewiseLinear as PiecewiseLinear
-from ._version import __version__ as __version__
-from .advice import Advice as Advice, advise as advise
-from .clip import (
-    PSAC as PSAC,
-    AbstractClip as AbstractClip,
-    Adaptive as Adaptive,
-    AutoS as AutoS,
-    DeltaClip as DeltaClip,
-    HardClip as HardClip,
-    Identity as Identity,
-    Moments as Moments,
-    Normalize as Normalize,
-    RootSoftClip as RootSoftClip,
-    ScoreClip as ScoreClip,
-    SkipClip as SkipClip,
-    SoftClip as SoftClip,
-    SpiderClip as SpiderClip,
-    moments as moments,
-    policy as policy,
+A name is imported with its room when it is first used: who takes a rule as an optax
+transform does not wait for the solvers of differential equations. Which room a name is
+from stands in `__init__.pyi`, once for this module and for type checkers.
+"""
+
+import ast as _ast
+from importlib import import_module as _import_module
+from pathlib import Path as _Path
+from typing import Any as _Any
+
+_STUB = _ast.parse(_Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_HOMES = {
+    alias.name: f".{node.module or alias.name}"
+    for node in _STUB.body
+    if isinstance(node, _ast.ImportFrom)
+    for alias in node.names
+}
+_ROOMS = {name for name, home in _HOMES.items() if home == f".{name}"}
+# The other rooms are there too (`jaxclip.noise.SmoothLaw`), for who adds to them.
+__all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]
+    (_HOMES.keys() - _ROOMS) | {"curvature"}
 )
-from .criterion import (
-    BestClip as BestClip,
-    Setting as Setting,
-    best_clip as best_clip,
-    ceiling as ceiling,
-    fisher_information as fisher_information,
-    heuristic as heuristic,
-    max_ccc as max_ccc,
-    score as score,
-    stable_lr as stable_lr,
-)
-from .diagnosis import (
-    Diagnosis as Diagnosis,
-    Estimate as Estimate,
-    diagnose as diagnose,
-)
-from .grid import Sweep as Sweep, sweep as sweep
-from .limit import (
-    AbstractLimit as AbstractLimit,
-    ExponentialModes as ExponentialModes,
-    GradientFlow as GradientFlow,
-    HomogenizedSDE as HomogenizedSDE,
-    RiskODE as RiskODE,
-    TimeScale as TimeScale,
-    ZeroLossFlow as ZeroLossFlow,
-    ZeroLossSDE as ZeroLossSDE,
-    limit_map as limit_map,
-    solve as solve,
-    time_scale as time_scale,
-)
-from .noise import (
-    AbstractLaw as AbstractLaw,
-    AbstractNoise as AbstractNoise,
-    Cauchy as Cauchy,
-    Contaminated as Contaminated,
-    Empirical as Empirical,
-    Exponential as Exponential,
-    Gaussian as Gaussian,
-    Laplace as Laplace,
-    Mask as Mask,
-    NormalMixture as NormalMixture,
-    Rademacher as Rademacher,
-    SmoothLaw as SmoothLaw,
-    SparseSign as SparseSign,
-    StudentT as StudentT,
-    Uniform as Uniform,
-)
-from .problem import (
-    AbstractGaussianLinear as AbstractGaussianLinear,
-    AbstractLandscape as AbstractLandscape,
-    AbstractLinear as AbstractLinear,
-    AbstractLoss as AbstractLoss,
-    AbstractNoisyLinear as AbstractNoisyLinear,
-    AbstractNoisyProblem as AbstractNoisyProblem,
-    AbstractProblem as AbstractProblem,
-    CompressedLinearModel as CompressedLinearModel,
-    FiniteSum as FiniteSum,
-    HuberLoss as HuberLoss,
-    Interpolation as Interpolation,
-    Landscape as Landscape,
-    LinearModel as LinearModel,
-    Logistic as Logistic,
-    LogisticLoss as LogisticLoss,
-    Modes as Modes,
-    NoisyLoss as NoisyLoss,
-    Online as Online,
-    PinballLoss as PinballLoss,
-    Regression as Regression,
-    Repeated as Repeated,
-    Spectrum as Spectrum,
-    SquaredLoss as SquaredLoss,
-    TwoWells as TwoWells,
-    inject as inject,
-    random_features as random_features,
-)
-from .sgd import (
-    AbstractEngine as AbstractEngine,
-    Blocked as Blocked,
-    Direct as Direct,
-    Lumped as Lumped,
-    Spider as Spider,
-    SpiderRun as SpiderRun,
-    basins as basins,
-    default_engine as default_engine,
-    run_spider as run_spider,
-    simulate as simulate,
-    train as train,
-)
-from .transform import (
-    AbstractPerLeaf as AbstractPerLeaf,
-    AbstractScope as AbstractScope,
-    ClipState as ClipState,
-    ClipTransformation as ClipTransformation,
-    GuardState as GuardState,
-    MonitorState as MonitorState,
-    PerCoordinate as PerCoordinate,
-    PerExample as PerExample,
-    PerLeaf as PerLeaf,
-    PerLeafRMS as PerLeafRMS,
-    PerLeafShare as PerLeafShare,
-    PerTree as PerTree,
-    PerUnit as PerUnit,
-    algorithm as algorithm,
-    as_transform as as_transform,
-    clipped_grad as clipped_grad,
-    monitor as monitor,
-    safe_norm as safe_norm,
-    skip_nonfinite as skip_nonfinite,
-    zero_nonfinite as zero_nonfinite,
-)
-from .tuning import tune as tune, unroll as unroll
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _import_module(_HOMES[name], __name__)
+    value = home if name in _ROOMS else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

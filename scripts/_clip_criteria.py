@@ -74,7 +74,7 @@ def comparison(noise: Any, excess: float, largest: float = 15.0) -> Any:
 def ceiling_ccc(noise: Any, excess: float) -> float:
     """The criterion of the score: the largest of any rule."""
     variance = 2 * excess + noise.variance
-    return float(jc.fisher_information(noise, excess) * variance)
+    return float(jc.criterion.fisher_information(noise, excess) * variance)
 
 
 def efficiencies(report: Report) -> list[Claim]:
@@ -108,7 +108,7 @@ def efficiencies(report: Report) -> list[Claim]:
 NOISES = {
     "Gaussian": (jc.Gaussian, "black"),
     "uniform": (jc.Uniform, PINK),
-    "Rademacher-like": (lambda std: jc.SparseSign(std, 0.2), GREEN),
+    "Rademacher-like": (lambda std: jc.noise.SparseSign(std, 0.2), GREEN),
     "exponential (Laplace)": (jc.Laplace, SKY),
 }
 # The largest criterion on the curves: R = 3, noise sd 5, 100 thresholds up to 15.
@@ -177,7 +177,7 @@ def plane(report: Report) -> list[Claim]:
     figure.colorbar(image, ax=axes, label="log10 mu/nu\n(above 0: wider stability)")
     report.save("csc_plane", axis=axis, **planes)
     report.finish(figure, "csc_plane")
-    beyond = jc.moments(jc.HardClip(10.0), jc.SparseSign(4.0, 0.2), 1.0, 1.0)
+    beyond = jc.moments(jc.HardClip(10.0), jc.noise.SparseSign(4.0, 0.2), 1.0, 1.0)
     laplace, sparse = planes["exponential (Laplace)"], planes["Rademacher-like"]
     return of("paper, the plane of the CSC", [
         at_least("Gaussian: clipping widens stability in all the plane",

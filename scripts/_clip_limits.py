@@ -164,7 +164,7 @@ def widened(report: Report) -> list[Claim]:
     claims = []
     for name, noise, threshold in (
         ("Gaussian", jc.Gaussian(3.0), 2.0),
-        ("Rademacher-like", jc.SparseSign(4.0, 0.2), 10.0),
+        ("Rademacher-like", jc.noise.SparseSign(4.0, 0.2), 10.0),
         ("exponential (Laplace)", jc.Laplace(3.0), 2.0),
     ):
         # Along the error x - x*, and across it: all that the risk after a step needs.

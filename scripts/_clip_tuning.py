@@ -188,7 +188,7 @@ def greedy_anisotropic(report: Report) -> list[Claim]:
 def tabulated_information(noise: Any) -> Any:
     """The Fisher information as a function of the risk, interpolated."""
     grid = np.geomspace(0.01, 0.6, 60)
-    values = [float(jc.fisher_information(noise, r)) for r in grid]
+    values = [float(jc.criterion.fisher_information(noise, r)) for r in grid]
     return lambda risk: np.interp(np.log(risk), np.log(grid), values)
 
 

@@ -31,7 +31,7 @@ def minibatches(report: Report) -> list[Claim]:
     first, second = round(40 / lr) * 20 // steps, round(80 / lr) * 20 // steps
     label = jc.Interpolation(diagonal, start, x, y, jc.inject.Label(jc.Gaussian(1.0)))
     noisy = np.asarray(_path(label, lr, steps, steps // 20, keys))
-    limit = np.asarray(jc.limit_map(batches, start))
+    limit = np.asarray(jc.limit.limit_map(batches, start))
     rates = np.array([0.04, 0.02, 0.01])
     away = []
     for rate in rates:

@@ -179,7 +179,7 @@ def sparse(report: Report) -> list[Claim]:
     # makes our steps of .005, so that the slow time is a quarter of (.01 sigma)^2 k.
     lr = 0.01 / 2
     # One label a step, on average, is wrong by one. It weighs n times as much as here.
-    wrong = jc.inject.Label(jc.SparseSign(n**0.5, 1 / n))
+    wrong = jc.inject.Label(jc.noise.SparseSign(n**0.5, 1 / n))
     label = jc.Interpolation(_quadratic, *data, wrong)
     times = np.array([0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
     flow = solve(label, NONE, lr, steps=times / lr**2, limit=jc.ZeroLossFlow(rtol=1e-7))

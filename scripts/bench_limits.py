@@ -102,7 +102,9 @@ def compare(name: str, lam: np.ndarray, bench: Bench) -> None:
     solve = solution(jc.RiskODE(), steps)
     fast, risk = timed(solve, few, *settings)
     line = f"{name:<17}{dim:>9,} {compression:>9.3f} {1e3 * fast:>9.1f}"
-    every = jc.CompressedLinearModel(problem.modes, problem.noise, jnp.zeros(()))
+    every = jc.problem.CompressedLinearModel(
+        problem.modes, problem.noise, jnp.zeros(())
+    )
     seconds, exact = timed(solve, every, *settings, runs=1)
     error = float(jnp.max(jnp.abs(risk / exact - 1)))
     assert error < 1e-6, (name, error)
@@ -135,7 +137,9 @@ def largest(dim: int, bench: Bench) -> None:
     few = problem.compress()
     compression = time.perf_counter() - start
     fast, risk = timed(solution(jc.RiskODE(), steps), few, *settings)
-    every = jc.CompressedLinearModel(problem.modes, problem.noise, jnp.zeros(()))
+    every = jc.problem.CompressedLinearModel(
+        problem.modes, problem.noise, jnp.zeros(())
+    )
     tsit = solution(jc.RiskODE(diffrax.Tsit5(), rtol=1e-8), steps)
     full, exact = timed(tsit, every, *settings, runs=1)
     error = float(jnp.max(jnp.abs(risk / exact - 1)))

@@ -50,7 +50,7 @@ def schedule(report: Report) -> list[Claim]:
     spectrum = jc.Spectrum.power_law(500, 1 / 6)
     dimension = float(spectrum.intrinsic_dimension)
     start, lr = jnp.full(500, 500**-0.5), 0.4 / dimension
-    problem = jc.LinearModel(spectrum, jc.SparseSign(0.8, 0.2), start)
+    problem = jc.LinearModel(spectrum, jc.noise.SparseSign(0.8, 0.2), start)
     at = np.arange(0, 15 * dimension, 50)
     steps = int(at[-1])
     clip, rate = jc.max_ccc(problem, lr, steps=steps)
@@ -161,7 +161,7 @@ def real_data(report: Report) -> list[Claim]:
         ("digits, eight or not", np.where(digits.target == 8, 1.0, -1.0), 0.6, 0.4),
     )
     X, count = scaled(digits.data), 300
-    features = jc.random_features(X, count, key=jr.key(report.seed))
+    features = jc.problem.random_features(X, count, key=jr.key(report.seed))
     claims = []
     sets = sets[:1] if report.quick else sets
     figure, axes = plt.subplots(1, len(sets), figsize=(5.5 * len(sets), 4.4),
@@ -173,9 +173,7 @@ def real_data(report: Report) -> list[Claim]:
         rows = jc.Regression(features, y, start=start, replacement=False)
         empirical = jc.LinearModel.from_regression(rows)
         std = float(jnp.std(rows.residuals))
-        gaussian = jc.LinearModel(
-            empirical.spectrum, jc.Gaussian(std), empirical.error0
-        )
+        gaussian = jc.LinearModel(empirical.spectrum, jc.Gaussian(std), empirical.start)
         dimension = float(empirical.spectrum.intrinsic_dimension)
         lr, clip = eta / dimension, jc.HardClip(0.5 * empirical.spectrum.feature_norm)
         at = np.arange(0, len(y) // 100 * 100 + 1, 20)

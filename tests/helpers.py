@@ -85,7 +85,7 @@ class Triangular(jc.AbstractNoise):
 
         beside = np.array([-9.5, -6, -4, -2.5, -1.25, 0, 1.25, 2.5, 4, 6, 9.5])
         edges = jnp.concatenate([corner + signal * beside for corner in corners])
-        return jc.SmoothLaw(log_density, edges)
+        return jc.noise.SmoothLaw(log_density, edges)
 
 
 class Skewed(jc.AbstractNoise):
@@ -136,7 +136,7 @@ CLIPS: dict[str, jc.AbstractClip] = {
 NOISES: dict[str, jc.AbstractNoise] = {
     "gaussian": jc.Gaussian(1.0),
     "rademacher": jc.Rademacher(1.0),
-    "sparse_sign": jc.SparseSign(0.8, 0.2),
+    "sparse_sign": jc.noise.SparseSign(0.8, 0.2),
     "contaminated": jc.Contaminated(1.0, 10.0, 0.1),
     "empirical": jc.Empirical(RESIDUALS),
     "uniform": jc.Uniform(1.0),

@@ -230,7 +230,7 @@ OTHERS: dict[str, Callable[[int], Any]] = {
         key=jr.key(i),
         tolerance=0.1 + i,
     ),
-    "default_engine": lambda i: (jc.default_engine(linear(i)), i),
+    "default_engine": lambda i: (jc.sgd.default_engine(linear(i)), i),
     "sweep": lambda i: swept(i).values,
     "tune": lambda i: jc.tune(bowl, numbers(i, 2), steps=3),
     "tune: optimistix": lambda i: jc.tune(
@@ -270,7 +270,9 @@ OTHERS: dict[str, Callable[[int], Any]] = {
     ),
     "stable_lr": lambda i: jc.stable_lr(linear(i)),
     "stable_lr: rows": lambda i: jc.stable_lr(jc.Regression(*rows(i))),
-    "random_features": lambda i: jc.random_features(rows(i)[0], 3, key=jr.key(i)),
+    "random_features": lambda i: jc.problem.random_features(
+        rows(i)[0], 3, key=jr.key(i)
+    ),
     "spectrum": lambda i: (
         jc.Spectrum.power_law(4, 0.5 + i),
         jc.Spectrum.isotropic(4, 1.0 + i),

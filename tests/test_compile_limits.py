@@ -82,7 +82,7 @@ def _rate(kind: str, i: int) -> Any:
     }[kind]
 
 
-def _solve(limit: jc.AbstractLimit, kind: str = "number"):
+def _solve(limit: jc.limit.AbstractLimit, kind: str = "number"):
     def call(i):
         lr = _rate(kind, i)
         return jc.solve(
@@ -121,7 +121,9 @@ CALLS: dict[str, Callable[[int], Any]] = {
         limit=jc.HomogenizedSDE(),
     ),
     "ceiling": lambda i: jc.ceiling(_problem(i), _rate("number", i), steps=_STEPS[i]),
-    "fisher_information": lambda i: jc.fisher_information(jc.Laplace(1.0 + i), 0.1 + i),
+    "fisher_information": lambda i: jc.criterion.fisher_information(
+        jc.Laplace(1.0 + i), 0.1 + i
+    ),
     "best_clip": lambda i: jc.best_clip(jc.Laplace(1.0 + i), 0.1 + i, 1.0 + i),
     "moments": lambda i: jc.moments(
         jc.HardClip(1.0 + i), jc.Laplace(1.0 + i), 0.1, 2.0
@@ -145,8 +147,10 @@ CALLS: dict[str, Callable[[int], Any]] = {
         key=jr.key(i),
         limit=jc.ZeroLossSDE(),
     ),
-    "limit_map": lambda i: jc.limit_map(_noisy(i), jnp.array([1.0, 0.2, 0.3 + i])),
-    "time_scale": lambda i: jc.time_scale(_noisy(i)).push,
+    "limit_map": lambda i: jc.limit.limit_map(
+        _noisy(i), jnp.array([1.0, 0.2, 0.3 + i])
+    ),
+    "time_scale": lambda i: jc.limit.time_scale(_noisy(i)).push,
     "stable_lr": lambda i: jc.stable_lr(_problem(i)),
     "score": lambda i: jc.score(_problem(i), _rate("number", i), steps=100),
 }

@@ -220,7 +220,7 @@ def efficiencies(noise, excess):
     def at(r):
         ms = [jc.moments(clip, noise, r, 1.0) for clip in clips]
         efficiency = jnp.stack([m.mu**2 / m.second for m in ms])
-        return efficiency, jc.fisher_information(noise, r)
+        return efficiency, jc.criterion.fisher_information(noise, r)
 
     return jax.vmap(at)(excess)
 
@@ -239,7 +239,12 @@ def score_moments(noise, excess, norms):
     def at(r):
         clip = jc.ScoreClip(noise, r, 3.0)
         m = jc.moments(clip, noise, r, 3.0)
-        return m.mu, m.second, jc.fisher_information(noise, r), clip.factor(norms, 0)
+        return (
+            m.mu,
+            m.second,
+            jc.criterion.fisher_information(noise, r),
+            clip.factor(norms, 0),
+        )
 
     return jax.vmap(at)(excess)
 
@@ -327,8 +332,8 @@ def test_tweedie(noise, density):
 def make_problem(noise, *, dim=30, exponent=0.0, excess=0.5):
     """Every eigenvalue by itself, so that every spectrum runs the same program."""
     spectrum = jc.Spectrum(np.arange(1, dim + 1) ** -exponent)
-    error0 = np.full(dim, np.sqrt(2 * excess / float(spectrum.trace)))
-    return jc.LinearModel(spectrum, noise, error0)
+    start = np.full(dim, np.sqrt(2 * excess / float(spectrum.trace)))
+    return jc.LinearModel(spectrum, noise, start)
 
 
 SCHEDULED = 3000
@@ -353,7 +358,7 @@ def unclipped(problem, lr):
         variance = 2 * eigenvalues @ v + float(problem.noise.variance)
         return eigenvalues * (-2 * lr * v + lr**2 * variance / 2)
 
-    start = np.asarray(problem.error0) ** 2 / 2
+    start = np.asarray(problem.start) ** 2 / 2
     return (
         eigenvalues
         @ scipy.integrate.solve_ivp(
@@ -460,7 +465,7 @@ def compensated(problem, lr, kappa):
         second = noise.weights @ (square + c**2 * (1 - inside))
         return lam * (-2 * lr * v + (lr / mu) ** 2 * second / 2)
 
-    start = np.asarray(problem.error0) ** 2 / 2
+    start = np.asarray(problem.start) ** 2 / 2
     run = scipy.integrate.solve_ivp(
         field, (0, REPORT[-1]), start, t_eval=REPORT, method="LSODA", rtol=1e-9,
         atol=1e-14,
@@ -488,15 +493,15 @@ def test_heuristic_runs_at_the_compensated_rate():
 
 @eqx.filter_jit
 def informations(noise, excess):
-    return jax.vmap(lambda r: jc.fisher_information(noise, r))(excess)
+    return jax.vmap(lambda r: jc.criterion.fisher_information(noise, r))(excess)
 
 
 def cramer_rao(problem, steps):
     """The risk in the limit of one pass on isotropic features, and its descent rate."""
     grid = np.logspace(-4, 1, 60)
-    information = jax.jit(jax.vmap(lambda r: jc.fisher_information(problem.noise, r)))(
-        grid
-    )
+    information = jax.jit(
+        jax.vmap(lambda r: jc.criterion.fisher_information(problem.noise, r))
+    )(grid)
     dim = problem.spectrum.dim
 
     def of(risk):
@@ -640,7 +645,10 @@ def test_heavy_rows_are_stable_only_at_smaller_rates():
     [
         (lambda p: jc.best_clip(LAPLACE, -1.0, 1.0), "`risk` must be non-negative"),
         (lambda p: jc.best_clip(LAPLACE, np.nan, 1.0), "`risk` must be non-negative"),
-        (lambda p: jc.fisher_information(LAPLACE, 0.0), "`risk` must be positive"),
+        (
+            lambda p: jc.criterion.fisher_information(LAPLACE, 0.0),
+            "`risk` must be positive",
+        ),
         (lambda p: jc.ScoreClip(LAPLACE, -1.0, 1.0), "`risk` must be non-negative"),
         (lambda p: jc.ScoreClip(LAPLACE, 1.0, 0.0), "`feature_norm` must be positive"),
         (lambda p: jc.max_ccc(p, 0.1, steps=0), "`steps` must be at least 1. Got 0"),
@@ -664,11 +672,11 @@ def test_heavy_rows_are_stable_only_at_smaller_rates():
         (lambda p: jc.heuristic(p, 0.1, 1.0, steps=0), "`steps` must be at least"),
         (
             lambda p: jc.max_ccc(
-                jc.LinearModel(p.spectrum, jc.Gaussian(0.0), 0 * p.error0),
+                jc.LinearModel(p.spectrum, jc.Gaussian(0.0), 0 * p.start),
                 0.1,
                 steps=9,
             ),
-            "`problem.error0` must be positive",
+            "`problem.start` must be positive",
         ),
         (lambda p: jc.stable_lr("rows"), "must be a `LinearModel` or a `Regression`"),
     ],

@@ -155,7 +155,7 @@ def test_the_verdict_is_borne_out(load):
     if "features" in settings:
         keys = jr.split(jr.key(51), 4)
         X = (X - X.mean(axis=0)) / X.std(axis=0)
-        X = np.asarray(jc.random_features(X, settings["features"], key=keys[0]))
+        X = np.asarray(jc.problem.random_features(X, settings["features"], key=keys[0]))
     X, y = (X - X.mean(axis=0)) / X.std(axis=0), (y - y.mean()) / y.std()
     if len(y) > 5000:
         some = np.random.default_rng(0).permutation(len(y))[:5000]

@@ -228,7 +228,8 @@ def small_batches():
 @pytest.mark.parametrize("number", ["signal", "mu", "nu", "csc", "ccc"])
 def test_the_errors_are_right(small_batches, number):
     small, large = (
-        jc.Estimate(*map(np.asarray, getattr(each, number))) for each in small_batches
+        jc.diagnosis.Estimate(*map(np.asarray, getattr(each, number)))
+        for each in small_batches
     )
     assert np.all(large.error < 0.1 * np.mean(small.error, axis=0))
     scatter = np.std(small.value, axis=0)
@@ -255,7 +256,9 @@ def test_in_words_and_as_a_figure():
     plt.close(ax.figure)
     # The answer follows the estimates that are in it.
     harmful = eqx.tree_at(
-        lambda d: d.ccc, helpful, jc.Estimate(helpful.ccc.value / 9, helpful.ccc.error)
+        lambda d: d.ccc,
+        helpful,
+        jc.diagnosis.Estimate(helpful.ccc.value / 9, helpful.ccc.error),
     )
     assert "is not seen to help now" in str(harmful)
     noisy = eqx.tree_at(lambda d: d.signal.error, helpful, helpful.signal.value * 0.51)

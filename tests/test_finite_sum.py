@@ -75,7 +75,7 @@ def test_an_equinox_model_is_split_and_trained():
     curve = jc.train(problem, optax.sgd(0.1), steps=60, every=60, key=jr.key(1))
     assert curve.risk[-1] < 0.9 * curve.risk[0]
     assert jax.tree.structure(curve.params) == jax.tree.structure(arrays)
-    with pytest.raises(ValueError, match=r"`params0`.*equinox.partition"):
+    with pytest.raises(ValueError, match=r"`start`.*equinox.partition"):
         jc.FiniteSum(square, model, (X, Y))
 
 
@@ -107,7 +107,7 @@ def test_online_draws_afresh_and_records_the_excess():
     ("make", "message"),
     [
         (lambda: jc.FiniteSum(loss, {"w": jnp.arange(2)}, (X, Y)), "arrays of floats"),
-        (lambda: jc.FiniteSum(loss, {}, (X, Y)), "`params0` must hold"),
+        (lambda: jc.FiniteSum(loss, {}, (X, Y)), "`start` must hold"),
         (lambda: jc.FiniteSum(loss, PARAMS, (X, Y[:4])), r"`data`.*\(4,\), \(9,\)"),
         (lambda: jc.FiniteSum(loss, PARAMS, ()), "`data` must hold"),
         (lambda: jc.FiniteSum(loss, PARAMS, (X[:0], Y[:0])), "at least one long"),

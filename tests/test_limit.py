@@ -37,9 +37,9 @@ SET_B = (
 
 def _scaled(setting, noise, c, eta=0.5) -> tuple[jc.LinearModel, jc.AbstractClip, Any]:
     """The problem, the clip and the rate: lr = eta / N and C = c sqrt(Tr K)."""
-    spectrum, error0 = setting
+    spectrum, start = setting
     clip = jc.Identity() if np.isinf(c) else jc.HardClip(c * spectrum.feature_norm)
-    problem = jc.LinearModel(spectrum, NOISES[noise], error0)
+    problem = jc.LinearModel(spectrum, NOISES[noise], start)
     return problem, clip, eta / spectrum.intrinsic_dimension
 
 
@@ -113,7 +113,7 @@ def test_volterra_form():
         gap = descent[end] - descent[: end + 1]
         kernel = np.sum(lam**2 * d * np.exp(-2 * lam * gap[:, None]), axis=1)
         memory = kernel * rate**2 * np.asarray(second[: end + 1])
-        start = problem.error0**2 / 2 * lam * np.exp(-2 * lam * descent[end])
+        start = problem.start**2 / 2 * lam * np.exp(-2 * lam * descent[end])
         integral = scipy.integrate.simpson(memory, x=steps[: end + 1]) / 2
         np.testing.assert_allclose(risk[end], np.sum(start) + integral, rtol=1e-8)
 
@@ -129,8 +129,8 @@ def _hard_gaussian_moments(excess, std, c):
 
 def test_schedules_against_scipy():
     """Rate and threshold change with the step; the moments are a closed form."""
-    lam, d, error0 = np.array([1.0, 0.2]), np.array([3, 7]), np.array([1.0, 2.0])
-    problem = jc.LinearModel(jc.Spectrum(lam, d), jc.Gaussian(0.6), error0)
+    lam, d, start = np.array([1.0, 0.2]), np.array([3, 7]), np.array([1.0, 2.0])
+    problem = jc.LinearModel(jc.Spectrum(lam, d), jc.Gaussian(0.6), start)
     norm = np.sqrt(lam @ d)
 
     def field(k, v):
@@ -140,7 +140,7 @@ def test_schedules_against_scipy():
 
     steps = np.linspace(0, 40, 9)
     exact = scipy.integrate.solve_ivp(
-        field, (0, 40), error0**2 / 2, "DOP853", steps, rtol=1e-12, atol=1e-14
+        field, (0, 40), start**2 / 2, "DOP853", steps, rtol=1e-12, atol=1e-14
     )
     curve = _solve(
         problem,
@@ -233,7 +233,7 @@ def _mean_without_a_clip(problem, lr, steps, dt):
     """The mean risk of the SDE with coefficients frozen over `dt`: without a clip it
     is a linear recursion, exact at every dimension."""
     lam, d = np.asarray(problem.spectrum.eigenvalues), problem.spectrum.multiplicity
-    v = np.asarray(problem.error0) ** 2 / 2
+    v = np.asarray(problem.start) ** 2 / 2
     variance = float(problem.noise.variance)
     for _ in range(round(steps / dt)):
         force = lr**2 * lam * np.asarray(d) * (2 * lam @ v + variance) / 2
@@ -326,9 +326,7 @@ def test_steps_may_be_fractions_and_start_anywhere():
     problem, clip, lr = setting
     m = jc.moments(clip, problem.noise, 1.0, problem.spectrum.feature_norm)
     lam, d = problem.spectrum.eigenvalues, problem.spectrum.multiplicity.astype(float)
-    slope = jnp.sum(
-        lam**2 * (-lr * m.mu * problem.error0**2 + lr**2 * m.second * d / 2)
-    )
+    slope = jnp.sum(lam**2 * (-lr * m.mu * problem.start**2 + lr**2 * m.second * d / 2))
     np.testing.assert_allclose((risk[1] - 1) / 0.25, slope, rtol=2e-3)
 
 
@@ -358,7 +356,7 @@ def _final(settings, adjoint=None):
     problem = jc.LinearModel(
         jc.Spectrum(eigenvalues, np.array([3, 5])),
         jc.Contaminated(*settings["noise"]),
-        settings["error0"],
+        settings["start"],
     )
     knots = jnp.array([0.0, 10.0, 25.0])
     clip = jc.HardClip(jc.PiecewiseLinear(knots, settings["threshold"]))
@@ -373,7 +371,7 @@ def _final(settings, adjoint=None):
 _SETTINGS = {
     "log_eigenvalues": jnp.log(jnp.array([1.0, 0.2])),
     "noise": [jnp.asarray(0.7), jnp.asarray(5.0), jnp.asarray(0.15)],
-    "error0": jnp.array([1.0, 2.0]),
+    "start": jnp.array([1.0, 2.0]),
     "threshold": jnp.array([4.0, 2.0, 1.0]),
     "lr": jnp.array([0.15, 0.1, 0.05]),
 }

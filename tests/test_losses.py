@@ -53,11 +53,11 @@ ROWS: dict[str, Any] = {
 }
 
 
-class OneOf(jc.AbstractLinear):
+class OneOf(jc.problem.AbstractLinear):
     """One of several problems of the same dimension: all through one compilation."""
 
     index: Array
-    problems: tuple[jc.AbstractLinear, ...]
+    problems: tuple[jc.problem.AbstractLinear, ...]
 
     def _switch(self, method, *arguments):
         branches = [lambda *a, p=p: getattr(p, method)(*a) for p in self.problems]
@@ -123,7 +123,7 @@ def test_the_logistic_loss_far_out():
         (lambda: jc.PinballLoss(-0.1), "`level` must be"),
         (
             lambda: jc.LinearModel(SPECTRUM, NOISE, [1.0], jc.HuberLoss(1.0)),
-            r"`error0` must have one",
+            r"`start` must have one",
         ),
         (lambda: jc.Logistic(SPECTRUM, [1.0, -1.0, 1.0]), "`optimum` must be norms"),
         (lambda: jc.Logistic(SPECTRUM, ERROR0, [1.0]), "`start` must have one"),

@@ -33,14 +33,14 @@ SPECTRUM = jc.Spectrum([2.0, 1.0, 0.1], MULTIPLICITY)
 ERROR0 = jnp.array([1.0, 0.7, 2.0])
 
 
-class OneLoss(jc.AbstractNoisyLinear):
+class OneLoss(jc.problem.AbstractNoisyLinear):
     """A problem as a user would write it, whose loss is one of several."""
 
     spectrum: jc.Spectrum
     noise: jc.AbstractNoise
-    error0: Array
+    start: Array
     index: Array
-    losses: tuple[jc.AbstractLoss, ...]
+    losses: tuple[jc.problem.AbstractLoss, ...]
 
     def slope(self, prediction, target):
         slopes = [lambda p, y, of=loss: of.slope(p, y) for loss in self.losses]
@@ -375,7 +375,7 @@ def _least_squares(spectrum):
     ],
 )
 def test_the_default_engine(problem, engine):
-    assert type(jc.default_engine(problem)) is engine
+    assert type(jc.sgd.default_engine(problem)) is engine
 
 
 def test_the_default_engine_is_the_one_that_runs():

@@ -72,7 +72,7 @@ def test_compressed_is_full(spectrum, noise):
     dim = len(lam)
     few = problem.compress()
     assert few.modes.eigenvalues.shape == (96,)
-    full = jc.CompressedLinearModel(problem.modes, problem.noise, jnp.zeros(()))
+    full = jc.problem.CompressedLinearModel(problem.modes, problem.noise, jnp.zeros(()))
     steps = jnp.asarray(dim * np.concatenate([[0.0], np.geomspace(1e-5, 1e3, 25)]))
     # Half of what is stable: the largest eigenvalue may be far above the mean.
     settings = (jc.HardClip(0.7 * dim**0.5), jnp.asarray(0.5 / dim))
@@ -175,7 +175,7 @@ def test_schedules_against_scipy():
         return lam * (-2 * rate * float(mu) * v + rate**2 * float(second) / 2)
 
     theirs = scipy.integrate.solve_ivp(
-        field, (0, 400), np.asarray(problem.error0) ** 2 / 2, method="DOP853",
+        field, (0, 400), np.asarray(problem.start) ** 2 / 2, method="DOP853",
         rtol=1e-10, atol=1e-14, t_eval=steps,
     )  # fmt: skip
     np.testing.assert_allclose(ours.risk, lam @ theirs.y, rtol=1e-8)

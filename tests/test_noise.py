@@ -362,8 +362,8 @@ def test_draws_are_arrays_of_the_asked_shape(noise):
     [
         (lambda x: jc.Gaussian(x), "std"),
         (lambda x: jc.Rademacher(x), "std"),
-        (lambda x: jc.SparseSign(x, 0.5), "std"),
-        (lambda x: jc.SparseSign(1.0, x), "prob"),
+        (lambda x: jc.noise.SparseSign(x, 0.5), "std"),
+        (lambda x: jc.noise.SparseSign(1.0, x), "prob"),
         (lambda x: jc.Contaminated(x, 2.0, 0.5), "std"),
         (lambda x: jc.Contaminated(1.0, x, 0.5), "outlier_std"),
         (lambda x: jc.Contaminated(1.0, 2.0, x), "prob"),

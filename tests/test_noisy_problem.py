@@ -31,13 +31,13 @@ MODELS = {
         net, *DATA, jc.inject.Label(jc.Gaussian(STD), batch_size=3)
     ),
     "dropout": jc.Interpolation(
-        dropped, *DATA, jc.inject.Dropout(jc.Mask(1 / (1 + STD**2)), units=2)
+        dropped, *DATA, jc.inject.Dropout(jc.noise.Mask(1 / (1 + STD**2)), units=2)
     ),
     "connect": jc.Interpolation(net, *DATA, jc.inject.DropConnect(jc.Rademacher(STD))),
     "anti": jc.Interpolation(net, *DATA, jc.inject.AntiCorrelated(jc.Uniform(STD))),
     "langevin": jc.Interpolation(net, *DATA, jc.inject.Langevin(jc.Gaussian(STD))),
     "minibatch": jc.Interpolation(net, *DATA, jc.inject.Minibatch()),
-    "general": jc.NoisyLoss(
+    "general": jc.problem.NoisyLoss(
         lambda w, e: (net(w, XS[0]) * (1 + e[0] * w[1] + e[1]) - YS[0]) ** 2,
         lambda w: net(w, XS[0])[None] - YS[:1],
         W,
@@ -192,7 +192,7 @@ def test_clips_of_single_residuals():
 
 
 def test_the_mask_of_dropout():
-    mask = jc.Mask(0.8)
+    mask = jc.noise.Mask(0.8)
     draws = mask.sample(jr.key(0), (10_000,))
     assert set(np.round(np.unique(draws), 12)) == {-1.0, 0.25}
     mean, error = mean_and_error(draws)
@@ -212,17 +212,17 @@ def test_the_mask_of_dropout():
         (lambda: jc.inject.Minibatch(batch_size=0), "`batch_size`"),
         (lambda: jc.Interpolation(net, jnp.arange(4), XS, YS, jc.inject.Minibatch()),
          "floats"),
-        (lambda: jc.inject.Dropout(jc.Mask(0.5), units=0), "`units`"),
+        (lambda: jc.inject.Dropout(jc.noise.Mask(0.5), units=0), "`units`"),
         (lambda: jc.Interpolation(net, *DATA, jc.Gaussian(1.0)),
          "`injection` must say.*Gaussian"),
         (lambda: jc.Interpolation(net, *DATA, jc.inject.Langevin(jc.Gaussian(1.0)),
                                   residual_clip=jc.HardClip(1.0)),
          "`residual_clip` must be Identity.*Langevin"),
-        (lambda: jc.Mask(1.5), "`keep`"),
+        (lambda: jc.noise.Mask(1.5), "`keep`"),
         (lambda: jc.Interpolation(lambda w, x: x, *DATA,
                                   jc.inject.AntiCorrelated(jc.Gaussian(1.0))).risk(W),
          r"`model`.*\(2, 2\).*\(2,\)"),
-        (lambda: jc.NoisyLoss(lambda w, e: w, lambda w: w, W, jc.Gaussian(1.0),
+        (lambda: jc.problem.NoisyLoss(lambda w, e: w, lambda w: w, W, jc.Gaussian(1.0),
                               shape=(1,)), "`loss` must return one number"),
     ],
 )  # fmt: skip

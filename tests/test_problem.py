@@ -288,19 +288,19 @@ def test_an_example_is_a_function_of_the_key_and_the_index(examples):
 
 
 @pytest.mark.parametrize(
-    ("error0", "message"),
+    ("start", "message"),
     [
-        ([1.0, 1.0], r"`error0` must have one number for each.*\(1,\)\. Got \(2,\)"),
-        (1.0, r"`error0` must have one number for each"),
-        ([-1.0], "`error0` must be norms: non-negative"),
-        ([np.nan], "`error0` must be norms: non-negative and finite"),
-        ([np.inf], "`error0` must be norms: non-negative and finite"),
-        ("x", "`error0` must be a number or an array of numbers"),
+        ([1.0, 1.0], r"`start` must have one number for each.*\(1,\)\. Got \(2,\)"),
+        (1.0, r"`start` must have one number for each"),
+        ([-1.0], "`start` must be norms: non-negative"),
+        ([np.nan], "`start` must be norms: non-negative and finite"),
+        ([np.inf], "`start` must be norms: non-negative and finite"),
+        ("x", "`start` must be a number or an array of numbers"),
     ],
 )
-def test_least_squares_errors(error0, message):
+def test_least_squares_errors(start, message):
     with pytest.raises(ValueError, match=message):
-        jc.LinearModel(jc.Spectrum.isotropic(3), jc.Gaussian(1.0), error0)
+        jc.LinearModel(jc.Spectrum.isotropic(3), jc.Gaussian(1.0), start)
 
 
 # Rows of a table
@@ -454,7 +454,7 @@ def test_from_data():
     np.testing.assert_allclose(problem.spectrum.eigenvalues, eigenvalues[::-1], 1e-10)
     optimum = np.linalg.lstsq(X, Y, rcond=None)[0]
     error = np.abs(vectors.T @ (START - optimum))[::-1]
-    np.testing.assert_allclose(problem.error0, error, rtol=1e-9)
+    np.testing.assert_allclose(problem.start, error, rtol=1e-9)
     residuals = Y - X @ optimum
     assert isinstance(problem.noise, jc.Empirical)
     np.testing.assert_allclose(problem.noise.residuals, residuals, rtol=1e-9)
@@ -492,9 +492,9 @@ def test_from_data_starts_at_the_risk_on_the_rows():
 
 def test_from_data_with_random_features():
     problem = jc.LinearModel.from_data(X, Y, features=6, key=jr.key(4))
-    features = jc.random_features(X, 6, key=jr.key(4))
+    features = jc.problem.random_features(X, 6, key=jr.key(4))
     expected = jc.LinearModel.from_data(features, Y)
-    np.testing.assert_array_equal(problem.error0, expected.error0)
+    np.testing.assert_array_equal(problem.start, expected.start)
     np.testing.assert_allclose(problem.spectrum.eigenvalues[0], 1, rtol=1e-12)
     for settings in [{"features": 6}, {"key": jr.key(4)}]:
         with pytest.raises(ValueError, match="`features` and `key` go together"):
@@ -503,7 +503,7 @@ def test_from_data_with_random_features():
 
 @float32
 def test_random_features():
-    features = np.asarray(jc.random_features(X, 9, key=jr.key(5)))
+    features = np.asarray(jc.problem.random_features(X, 9, key=jr.key(5)))
     assert features.shape == (40, 9)
     W = np.asarray(jr.normal(jr.key(5), (4, 9)), np.float64) / 2
     expected = np.tanh(X @ W)
@@ -513,7 +513,7 @@ def test_random_features():
     np.testing.assert_allclose(features, scale * expected, atol=1e-6)
     covariance = features.T @ features / 40
     np.testing.assert_allclose(np.linalg.eigvalsh(covariance)[-1], 1, rtol=1e-6)
-    assert not np.allclose(features, jc.random_features(X, 9, key=jr.key(6)))
+    assert not np.allclose(features, jc.problem.random_features(X, 9, key=jr.key(6)))
 
 
 @pytest.mark.parametrize(
@@ -529,4 +529,4 @@ def test_random_features():
 )
 def test_random_features_errors(X, count, message):
     with pytest.raises(ValueError, match=message):
-        jc.random_features(X, count, key=jr.key(0))
+        jc.problem.random_features(X, count, key=jr.key(0))

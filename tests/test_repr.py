@@ -22,7 +22,7 @@ SHOWN = {
     ),
     "Constant(value=3)": jc.Constant(3),
     "Laplace(std=0.25)": jc.Laplace(0.25),
-    "Setting(clip=Identity(), lr=Constant(value=0.1))": jc.Setting(
+    "Setting(clip=Identity(), lr=Constant(value=0.1))": jc.criterion.Setting(
         jc.Identity(), jc.Constant(0.1)
     ),
 }

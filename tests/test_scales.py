@@ -50,7 +50,7 @@ NOISES = {
     "gaussian": (jc.Gaussian, ([0.0], [1.0], [1.0])),
     "rademacher": (jc.Rademacher, ([-1.0, 1.0], [0.5, 0.5], [0.0, 0.0])),
     "sparse_sign": (
-        lambda x: jc.SparseSign(x, 0.2),
+        lambda x: jc.noise.SparseSign(x, 0.2),
         (5**0.5 * np.array([-1, 0, 1]), [0.1, 0.8, 0.1], np.zeros(3)),
     ),
     "contaminated": (
@@ -256,8 +256,8 @@ def curves(rule, std, starts):
     """The curves from these risks, spread evenly over the modes."""
 
     def one(start):
-        error0 = jnp.sqrt(2 * start / len(LAM) / jnp.asarray(LAM, start.dtype))
-        problem = jc.LinearModel(jc.Spectrum(LAM, DIMS), jc.Gaussian(std), error0)
+        start = jnp.sqrt(2 * start / len(LAM) / jnp.asarray(LAM, start.dtype))
+        problem = jc.LinearModel(jc.Spectrum(LAM, DIMS), jc.Gaussian(std), start)
         steps = jnp.asarray(STEPS, start.dtype)
         return jc.solve(problem, rule, 0.02, steps=steps).risk
 
@@ -309,7 +309,7 @@ def test_fisher_information_at_any_ratio(ratio):
         (lambda x: jc.StudentT(3.0, x), 4 / 6),
         (jc.Rademacher, np.inf),
     ]:
-        ours = float(jc.fisher_information(make(1.0), ratio**2 / 2))
+        ours = float(jc.criterion.fisher_information(make(1.0), ratio**2 / 2))
         expected = 1 / ratio**2 if ratio > 1 or limit == np.inf else limit
         assert ours == pytest.approx(
             expected, rel=2 * min(ratio, 1 / ratio) + TOLERANCE
@@ -318,5 +318,5 @@ def test_fisher_information_at_any_ratio(ratio):
     if ratio < 1:
         z = np.linspace(-12, 8, 20_001)
         edge = np.sum(stats.norm.pdf(z) ** 2 / stats.norm.cdf(z)) * (z[1] - z[0])
-        ours = float(jc.fisher_information(jc.Uniform(1.0), ratio**2 / 2))
+        ours = float(jc.criterion.fisher_information(jc.Uniform(1.0), ratio**2 / 2))
         assert ours == pytest.approx(edge / np.sqrt(3) / ratio, rel=TOLERANCE)

@@ -126,7 +126,7 @@ def test_blocked_is_direct_in_any_precision():
 @float32
 def test_the_features_do_not_depend_on_the_precision():
     """Without noise, therefore, nor does the run."""
-    problem = jc.LinearModel(PROBLEM.spectrum, jc.Gaussian(0.0), PROBLEM.error0)
+    problem = jc.LinearModel(PROBLEM.spectrum, jc.Gaussian(0.0), PROBLEM.start)
     settings: Settings = dict(steps=20, every=10, key=KEY, batch_size=4)
     risk = _simulate(problem, jc.HardClip(0.8), 0.1, **settings).risk
     # Of the float64 run.
@@ -417,8 +417,8 @@ def test_a_run_follows_the_ode_to_the_root_of_the_dimension(names, spectra, coun
         """The paper's scaling: lr = eta / N and C = c sqrt(Tr K), with R = 1 at 0."""
         spectrum = jc.Spectrum(eigenvalues, np.rint(_FRACTIONS * dim).astype(int))
         N = spectrum.intrinsic_dimension
-        error0 = jnp.sqrt(2 * spectrum.multiplicity.astype(float) / N)
-        problem = jc.LinearModel(spectrum, noise, error0)
+        start = jnp.sqrt(2 * spectrum.multiplicity.astype(float) / N)
+        problem = jc.LinearModel(spectrum, noise, start)
         return problem, jc.HardClip(spectrum.feature_norm), 0.5 / N
 
     @eqx.filter_jit
@@ -430,7 +430,7 @@ def test_a_run_follows_the_ode_to_the_root_of_the_dimension(names, spectra, coun
     def runs(problem, clip, lr, keys):
         def one(key, index):
             noise = OneNoise(index, noises)
-            its = jc.LinearModel(problem.spectrum, noise, problem.error0)
+            its = jc.LinearModel(problem.spectrum, noise, problem.start)
             steps = 6 * its.spectrum.dim // 5
             # The direct engine compiles faster, the blocked one runs faster.
             engine = jc.Direct() if len(noises) == 2 else jc.Blocked()

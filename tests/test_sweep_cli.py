@@ -195,7 +195,7 @@ NOISES = {
     "laplace": jc.Laplace(2.0),
     "uniform": jc.Uniform(2.0),
     "rademacher": jc.Rademacher(2.0),
-    "sparse-sign": jc.SparseSign(2.0, 0.3),
+    "sparse-sign": jc.noise.SparseSign(2.0, 0.3),
     "contaminated": jc.Contaminated(2.0, 7.0, 0.3),
     "exponential": jc.Exponential(2.0),
 }

@@ -266,7 +266,7 @@ def efficiencies(excess):
 
     def at(r):
         hard = jc.best_clip(STUDENT, r, 1.0).ccc / (2 * r + STUDENT.variance)
-        return hard, jc.fisher_information(STUDENT, r)
+        return hard, jc.criterion.fisher_information(STUDENT, r)
 
     return jax.lax.map(at, excess)
 

@@ -46,7 +46,7 @@ def differences():
     pairs = [(i, j) for i in range(4) for j in range(i, 4)]
     eye = np.eye(4)
     shifts = [s * h * (eye[i] + eye[j]) for i, j in pairs for s in (-2, -1, 0, 1, 2)]
-    ends = jax.jit(jax.vmap(lambda w: jc.limit_map(LABEL, w)))(
+    ends = jax.jit(jax.vmap(lambda w: jc.limit.limit_map(LABEL, w)))(
         W[None] + np.array(shifts)
     )
     f = np.asarray(ends).reshape(len(pairs), 5, 4)
@@ -106,7 +106,7 @@ def test_gradient_flow_runs_to_the_limit_map():
     problem = jc.Interpolation(net, W + 0.1, XS, YS, jc.inject.Label(jc.Gaussian(1.0)))
     steps = jnp.array([0.0, 1.0, 3000.0])
     curve = solve(problem, NONE, 0.5, steps=steps, limit=jc.GradientFlow())
-    end = jax.jit(jc.limit_map)(problem, W + 0.1)
+    end = jax.jit(jc.limit.limit_map)(problem, W + 0.1)
     np.testing.assert_allclose(curve.params, end, atol=1e-8)
     # A clip slows it down and leaves its path.
     slow = solve(problem, jc.HardClip(1e-3), 0.5, steps=steps, limit=jc.GradientFlow())
@@ -159,7 +159,7 @@ CIRCLE = jnp.array([np.cos(ANGLE), np.sin(ANGLE)]), jnp.ones(1), jnp.ones(1)
 
 def test_the_circle_under_dropout():
     problem = jc.Interpolation(
-        circle, *CIRCLE, jc.inject.Dropout(jc.Mask(0.8), units=2)
+        circle, *CIRCLE, jc.inject.Dropout(jc.noise.Mask(0.8), units=2)
     )
     steps = jnp.linspace(0, 30, 4)
     curve = solve(problem, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow())
@@ -487,7 +487,7 @@ def test_time_scales():
     langevin = jc.Interpolation(net, W, XS, YS, jc.inject.Langevin(noise))
     connect = jc.Interpolation(product, *PRODUCT, jc.inject.DropConnect(noise))
     problems = [LABEL, anti, langevin, connect]
-    scales = [jc.time_scale(problem) for problem in problems]
+    scales = [jc.limit.time_scale(problem) for problem in problems]
     assert [scale.power for scale in scales] == [2, 1, 2, 2]
     flow, sde = jc.ZeroLossFlow, jc.ZeroLossSDE
     assert [type(scale.limit) for scale in scales] == [flow, flow, sde, sde]
@@ -533,7 +533,7 @@ def test_an_injection_of_a_users_own(injection):
     start = jnp.array([0.8, 1.25])
     noise = injection(jc.Gaussian(std))
     problem = jc.Interpolation(product, start, *PRODUCT[1:], noise)
-    scale = jc.time_scale(problem)
+    scale = jc.limit.time_scale(problem)
     assert scale.power == 1 and isinstance(scale.limit, jc.ZeroLossFlow)
 
     curve = solve(problem, NONE, lr, steps=np.array([steps]), limit=scale.limit)
@@ -601,7 +601,7 @@ def test_minibatches_do_not_move():
 
 def test_a_start_off_the_set_is_brought_to_it_and_said():
     problem = jc.Interpolation(product, *PRODUCT, jc.inject.Label(jc.Gaussian(1.0)))
-    off = eqx.tree_at(lambda p: p.params0, problem, jnp.array([2.0, 1.0]))
+    off = eqx.tree_at(lambda p: p.start, problem, jnp.array([2.0, 1.0]))
     with pytest.warns(UserWarning, match="not on the zero-loss set: its loss is 0.5"):
         curve = jc.solve(off, NONE, 0.1, steps=np.zeros(1), limit=jc.ZeroLossFlow())
     # The flow conserves the difference of the squares.
@@ -613,7 +613,7 @@ def test_what_cannot_be_reached_is_an_error_under_jit():
     start = jnp.ones(2)
     problem = _label(lambda w, x: x * jnp.sum(w**2), start, y=-1.0)
     with pytest.raises(RuntimeError, match="able to reach zero loss"):
-        jax.block_until_ready(jax.jit(jc.limit_map)(problem, start))
+        jax.block_until_ready(jax.jit(jc.limit.limit_map)(problem, start))
 
 
 @pytest.mark.slow
@@ -783,7 +783,8 @@ def _twice():
         (lambda: _solve(_noisy(batch=2), clip=CLIP), "`batch_size=1`"),
         (lambda: _solve(_noisy(jc.Exponential(1.0), residual_clip=CLIP)),
          "`noise` must be symmetric"),
-        (lambda: _solve(_dropped(jc.Mask(0.5), CLIP)), "`residual_clip` needs Gauss"),
+        (lambda: _solve(_dropped(jc.noise.Mask(0.5), CLIP)),
+         "`residual_clip` needs Gauss"),
         (lambda: _solve(_dropped(jc.Gaussian(0.1), CLIP), limit=jc.ZeroLossSDE(),
                         key=jr.key(0)), "`residual_clip` must be Identity"),
         (lambda: jc.solve(jc.TwoWells(jnp.ones(2)), NONE, 0.1,

@@ -121,8 +121,8 @@ def problem_of(settings: Settings) -> LinearModel:
     if not 0 < settings.start < np.inf:
         raise ValueError(f"`start` must be positive and finite. Got {settings.start}.")
     size = jnp.sqrt(2 * settings.start / spectrum.trace)
-    error0 = size * jnp.sqrt(spectrum.multiplicity)
-    return LinearModel(spectrum, _noise(settings), error0)
+    start = size * jnp.sqrt(spectrum.multiplicity)
+    return LinearModel(spectrum, _noise(settings), start)
 
 
 def _noise(settings: Settings) -> AbstractNoise:

@@ -76,7 +76,7 @@ def moments(
 
     **Returns:**
 
-    A [`jaxclip.Moments`][].
+    A [`jaxclip.clip.Moments`][].
     """
     clip = need_rule(clip, "moments")
     risk = nonnegative("risk", risk)

@@ -54,7 +54,7 @@ def best_clip(
 
     **Returns:**
 
-    A [`jaxclip.BestClip`][].
+    A [`jaxclip.criterion.BestClip`][].
     """
     risk = nonnegative("risk", risk)
     return _best_clip(noise, risk, positive("feature_norm", feature_norm))

@@ -58,8 +58,8 @@ def max_ccc(
 
     **Returns:**
 
-    A [`jaxclip.Setting`][]: the rule and its learning rate, functions of the step, for
-    `simulate` and `solve`.
+    A [`jaxclip.criterion.Setting`][]: the rule and its learning rate, functions of the
+    step, for `simulate` and `solve`.
     """
     problem = need_squared_loss("max_ccc", problem)
     # What is misused should not take the seconds of the table to be found out.
@@ -100,8 +100,8 @@ def heuristic(
 
     **Returns:**
 
-    A [`jaxclip.Setting`][]: the rule and its learning rate, functions of the step, for
-    `simulate` and `solve`.
+    A [`jaxclip.criterion.Setting`][]: the rule and its learning rate, functions of the
+    step, for `simulate` and `solve`.
 
     **Raises:**
 
@@ -154,8 +154,8 @@ def score(
 
     **Returns:**
 
-    A [`jaxclip.Setting`][]: the rule and its learning rate, functions of the step, for
-    `simulate` and `solve`.
+    A [`jaxclip.criterion.Setting`][]: the rule and its learning rate, functions of the
+    step, for `simulate` and `solve`.
     """
     knots = schedule_knots(count("steps", steps))
     risk = ceiling(problem, lr, steps=knots).risk

@@ -123,7 +123,7 @@ def risk_range(problem: LinearModel) -> tuple[RealScalar, RealScalar]:
     size = jnp.where(jnp.isfinite(size) & (size > 0), size, start)
     start = jnp.where(start > 0, start, size)
     low, high = jnp.minimum(start, size), jnp.maximum(start, size)
-    return positive("problem.error0", 1e-8 * low), positive("problem.error0", 10 * high)
+    return positive("problem.start", 1e-8 * low), positive("problem.start", 10 * high)
 
 
 def _monotone_slopes(levels: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -34,7 +34,7 @@ class GradientFlow(AbstractLimit):
 
     with the rule's factor $f$. Its end point from $w$ is the limit map $\Phi(w)$ of
     arXiv:2404.12293: where noisy gradient descent arrives before it starts to move
-    along the zero-loss set. [`jaxclip.limit_map`][] finds it.
+    along the zero-loss set. [`jaxclip.limit.limit_map`][] finds it.
 
     **Arguments:**
 

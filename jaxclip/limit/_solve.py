@@ -41,7 +41,7 @@ def solve(
 
     - `problem`: what SGD runs on: a [`jaxclip.LinearModel`][] for `RiskODE` and
         `HomogenizedSDE`, any problem for `GradientFlow`, a
-        [`jaxclip.AbstractNoisyProblem`][] for `ZeroLossFlow` and `ZeroLossSDE`.
+        [`jaxclip.problem.AbstractNoisyProblem`][] for `ZeroLossFlow` and `ZeroLossSDE`.
     - `clip`: the rule; not an `Adaptive` one, which depends on more than the norm.
     - `lr`: the learning rate, per step: a number or a function of the step, which is
         called with fractions of a step too. Where it jumps from one whole step to the

@@ -79,7 +79,7 @@ class SteppedLaw(AbstractLaw):
         digits.
     - `centre`: the norm at which the density falls.
     - `beside`: shape `(k,)`, edges of panels as distances from there.
-    - `edges`, `symmetric`, `unit`: as of a [`jaxclip.SmoothLaw`][].
+    - `edges`, `symmetric`, `unit`: as of a [`jaxclip.noise.SmoothLaw`][].
     """
 
     log_density_of: Callable[[Any, Any], Any]

@@ -31,32 +31,32 @@ class FiniteSum(AbstractProblem):
 
     - `loss`: $\ell$, a function of the parameters and of one example that returns a
         number. It is held as structure: numbers to be swept or differentiated belong
-        in `params0` or in `data`.
-    - `params0`: the parameters at step 0, a pytree of arrays of floats.
+        in `start` or in `data`.
+    - `start`: the parameters at step 0, a pytree of arrays of floats.
     - `data`: the examples, a pytree of arrays with a leading axis of length `n`.
     - `minimum`: what the risk is measured from: the smallest value of $F$ if it is
         known, zero by default.
 
     **Raises:**
 
-    A `ValueError` where `params0` holds what is no array of floats, the leading axes of
+    A `ValueError` where `start` holds what is no array of floats, the leading axes of
     `data` differ, or the loss of the first example is not one number.
     """
 
     loss: Loss = eqx.field(static=True)
-    params0: Params
+    start: Params
     data: PyTree[Num[Array, "n ..."]]
     minimum: Float[Array, ""]
 
     def __init__(
-        self, loss: Loss, params0: Any, data: Any, *, minimum: RealScalarLike = 0.0
+        self, loss: Loss, start: Any, data: Any, *, minimum: RealScalarLike = 0.0
     ):
         self.loss = loss
-        self.params0 = as_parameters("params0", params0)
+        self.start = as_parameters("start", start)
         self.data = jax.tree.map(jnp.asarray, data)
         self.minimum = as_float("minimum", minimum)
         _check_rows(self.data)
-        _check_loss(loss, self.params0, jax.tree.map(lambda x: x[0], self.data))
+        _check_loss(loss, self.start, jax.tree.map(lambda x: x[0], self.data))
 
     @property
     def size(self) -> int:
@@ -64,7 +64,7 @@ class FiniteSum(AbstractProblem):
         return jax.tree.leaves(self.data)[0].shape[0]
 
     def init(self) -> Params:
-        return self.params0
+        return self.start
 
     def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
         row = jr.randint(jr.fold_in(stream, index), (), 0, self.size)
@@ -87,7 +87,7 @@ class FiniteSum(AbstractProblem):
         SGD on it is gradient descent: each step sees the gradient of $F$.
         """
         data = jax.tree.map(lambda x: x[None], self.data)
-        return FiniteSum(_MeanLoss(self.loss), self.params0, data, minimum=self.minimum)
+        return FiniteSum(_MeanLoss(self.loss), self.start, data, minimum=self.minimum)
 
     def risk(self, params: Params) -> RealScalar:
         return self.mean_loss(params) - self.minimum
@@ -102,7 +102,7 @@ class Online(AbstractProblem):
 
     - `loss`: $\ell$, a function of the parameters and of one example that returns a
         number.
-    - `params0`: the parameters at step 0, a pytree of arrays of floats.
+    - `start`: the parameters at step 0, a pytree of arrays of floats.
     - `draw`: a function of a key that returns one example.
     - `risk`: a function of the parameters, what a curve records as the risk: $f$ less
         its minimum where that is known, or the mean loss on examples held out.
@@ -111,30 +111,30 @@ class Online(AbstractProblem):
 
     **Raises:**
 
-    A `ValueError` where `params0` holds what is no array of floats, or the loss of an
+    A `ValueError` where `start` holds what is no array of floats, or the loss of an
     example is not one number.
     """
 
     loss: Loss = eqx.field(static=True)
-    params0: Params
+    start: Params
     draw: Callable[[Key], Example] = eqx.field(static=True)
     risk_function: Callable[[Params], Float[Array, ""]] = eqx.field(static=True)
 
     def __init__(
         self,
         loss: Loss,
-        params0: Any,
+        start: Any,
         draw: Callable[[Key], Example],
         risk: Callable[[Params], Float[Array, ""]],
     ):
         self.loss = loss
-        self.params0 = as_parameters("params0", params0)
+        self.start = as_parameters("start", start)
         self.draw = draw
         self.risk_function = risk
-        _check_loss(loss, self.params0, jax.eval_shape(draw, jr.key(0)))
+        _check_loss(loss, self.start, jax.eval_shape(draw, jr.key(0)))
 
     def init(self) -> Params:
-        return self.params0
+        return self.start
 
     def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
         return self.draw(jr.fold_in(stream, index))

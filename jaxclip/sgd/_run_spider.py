@@ -32,8 +32,8 @@ def run_spider(
     - `steps`: how many steps, renewals among them.
     - `every`: record every so many steps; it must divide `steps`.
     - `key`: determines the data and their order.
-    - `observe`: a function of the [`jaxclip.SpiderRun`][], recorded beside the risk:
-        `lambda run: run.state.evaluations` counts the sample gradients.
+    - `observe`: a function of the [`jaxclip.sgd.SpiderRun`][], recorded beside the
+        risk: `lambda run: run.state.evaluations` counts the sample gradients.
 
     **Returns:**
 

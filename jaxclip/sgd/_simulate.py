@@ -53,7 +53,7 @@ def simulate(
     - `every`: record the risk every so many steps; it must divide `steps`.
     - `key`: determines the data, their order and the noise. The same key gives the
         same run with `Direct()` and `Blocked()`.
-    - `engine`: by default that of [`jaxclip.default_engine`][]:
+    - `engine`: by default that of [`jaxclip.sgd.default_engine`][]:
 
         | engine | problems | the run |
         |---|---|---|

@@ -36,7 +36,8 @@ def skip_nonfinite(
 
     **Returns:**
 
-    An `optax.GradientTransformationExtraArgs` with a [`jaxclip.GuardState`][].
+    An `optax.GradientTransformationExtraArgs` whose state is a
+    [`jaxclip.transform.GuardState`][].
     """
     guarded = optax.with_extra_args_support(transform)
 
@@ -83,7 +84,8 @@ def zero_nonfinite(
 
     **Returns:**
 
-    An `optax.GradientTransformationExtraArgs` with a [`jaxclip.GuardState`][].
+    An `optax.GradientTransformationExtraArgs` whose state is a
+    [`jaxclip.transform.GuardState`][].
     """
     guarded = optax.with_extra_args_support(transform)
 

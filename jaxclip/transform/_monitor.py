@@ -60,7 +60,8 @@ def monitor(transform: ClipTransformation) -> optax.GradientTransformationExtraA
 
     **Returns:**
 
-    An `optax.GradientTransformationExtraArgs` with a [`jaxclip.MonitorState`][].
+    An `optax.GradientTransformationExtraArgs` whose state is a
+    [`jaxclip.transform.MonitorState`][].
 
     **Raises:**
 

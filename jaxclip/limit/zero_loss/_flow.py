@@ -26,8 +26,8 @@ class ZeroLossFlow(AbstractLimit):
     label noise, whose regularizer is constant, it is the motion on the slower scale,
     which is deterministic too: $dW/dk = -\gamma^2 \sigma^2 \tfrac{c}{4} P \nabla
     \mathrm{tr} H$. Theorems of Section 2 of arXiv:2404.12293. Other noises of the
-    slower scale diffuse: [`jaxclip.ZeroLossSDE`][]. [`jaxclip.time_scale`][] tells
-    which.
+    slower scale diffuse: [`jaxclip.ZeroLossSDE`][].
+    [`jaxclip.limit.time_scale`][] tells which.
 
     With a clip, derived here. Each residual clipped (`residual_clip` of the problem):
     label noise is slower by $E\,\psi^2 / \sigma^2$ where all have one threshold, and

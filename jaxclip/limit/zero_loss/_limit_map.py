@@ -51,7 +51,7 @@ def end_of_flow(
     left = check(
         left,
         lambda r: ~(r < _REACHED),
-        "`problem` must be able to reach zero loss: the gradient flow from `params0` "
+        "`problem` must be able to reach zero loss: the gradient flow from `start` "
         "ended at residuals that are not zero. Take a larger model or another start.",
     )
     ratio = check(

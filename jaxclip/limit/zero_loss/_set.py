@@ -119,7 +119,7 @@ def zero_loss_set(
     w, _ = ravel_pytree(params)
     if w.dtype != jnp.float64:
         raise ValueError(
-            "`params0` must be in float64: the motion along a zero-loss set is of the "
+            "`start` must be in float64: the motion along a zero-loss set is of the "
             f"size of what {w.dtype} rounds away. Got {w.dtype}; call "
             '`jax.config.update("jax_enable_x64", True)` first.'
         )

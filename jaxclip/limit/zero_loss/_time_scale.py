@@ -22,7 +22,7 @@ _RETRACTIONS = 8
 
 
 class TimeScale(NamedTuple):
-    r"""The scale of time on which a noise acts; see [`jaxclip.time_scale`][].
+    r"""The scale of time on which a noise acts; see [`jaxclip.limit.time_scale`][].
 
     - `power`: $p$: the motion takes of the order of $1 / (\gamma^p \sigma^2)$ steps.
     - `push`: the length of $P \nabla \mathrm{Reg}$, the larger one of two points.
@@ -51,11 +51,11 @@ def time_scale(problem: AbstractNoisyProblem) -> TimeScale:
 
     **Returns:**
 
-    A [`jaxclip.TimeScale`][].
+    A [`jaxclip.limit.TimeScale`][].
 
     **Raises:**
 
-    What [`jaxclip.limit_map`][] raises.
+    What [`jaxclip.limit.limit_map`][] raises.
     """
     problem = need_noisy("time_scale", problem)
     manifold, w = zero_loss_set(problem)

@@ -63,11 +63,11 @@ class AbstractNoisyLinear(AbstractGaussianLinear):
     """
 
     noise: eqx.AbstractVar[AbstractNoise]
-    error0: eqx.AbstractVar[Float[Array, " m"]]
+    start: eqx.AbstractVar[Float[Array, " m"]]
 
     def init(self) -> Float[Array, " d"]:
         """The error $x_0 - x^*$ in the eigenbasis."""
-        return spread(self.spectrum, self.error0)
+        return spread(self.spectrum, self.start)
 
     def label(self, key: Key, features: Float[Array, " d"]) -> RealScalar:
         del features

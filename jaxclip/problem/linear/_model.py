@@ -27,7 +27,7 @@ class CompressedLinearModel(eqx.Module):
 
     **Fields:**
 
-    - `modes`: twice as many [`jaxclip.Modes`][] as the nodes asked for.
+    - `modes`: twice as many [`jaxclip.problem.Modes`][] as the nodes asked for.
     - `noise`: the label noise.
     - `error`: the error of the compression; see `compress`.
     """
@@ -46,8 +46,8 @@ class LinearModel(AbstractNoisyLinear):
     least squares, or another one for robust and for quantile regression. What is
     recorded is, for every loss, the excess risk of least squares $R(x) = (x - x^*)^T K
     (x - x^*) / 2$, so that losses can be compared: they have the same minimiser $x^*$
-    ([`jaxclip.AbstractNoisyLinear`][]). The limits of linear models and the criteria
-    for clipping are those of the squared loss.
+    ([`jaxclip.problem.AbstractNoisyLinear`][]). The limits of linear models and the
+    criteria for clipping are those of the squared loss.
 
     Only the spectrum of $K$ and the size of the error in each eigenspace matter to the
     law of a run, so parameters are held in the eigenbasis and measured from the optimum
@@ -57,32 +57,32 @@ class LinearModel(AbstractNoisyLinear):
 
     - `spectrum`: the eigenvalues of $K$, with multiplicities.
     - `noise`: the law of $\epsilon$.
-    - `error0`: shape `(m,)`, that of `spectrum.eigenvalues`: the norm of $x_0 - x^*$ in
+    - `start`: shape `(m,)`, that of `spectrum.eigenvalues`: the norm of $x_0 - x^*$ in
         each eigenspace. Not negative, in the parameters' unit.
     - `loss`: of a prediction and a target: [`jaxclip.SquaredLoss`][] by default,
         [`jaxclip.HuberLoss`][], [`jaxclip.PinballLoss`][] or one of your own.
 
     **Raises:**
 
-    A `ValueError` where `error0` has not one number for each eigenvalue, or a negative
+    A `ValueError` where `start` has not one number for each eigenvalue, or a negative
     one.
     """
 
     spectrum: Spectrum
     noise: AbstractNoise
-    error0: Float[Array, " m"]
+    start: Float[Array, " m"]
     loss: AbstractLoss
 
     def __init__(
         self,
         spectrum: Spectrum,
         noise: AbstractNoise,
-        error0: Any,
+        start: Any,
         loss: AbstractLoss = SquaredLoss(),
     ):
         self.spectrum = spectrum
         self.noise = noise
-        self.error0 = as_norms("error0", error0, spectrum)
+        self.start = as_norms("start", start, spectrum)
         self.loss = loss
 
     @classmethod
@@ -109,7 +109,7 @@ class LinearModel(AbstractNoisyLinear):
         - `start`: shape `(d,)`, where SGD starts; zero by default.
         - `features`: if given, the number of random features $\tanh(X W)$ to use in
             place of the columns, as in section 5 of arXiv:2406.11733.
-        - `key`: draws $W$, by [`jaxclip.random_features`][].
+        - `key`: draws $W$, by [`jaxclip.problem.random_features`][].
         """
         if features is not None and key is not None:
             X = random_features(X, features, key=key)
@@ -122,8 +122,8 @@ class LinearModel(AbstractNoisyLinear):
         X, y = as_table(X, y)
         optimum = minimiser(SquaredLoss(), X, y)
         error = (0.0 if start is None else np.asarray(start, float)) - optimum
-        spectrum, error0 = decompose(X, error)
-        return cls(spectrum, Empirical(y - X @ optimum), error0)
+        spectrum, start = decompose(X, error)
+        return cls(spectrum, Empirical(y - X @ optimum), start)
 
     @classmethod
     def from_regression(cls, regression: Regression) -> "LinearModel":
@@ -133,24 +133,24 @@ class LinearModel(AbstractNoisyLinear):
                 "`regression` must have the squared loss, which the limits are of. "
                 f"Got a {type(regression.loss).__name__}; leave out its `loss`."
             )
-        spectrum, error0 = regression.spectrum_and_error()
-        return cls(spectrum, Empirical(regression.residuals), error0)
+        spectrum, start = regression.spectrum_and_error()
+        return cls(spectrum, Empirical(regression.residuals), start)
 
     @property
     def modes(self) -> Modes:
         """The modes of the risk: one for each of the spectrum's eigenvalues."""
-        spectrum, error0 = self.spectrum, self.error0
-        if is_traced(spectrum.eigenvalues) or is_traced(error0):
-            return Modes.of(spectrum, error0)
+        spectrum, start = self.spectrum, self.start
+        if is_traced(spectrum.eigenvalues) or is_traced(start):
+            return Modes.of(spectrum, start)
         # Known numbers stay known under `jit`, so that they can be compressed.
         with jax.ensure_compile_time_eval():
-            return Modes.of(spectrum, error0)
+            return Modes.of(spectrum, start)
 
     def compress(self, nodes: int = 48) -> CompressedLinearModel:
         r"""The problem with twice `nodes` modes in place of its eigenvalues.
 
-        See [`jaxclip.Modes.compress`][]. The error that is returned is that of the
-        two functions of the clock $\tau = \int \gamma\mu\,dk$ through which the
+        See [`jaxclip.problem.Modes.compress`][]. The error that is returned is that of
+        the two functions of the clock $\tau = \int \gamma\mu\,dk$ through which the
         spectrum enters the risk, $\sum_j u_j e^{-2\lambda_j\tau}$ and
         $\sum_j f_j (1 - e^{-2\lambda_j\tau})$: the largest over all times, in parts
         of the start's risk and of the trace.

@@ -31,11 +31,11 @@ class Modes(eqx.Module):
     forcing: Float[Array, " n"]
 
     @classmethod
-    def of(cls, spectrum: Spectrum, error0: Float[Array, " n"]) -> "Modes":
+    def of(cls, spectrum: Spectrum, start: Float[Array, " n"]) -> "Modes":
         """One mode an eigenvalue, from the norm of the error in each eigenspace."""
         lam = spectrum.eigenvalues
         return cls(
-            lam, lam * error0**2 / 2, lam * spectrum.multiplicity.astype(lam.dtype)
+            lam, lam * start**2 / 2, lam * spectrum.multiplicity.astype(lam.dtype)
         )
 
     @property

@@ -31,7 +31,7 @@ class Interpolation(AbstractNoisyProblem):
     - `model`: $f$, a function of the parameters and of one input, which returns a
         number or an array. It is held as structure. Split an equinox network by
         `equinox.partition` and put it together in the function.
-    - `params0`: the parameters at step 0, a pytree of arrays of floats.
+    - `start`: the parameters at step 0, a pytree of arrays of floats.
     - `xs`: the inputs, a pytree of arrays with a leading axis of length `n`.
     - `ys`: the labels, shape `(n, ...)`, that of the model's outputs.
     - `injection`: the noise, such as `jaxclip.inject.Label(jaxclip.Gaussian(1.0))`.
@@ -44,13 +44,13 @@ class Interpolation(AbstractNoisyProblem):
 
     **Raises:**
 
-    A `ValueError` where `params0` holds what is no array of floats, where the leading
+    A `ValueError` where `start` holds what is no array of floats, where the leading
     axes of `xs` and `ys` differ, and where the injection does not fit the rest, such as
     [`jaxclip.inject.Langevin`][] with a `residual_clip`.
     """
 
     model: Model = eqx.field(static=True)
-    params0: Params = eqx.field(converter=partial(as_parameters, "params0"))
+    start: Params = eqx.field(converter=partial(as_parameters, "start"))
     xs: PyTree[Array]
     ys: Float[Array, "n ..."] = eqx.field(converter=partial(as_float, "ys"))
     injection: AbstractInjection
@@ -68,7 +68,7 @@ class Interpolation(AbstractNoisyProblem):
     @property
     def fit(self) -> Fit:
         """The model and its data, without the noise: what the injection sees."""
-        return Fit(self.model, self.params0, self.xs, self.ys, self.residual_clip)
+        return Fit(self.model, self.start, self.xs, self.ys, self.residual_clip)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ class Interpolation(AbstractNoisyProblem):
         return self.residual_clip
 
     def init(self) -> Params:
-        return self.params0
+        return self.start
 
     def draw(self, key: Key) -> Float[Array, "..."]:
         return self.injection.draw(self.fit, key)

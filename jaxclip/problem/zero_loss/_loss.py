@@ -133,7 +133,7 @@ class NoisyLoss(AbstractNoisyProblem):
         number, 0 at the solutions without noise.
     - `residuals`: a function of the parameters that returns a vector, zero exactly
         where the loss without noise is. Its Jacobian must have full rank there.
-    - `params0`: the parameters at step 0, a pytree of arrays of floats.
+    - `start`: the parameters at step 0, a pytree of arrays of floats.
     - `noise`: the law of each entry of the noise.
     - `shape`: the shape of the noise.
 
@@ -141,13 +141,13 @@ class NoisyLoss(AbstractNoisyProblem):
 
     **Raises:**
 
-    A `ValueError` where `params0` holds what is no array of floats, `loss` does not
+    A `ValueError` where `start` holds what is no array of floats, `loss` does not
     return a number or `residuals` no vector.
     """
 
     function: Callable[[Any, Any], Any] = eqx.field(static=True)
     constraint: Callable[[Any], Any] = eqx.field(static=True)
-    params0: Params
+    start: Params
     noise: AbstractNoise
     dims: tuple[int, ...] = eqx.field(static=True)
 
@@ -155,17 +155,17 @@ class NoisyLoss(AbstractNoisyProblem):
         self,
         loss: Callable[[Any, Any], Any],
         residuals: Callable[[Any], Any],
-        params0: Any,
+        start: Any,
         noise: AbstractNoise,
         *,
         shape: tuple[int, ...],
     ):
         self.function, self.constraint = loss, residuals
-        self.params0 = as_parameters("params0", params0)
+        self.start = as_parameters("start", start)
         self.noise = noise
         self.dims = tuple(count("shape", size) for size in shape)
-        _check_shape("loss", jax.eval_shape(self.loss, self.params0, self._zero), 0)
-        _check_shape("residuals", jax.eval_shape(residuals, self.params0), 1)
+        _check_shape("loss", jax.eval_shape(self.loss, self.start, self._zero), 0)
+        _check_shape("residuals", jax.eval_shape(residuals, self.start), 1)
 
     @property
     def _zero(self) -> Float[Array, "..."]:
@@ -180,7 +180,7 @@ class NoisyLoss(AbstractNoisyProblem):
         return self.noise.variance
 
     def init(self) -> Params:
-        return self.params0
+        return self.start
 
     def draw(self, key: Key) -> Float[Array, "..."]:
         return self.noise.sample(key, self.dims)

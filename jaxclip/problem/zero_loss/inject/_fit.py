@@ -27,14 +27,14 @@ class Fit(eqx.Module):
 
     - `model`: a function of the parameters and of one input. The injection
         [`jaxclip.inject.Dropout`][] hands it multipliers as a third argument.
-    - `params0`: the parameters at step 0, a pytree of arrays.
+    - `start`: the parameters at step 0, a pytree of arrays.
     - `xs`: the inputs, a pytree of arrays with a leading axis of length `n`.
     - `ys`: the labels, shape `(n, ...)`.
     - `residual_clip`: the rule for each residual.
     """
 
     model: Model = eqx.field(static=True)
-    params0: Params
+    start: Params
     xs: PyTree[Array]
     ys: Float[Array, "n ..."]
     residual_clip: AbstractClip
@@ -47,7 +47,7 @@ class Fit(eqx.Module):
     @property
     def dimension(self) -> int:
         """The number $d$ of parameters."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.params0))
+        return sum(leaf.size for leaf in jax.tree.leaves(self.start))
 
     def residuals(
         self, params: Params, multipliers: Float[Array, " units"] | None = None
@@ -56,7 +56,7 @@ class Fit(eqx.Module):
 
         **Arguments:**
 
-        - `params`: of the structure of `params0`.
+        - `params`: of the structure of `start`.
         - `multipliers`: the third argument of the model, if it takes one.
         """
 
@@ -107,7 +107,7 @@ class Fit(eqx.Module):
             return leaf.reshape(self.size, -1)[rows].reshape(-1) if each else leaf
 
         clip = jax.tree.map(pick, self.residual_clip)
-        return Fit(self.model, self.params0, xs, ys, clip)
+        return Fit(self.model, self.start, xs, ys, clip)
 
 
 def check_data(xs: PyTree[Array], ys: Array) -> None:

@@ -46,7 +46,7 @@ class DropConnect(AbstractResidualInjection):
     **Arguments:**
 
     - `noise`: the law of each entry of $\eta$, one for each parameter, dimensionless.
-        Parameters that are kept with probability $q$ have a [`jaxclip.Mask`][].
+        Parameters that are kept with probability $q$ have a [`jaxclip.noise.Mask`][].
     """
 
     noise: AbstractNoise
@@ -74,7 +74,7 @@ class Dropout(AbstractResidualInjection):
     **Arguments:**
 
     - `noise`: the law of each $\eta_j$, dimensionless. Units that are kept with
-        probability $q$ have noise of the variance $(1-q)/q$: [`jaxclip.Mask`][].
+        probability $q$ have noise of the variance $(1-q)/q$: [`jaxclip.noise.Mask`][].
     - `units`: how many multipliers.
 
     **Raises:**
