@@ -1,5 +1,6 @@
 """The one result type: what a run or a limit does to the risk over the steps."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,10 +19,15 @@ class Curve(Shown):
     - `step`: shape `(..., s)`, in SGD steps, the first of a simulation being 0.
     - `risk`: shape `(..., s)`, the excess risk, in the label's squared unit. Infinite
         from where a run has diverged.
-    - `params`: the parameters at the last step: of SGD itself, of the SDE, the error's
-        norm in each eigenspace for the lumped engine, or half the square of that norm
-        for the risk ODE.
-    - `observed`: what `observe` returned at each recorded step, along a leading axis.
+    - `params`: the parameters at the last step, in the problem's own coordinates; None
+        where there are none, as of a limit of the risk alone.
+    - `observed`: what `observe` returned at each recorded step, along a leading axis;
+        None where nothing was observed.
+    - `path`: the parameters at each reported step, along a leading axis, of a limit
+        that follows them; None otherwise.
+    - `reduced`: what is followed in place of parameters, at the last step: by
+        [`jaxclip.RiskODE`][] the [`jaxclip.problem.Modes`][] of the risk, by
+        [`jaxclip.Lumped`][] norms; None otherwise.
 
     Leading axes are those of a `vmap`: one for each setting or key.
     """
@@ -30,10 +36,13 @@ class Curve(Shown):
     risk: Float[Array, "*batch s"]
     params: PyTree[Array] = None
     observed: PyTree[Array] = None
+    path: PyTree[Array] = None
+    reduced: PyTree[Array] = None
 
     def to_xarray(self) -> Any:
         """The curve as an `xarray.Dataset`: `risk` over `step`, and leading axes
-        `batch_0`, `batch_1` ... where the curve has them. Needs the extra `cli`."""
+        `batch_0`, `batch_1` ... where the curve has them; beside it what was observed,
+        and the path of the parameters. Needs the extra `cli`."""
         import xarray as xr
 
         batch = [f"batch_{i}" for i in range(self.risk.ndim - 1)]
@@ -42,9 +51,8 @@ class Curve(Shown):
         risk = xr.DataArray(np.asarray(self.risk), dims=dims, name="risk")
         risk.attrs["long_name"] = "excess risk"
         data = {"risk": risk}
-        observed, _ = jax.tree_util.tree_flatten_with_path(self.observed)
-        for path, leaf in observed:
-            name = "observed" + jax.tree_util.keystr(path)
+        recorded = [("observed", self.observed), ("path", self.path)]
+        for name, leaf in _named(recorded):
             extra = [f"{name}_{i}" for i in range(leaf.ndim - len(dims))]
             data[name] = xr.DataArray(np.asarray(leaf), dims=[*dims, *extra])
         dataset = xr.Dataset(data, coords={"step": steps})
@@ -90,6 +98,13 @@ class Curve(Shown):
         if not np.all(steps == steps[0]):
             raise ValueError("`step` must be the same for all curves of a batch.")
         return steps[0]
+
+
+def _named(trees: list[tuple[str, PyTree[Array]]]) -> Iterator[tuple[str, Array]]:
+    """Each leaf, with the name of its tree and its place there."""
+    for name, tree in trees:
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            yield name + jax.tree_util.keystr(path), leaf
 
 
 def finite_or_infinite(risk: Float[Array, "..."]) -> Float[Array, "..."]:

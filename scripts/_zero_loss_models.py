@@ -85,7 +85,7 @@ def selection(report: Report) -> list[Claim]:
     sparse = _weighted_l1(xs, y, kappa)
     ridge = scaled.T @ np.linalg.solve(scaled @ xs.T, y)
     beta1, beta2 = (np.prod(curve.params, axis=0) for curve in (l1, l2))
-    trace = np.sum(kappa * np.sum(np.asarray(l1.observed[1]) ** 2, axis=0)) / 36
+    trace = np.sum(kappa * np.sum(np.asarray(l1.path[1]) ** 2, axis=0)) / 36
     _selected(report, np.prod(start, axis=0), (beta1, sparse), (beta2, ridge))
     return of("derived here", [
         near("label noise: (1/4n) tr H at t = 3", trace, 0.296011938, 1e-8),
@@ -127,7 +127,7 @@ def squares(report: Report) -> list[Claim]:
     problem = jc.Interpolation(difference, w, x, y, jc.inject.Label(jc.Gaussian(1.0)))
     times = np.array([0.0, 1.0, 3.0, 200.0])
     curve = solve(problem, NONE, 1.0, steps=times, limit=jc.ZeroLossFlow())
-    rates, path = 4 * kappa / 9, np.prod(curve.observed, axis=1)
+    rates, path = 4 * kappa / 9, np.prod(curve.path, axis=1)
     exact = path[0] * np.exp(-rates * times[:, None])
     beta = np.asarray(curve.params[0] ** 2 - curve.params[1] ** 2)
     away = np.abs(beta - _weighted_l1(np.asarray(x), y, kappa)).max()
@@ -157,7 +157,7 @@ def factors(report: Report) -> list[Claim]:
     problem = jc.Interpolation(lambda w, x: w[0] @ (w[1] @ x), *data, label)
     times = np.array([0.0, 200.0])
     curve = solve(problem, NONE, 1.0, steps=times, limit=jc.ZeroLossFlow())
-    w2, w1 = (np.asarray(path) for path in curve.observed)
+    w2, w1 = (np.asarray(path) for path in curve.path)
     trace = into * np.sum(w2**2, (1, 2)) + out * np.sum(w1**2, (1, 2))
     nuclear = np.linalg.svd(w2[0] @ w1[0], compute_uv=False).sum()
     least = 2 * np.sqrt(into * out) * nuclear
@@ -194,7 +194,7 @@ def sparse(report: Report) -> list[Claim]:
     def error(coefficients):
         return np.linalg.norm(coefficients - truth, axis=-1) / np.sqrt(ones)
 
-    path = error(np.asarray(flow.observed) ** 2)
+    path = error(np.asarray(flow.path) ** 2)
     report.save("sparse", times=times, flow=path, label=error(noisy),
                 minibatch=error(batches))  # fmt: skip
     _recovery(report, times, path, error(noisy), error(batches)[0])

@@ -30,7 +30,7 @@ def network(report: Report) -> list[Claim]:
 
     times = np.linspace(0, 8, 5)
     limit = solve(problem, NONE, 1.0, steps=times, limit=jc.ZeroLossFlow())
-    flow = np.array([trace(_at(limit.observed, i)) for i in range(len(times))])
+    flow = np.array([trace(_at(limit.path, i)) for i in range(len(times))])
     rates = (0.2, 0.1) if report.quick else (0.2, 0.1, 0.05)
     means, errors = zip(
         *(_traces(report, problem, lr, trace) for lr in rates), strict=True

@@ -54,9 +54,9 @@ _LOSSES = (jc.SquaredLoss(), jc.HuberLoss(0.5), jc.PinballLoss(0.3))
 CASES = [(name, 0) for name in _NOISES] + [("student_t", 1), ("exponential", 2)]
 
 
-def _blocks(params, multiplicity=MULTIPLICITY):
+def _blocks(params):
     """The norm in each eigenspace."""
-    edges = np.cumsum(multiplicity)[:-1]
+    edges = np.cumsum(MULTIPLICITY)[:-1]
     return jnp.stack([jnp.linalg.norm(part) for part in jnp.split(params, edges)])
 
 
@@ -68,17 +68,14 @@ def _law(engine, key, **settings) -> tuple[np.ndarray, np.ndarray]:
         problem = OneLoss(SPECTRUM, OneNoise(noise, noises), ERROR0, loss, _LOSSES)
         how: Settings = dict(steps=STEPS, every=EVERY, key=key, engine=engine)
         curve = jc.simulate(problem, jc.HardClip(2.5), 0.15, **how, **settings)
-        return curve.risk[1:], _blocks(curve.params, _of(engine))
+        lumped = isinstance(engine, jc.Lumped)
+        return curve.risk[1:], curve.reduced if lumped else _blocks(curve.params)
 
     indices = jnp.array([[_NOISES.index(noise), loss] for noise, loss in CASES])
     cases = jax.vmap(one, (0, 0, None))
     run = jax.jit(jax.vmap(lambda key: cases(indices[:, 0], indices[:, 1], key)))
     risk, norms = run(jr.split(key, RUNS))
     return np.asarray(risk), np.asarray(norms)
-
-
-def _of(engine) -> np.ndarray:
-    return np.ones(3, int) if isinstance(engine, jc.Lumped) else MULTIPLICITY
 
 
 def _p_values(first, second) -> np.ndarray:
@@ -157,7 +154,7 @@ def _logistic_law(engine, key, **settings) -> tuple[np.ndarray, np.ndarray]:
         how: Settings = dict(steps=STEPS, every=EVERY, key=key, engine=engine)
         curve = jc.simulate(_LOGISTIC, jc.HardClip(1.5), 0.5, **how, **settings)
         if isinstance(engine, jc.Lumped):
-            return curve.risk[1:], curve.params
+            return curve.risk[1:], curve.reduced
         edges = np.cumsum(MULTIPLICITY)[:-1]
         parts = jnp.split(curve.params, edges)
         along = jnp.stack([jnp.sum(x) / np.sqrt(x.size) for x in parts])
@@ -242,9 +239,9 @@ def test_records_leave_the_run_alone():
         for every in (13, 65)
     )
     np.testing.assert_allclose(seldom.risk, often.risk[::5], rtol=1e-12)
-    np.testing.assert_allclose(seldom.params, often.params, rtol=1e-12)
+    np.testing.assert_allclose(seldom.reduced, often.reduced, rtol=1e-12)
     lam = np.asarray(SPECTRUM.eigenvalues)
-    risk = lam @ np.asarray(seldom.params) ** 2 / 2
+    risk = lam @ np.asarray(seldom.reduced) ** 2 / 2
     np.testing.assert_allclose(seldom.risk[-1], risk, rtol=1e-14)
     np.testing.assert_allclose(seldom.risk[0], lam @ ERROR0**2 / 2, rtol=1e-14)
 
@@ -277,7 +274,7 @@ def test_small_steps_are_not_lost_to_rounding():
     @jax.vmap
     def final(key):
         how: Settings = dict(steps=steps, every=steps, key=key, engine=jc.Lumped())
-        return jc.simulate(problem, clip, lr, **how).params[0]
+        return jc.simulate(problem, clip, lr, **how).reduced[0]
 
     moments = jc.moments(clip, problem.noise, 0.5, spectrum.feature_norm)
     drift = -0.5e-9 * moments.mu + (0.5e-9) ** 2 * moments.second * 1e9 / 2
@@ -384,7 +381,7 @@ def test_the_default_engine_is_the_one_that_runs():
     by_default = jc.simulate(problem, jc.Identity(), 1e-8, **how)
     lumped = jc.simulate(problem, jc.Identity(), 1e-8, engine=jc.Lumped(), **how)
     np.testing.assert_array_equal(by_default.risk, lumped.risk)
-    assert by_default.params.shape == (1,)
+    assert by_default.reduced.shape == (1,)
 
 
 @pytest.mark.usefixtures("without_type_checks")

@@ -168,7 +168,7 @@ def test_a_threshold_that_jumps_is_the_solution_in_pieces(wide):
         return jc.solve(problem, clip, lr, steps=steps)
 
     first = run(start, 0.4)
-    second = run(jnp.sqrt(2 * first.params), 2.0)
+    second = run(jnp.sqrt(2 * first.reduced.risk / lam), 2.0)
     together = run(start, lambda k: jnp.where(k < 40, 0.4, 2.0), jnp.array([0.0, 80.0]))
     np.testing.assert_allclose(together.risk[-1], second.risk[-1], rtol=1e-7)
 

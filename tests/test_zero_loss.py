@@ -135,7 +135,7 @@ def test_the_product_under_label_noise():
     curve = solve(problem, NONE, lr, steps=steps, limit=jc.ZeroLossFlow())
     np.testing.assert_allclose(curve.params, [1.380070341, 0.724600747], atol=1e-8)
     expected = 3.75 * np.exp(-((lr * std) ** 2) * steps)
-    np.testing.assert_allclose(invariant(curve.observed), expected, rtol=1e-9)
+    np.testing.assert_allclose(invariant(curve.path), expected, rtol=1e-9)
     assert np.max(curve.risk) < 1e-18
 
 
@@ -146,7 +146,7 @@ def test_the_product_under_noise_of_its_parameters():
     steps = jnp.linspace(0, 20, 5)
     curve = solve(problem, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow())
     expected = 3.75 * np.exp(-2 * 0.1 * 0.49 * steps)
-    np.testing.assert_allclose(invariant(curve.observed), expected, rtol=1e-9)
+    np.testing.assert_allclose(invariant(curve.path), expected, rtol=1e-9)
 
 
 def circle(w, x, scale):
@@ -163,7 +163,7 @@ def test_the_circle_under_dropout():
     )
     steps = jnp.linspace(0, 30, 4)
     curve = solve(problem, NONE, 0.1, steps=steps, limit=jc.ZeroLossFlow())
-    u, v = curve.observed.T
+    u, v = curve.path.T
     expected = np.tan(2 * ANGLE) * np.exp(2 * 0.1 * 0.25 * steps)
     np.testing.assert_allclose(np.tan(2 * np.arctan2(v, u)), expected, rtol=1e-9)
 
@@ -215,7 +215,7 @@ def labelled():
 
 
 def test_the_diagonal_network_under_label_noise(labelled):
-    path = labelled(jc.ZeroLossFlow()).observed
+    path = labelled(jc.ZeroLossFlow()).path
     np.testing.assert_allclose(path[2][0], AFTER_3, atol=1e-8)
     trace = [np.sum(KAPPA * np.sum(w**2, axis=0)) / 36 for w in np.asarray(path)]
     assert trace[0] == pytest.approx(0.377180511, abs=1e-9)
@@ -235,7 +235,7 @@ def test_label_noise_selects_weighted_l1(labelled):
 
 def test_matrix_free_is_exact(labelled):
     exact, free = labelled(jc.ZeroLossFlow()), labelled(jc.ZeroLossFlow(True))
-    np.testing.assert_allclose(free.observed[:3], exact.observed[:3], atol=1e-9)
+    np.testing.assert_allclose(free.path[:3], exact.path[:3], atol=1e-9)
 
 
 def test_dropout_selects_weighted_l2():
@@ -244,7 +244,7 @@ def test_dropout_selects_weighted_l2():
     )
     steps = jnp.array([0.0, 0.3, 3.0, 300.0])
     curve = solve(problem, NONE, 1.0, steps=steps, limit=jc.ZeroLossFlow())
-    a = np.asarray(curve.observed[:, 0] ** 2 - curve.observed[:, 1] ** 2)
+    a = np.asarray(curve.path[:, 0] ** 2 - curve.path[:, 1] ** 2)
     np.testing.assert_allclose(a, np.broadcast_to(a[0], a.shape), atol=1e-9)
     beta = np.prod(curve.params, axis=0)
     np.testing.assert_allclose(beta, RIDGE, atol=1e-8)
@@ -573,7 +573,7 @@ def test_langevin_on_a_circle():
 
     curves = jax.vmap(run)(jr.split(jr.key(0), 2000))
     assert np.max(curves.risk) < 1e-8
-    mean, error = mean_and_error(curves.observed[:, 1:, 0])
+    mean, error = mean_and_error(curves.path[:, 1:, 0])
     # E cos(B_t) = exp(-t / 2) with t = lr^2 sigma^2 k; and the scheme's own error.
     expected = np.exp(-((lr * 0.1) ** 2) * steps[1:] / 2)
     assert_within(mean, error + 1e-4, expected, power=0.01)
@@ -682,8 +682,8 @@ def test_the_flows_see_every_jump_of_the_rate(limit):
         problem, NONE, Table(jnp.asarray(rates)), steps=[30.0, 62.0, 100], limit=how
     )
     constant = solve(problem, NONE, 1.0, steps=spent, limit=how)
-    np.testing.assert_allclose(ours.observed, constant.observed, rtol=1e-7)
-    assert np.abs(ours.observed[-1] - ours.observed[0]).max() > 1e-3
+    np.testing.assert_allclose(ours.path, constant.path, rtol=1e-7)
+    assert np.abs(ours.path[-1] - ours.path[0]).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["gradient", _LABEL])
@@ -721,7 +721,7 @@ def test_the_diffusion_sees_every_step_of_the_rate():
         jc.solve(
             problem, NONE, Table(jnp.asarray(lr)),
             steps=np.array([30.0, 100.0]), key=jr.key(5), limit=jc.ZeroLossSDE(dt=10.0),
-        ).observed
+        ).path
         for lr in (rates, even, np.full(100, 1e-2))
     )  # fmt: skip
     np.testing.assert_allclose(ours, same, rtol=1e-12)

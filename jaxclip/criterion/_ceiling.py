@@ -8,7 +8,7 @@ from .._checks import reporting_steps
 from .._curve import Curve
 from .._schedule import check_rate
 from .._types import RealScalar, RealScalarLike, Schedule, Step
-from ..limit import RiskODE, few_modes
+from ..limit import Request, RiskODE, few_modes
 from ..noise import AbstractNoise
 from ..problem import LinearModel, need_squared_loss
 from ._fisher import information_at
@@ -38,7 +38,7 @@ def ceiling(
     return RiskODE().integrate(
         few_modes(problem),
         _Best(lr, information),
-        steps,
+        Request(steps),
         settings=lr,
         scale=problem.noise.variance,
     )

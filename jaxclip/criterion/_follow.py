@@ -12,7 +12,7 @@ from .._checks import count
 from .._schedule import PiecewiseLinear, Ratio, check_rate
 from .._types import RealScalar, RealScalarLike, Schedule, Step
 from ..clip import HardClip, Moments, unchecked_moments
-from ..limit import RiskODE, few_modes
+from ..limit import Request, RiskODE, few_modes
 from ..noise import AbstractNoise
 from ..problem import LinearModel
 from ._knots import risk_knots, schedule_knots
@@ -49,7 +49,7 @@ def follow(
     feedback = _Feedback(noise, lr, threshold, efficiency, compensate)
     knots = risk_knots(lr, steps)
     risk = RiskODE().integrate(
-        modes, feedback, knots, settings=lr, scale=noise.variance
+        modes, feedback, Request(knots), settings=lr, scale=noise.variance
     ).risk  # fmt: skip
     clip, mus = _tabulated(feedback, knots, risk, norm)
     return Setting(clip, Ratio(lr, mus) if compensate else lr)

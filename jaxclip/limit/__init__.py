@@ -1,6 +1,6 @@
 """What SGD converges to."""
 
-from ._base import AbstractLimit as AbstractLimit
+from ._base import AbstractLimit as AbstractLimit, Request as Request
 from ._gradient_flow import GradientFlow as GradientFlow
 from ._intervals import varies as varies
 from ._reading import Reading as Reading

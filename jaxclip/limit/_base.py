@@ -14,23 +14,41 @@ from ..clip import AbstractClip
 from ..problem import AbstractProblem, CompressedLinearModel
 from ._watchful import DIVERGED
 
+AnyProblem = AbstractProblem | CompressedLinearModel
+
+
+class Request(eqx.Module):
+    """What of a solution is asked for, and how it is found.
+
+    **Arguments:**
+
+    - `steps`: shape `(s,)`, the steps at which to report, increasing floats.
+    - `key`: for an SDE, determines its Brownian motion; or None.
+    - `adjoint`: for an ODE, how diffrax differentiates the solution; or None.
+    - `throw`: whether a failure is an error, or an infinite risk.
+    """
+
+    steps: Float[Array, " s"]
+    key: Key | None = None
+    adjoint: diffrax.AbstractAdjoint | None = None
+    throw: bool = eqx.field(static=True, default=True)
+
 
 class AbstractLimit(eqx.Module):
     """A differential equation that SGD converges to."""
 
     @abc.abstractmethod
     def curve(
-        self,
-        problem: AbstractProblem | CompressedLinearModel,
-        clip: AbstractClip,
-        lr: Schedule,
-        *,
-        steps: Float[Array, " s"],
-        key: Key | None,
-        adjoint: diffrax.AbstractAdjoint | None,
-        throw: bool,
+        self, problem: AnyProblem, clip: AbstractClip, lr: Schedule, request: Request
     ) -> Curve:
-        """The curve; the arguments are those of [`jaxclip.solve`][], checked."""
+        """The curve; the arguments are those of [`jaxclip.solve`][], checked.
+
+        **Arguments:**
+
+        - `problem`, `clip`, `lr`: what SGD runs on, its rule, and its learning rate as
+            a function of the step.
+        - `request`: has the fields `steps`, `key`, `adjoint` and `throw`.
+        """
 
 
 def precision(steps: Array) -> float:

@@ -11,10 +11,16 @@ import optax
 from jaxtyping import Array, Float
 
 from .._curve import Curve
-from .._types import Key, Schedule
+from .._types import Schedule
 from ..clip import AbstractClip
-from ..problem import AbstractProblem, CompressedLinearModel
-from ._base import AbstractLimit, infinite_after_failure, raise_failure
+from ..problem import AbstractProblem
+from ._base import (
+    AbstractLimit,
+    AnyProblem,
+    Request,
+    infinite_after_failure,
+    raise_failure,
+)
 from ._reading import Reading
 from ._watchful import WatchedTerm, Watchful
 
@@ -46,17 +52,8 @@ class GradientFlow(AbstractLimit):
     max_steps: int = eqx.field(static=True, default=10**5)
 
     def curve(
-        self,
-        problem: AbstractProblem | CompressedLinearModel,
-        clip: AbstractClip,
-        lr: Schedule,
-        *,
-        steps: Float[Array, " s"],
-        key: Key | None,
-        adjoint: diffrax.AbstractAdjoint | None,
-        throw: bool,
+        self, problem: AnyProblem, clip: AbstractClip, lr: Schedule, request: Request
     ) -> Curve:
-        del key
         if not isinstance(problem, AbstractProblem):
             raise ValueError(
                 "`GradientFlow` needs a problem with parameters. Got a "
@@ -65,8 +62,8 @@ class GradientFlow(AbstractLimit):
 
         field = _Descent(problem, clip, lr)
         start = problem.init()
-        how = adjoint, throw, self.rtol, self.max_steps
-        return integrate(field, problem.risk, start, steps, (clip, lr), *how)
+        how = request, self.rtol, self.max_steps
+        return integrate(field, problem.risk, start, (clip, lr), *how)
 
 
 class _Descent(eqx.Module):
@@ -88,10 +85,8 @@ def integrate(
     field: Any,
     risk: Callable[[Any], Float[Array, ""]],
     w0: Any,
-    steps: Float[Array, " s"],
     settings: Any,
-    adjoint: diffrax.AbstractAdjoint | None,
-    throw: bool,
+    request: Request,
     rtol: float,
     max_steps: int,
 ) -> Curve:
@@ -100,6 +95,7 @@ def integrate(
     `field` is called with the step, the parameters and the `Reading` of the schedules
     in `settings`. Compiled once for each structure of a field that is a module.
     """
+    steps, adjoint = request.steps, request.adjoint
     end = jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny)
     reading = Reading.of(settings, end)
     controller = diffrax.PIDController(rtol=rtol, atol=rtol / 100)
@@ -119,6 +115,6 @@ def integrate(
     )
     assert solution.ys is not None
     risks = infinite_after_failure(jax.vmap(risk)(solution.ys))
-    risks = raise_failure(risks, solution, _STUCK, throw)
+    risks = raise_failure(risks, solution, _STUCK, request.throw)
     last = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
-    return Curve(steps, risks, last, solution.ys)
+    return Curve(steps, risks, last, path=solution.ys)

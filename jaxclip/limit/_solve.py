@@ -12,17 +12,16 @@ from .._types import Key, RealScalarLike, Schedule
 from ..clip import AbstractClip, Adaptive, need_rule
 from ..problem import (
     AbstractNoisyProblem,
-    AbstractProblem,
     CompressedLinearModel,
     LinearModel,
 )
-from ._base import AbstractLimit
+from ._base import AbstractLimit, AnyProblem, Request
 from .linear._risk_ode import RiskODE
 from .zero_loss._time_scale import time_scale
 
 
 def solve(
-    problem: AbstractProblem | CompressedLinearModel,
+    problem: AnyProblem,
     clip: AbstractClip | Adaptive,
     lr: RealScalarLike | Schedule,
     *,
@@ -74,9 +73,9 @@ def solve(
         raise ValueError(f"`limit` must be one such as `RiskODE()`. Got {limit!r}.")
     steps = reporting_steps(steps)
     lr = check_rate(lr, steps)
-    how: dict[str, Any] = dict(key=key, adjoint=adjoint, throw=throw)
+    request = Request(steps, key, adjoint, throw)
     try:
-        return limit.curve(problem, clip, lr, steps=steps, **how)
+        return limit.curve(problem, clip, lr, request)
     except TypeError as error:
         # diffrax's default adjoint has a reverse mode only, and JAX names neither.
         if "custom_vjp" not in str(error):

@@ -12,6 +12,7 @@ from .._checks import count
 from .._curve import Curve, finite_or_infinite
 from .._types import Key, Params
 from ..problem import AbstractProblem
+from ..transform import AbstractScope, PerTree
 
 Observe = Callable[[Params], PyTree[Array]]
 
@@ -26,6 +27,7 @@ class Run(eqx.Module):
     - `key`: determines the data, their order and the noise.
     - `batch_size`: samples a step.
     - `observe`: a function of the parameters, recorded beside the risk, or None.
+    - `scope`: which gradients have a norm.
     """
 
     steps: int = eqx.field(static=True)
@@ -34,6 +36,7 @@ class Run(eqx.Module):
     batch_size: int = eqx.field(static=True)
     # Not static: a method of a module holds arrays.
     observe: Observe | None
+    scope: AbstractScope = PerTree()
 
 
 def check_lengths(problem: AbstractProblem, steps: int, every: int) -> tuple[int, int]:

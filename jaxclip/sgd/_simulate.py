@@ -80,11 +80,11 @@ def simulate(
     """
     clip = need_rule(clip, "simulate")
     scope = _with_noise(scope, key)
-    problem, run = _run(problem, steps, every, key, batch_size, observe)
+    problem, run = _run(problem, steps, every, key, batch_size, observe, scope)
     lr = check_rate(lr, jnp.arange(0, run.steps, run.every))
     if engine is None:
         engine = default_engine(problem)
-    return _simulate(engine, problem, clip, lr, scope, run)
+    return _simulate(engine, problem, clip, lr, run)
 
 
 # Behind the checks, which then see numbers: what is misused fails at once. All numbers
@@ -95,10 +95,9 @@ def _simulate(
     problem: AbstractProblem,
     clip: AbstractClip,
     lr: Schedule,
-    scope: AbstractScope,
     run: Run,
 ) -> Curve:
-    return engine.compute(problem, clip, lr, scope, run)
+    return engine.compute(problem, clip, lr, run)
 
 
 def train(
@@ -143,13 +142,14 @@ def _run(
     key: Key,
     batch_size: int,
     observe: Observe | None,
+    scope: AbstractScope = PerTree(),
 ) -> tuple[AbstractProblem, Run]:
     """The problem as this run sees it; its length and records, checked."""
     steps, every = check_lengths(problem, steps, every)
     batch_size = count("batch_size", batch_size)
     problem = problem.in_batches(batch_size)
     problem.check_length(steps * batch_size)
-    return problem, Run(steps, every, key, batch_size, hashable(observe))
+    return problem, Run(steps, every, key, batch_size, hashable(observe), scope)
 
 
 def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:

@@ -16,12 +16,10 @@ from ..._curve import Curve, finite_or_infinite
 from ..._types import Key, RealScalar, Schedule
 from ...clip import AbstractClip, unchecked_moments
 from ...problem import (
-    AbstractProblem,
-    CompressedLinearModel,
     LinearModel,
     need_squared_loss,
 )
-from .._base import AbstractLimit, infinite_after_failure
+from .._base import AbstractLimit, AnyProblem, Request, infinite_after_failure
 from .._intervals import grid, steps_inside, varies
 
 
@@ -54,17 +52,10 @@ class HomogenizedSDE(AbstractLimit):
         positive("dt", self.dt)
 
     def curve(
-        self,
-        problem: AbstractProblem | CompressedLinearModel,
-        clip: AbstractClip,
-        lr: Schedule,
-        *,
-        steps: Float[Array, " s"],
-        key: Key | None,
-        adjoint: diffrax.AbstractAdjoint | None,
-        throw: bool,
+        self, problem: AnyProblem, clip: AbstractClip, lr: Schedule, request: Request
     ) -> Curve:
         problem = need_squared_loss(type(self).__name__, problem)
+        steps, key = request.steps, request.key
         if key is None:
             raise ValueError(
                 "`HomogenizedSDE` is random and needs a `key`, such as "
@@ -75,7 +66,7 @@ class HomogenizedSDE(AbstractLimit):
         if self.solver is not None:
             # A solver looks once an interval: at every step, where there is news.
             dt = min(self.dt, 1.0) if changes else self.dt
-            return _diffrax(self.solver, dt, model, steps, key, adjoint, throw)
+            return _diffrax(self.solver, dt, model, request)
 
         if is_traced(steps):
             raise ValueError(
@@ -157,23 +148,22 @@ def _diffrax(
     solver: diffrax.AbstractSolver,
     dt: float,
     model: _Model,
-    steps: Float[Array, " s"],
-    key: Key,
-    adjoint: diffrax.AbstractAdjoint | None,
-    throw: bool,
+    request: Request,
 ) -> Curve:
     """The states at the reported steps, by a general solver of SDEs."""
+    steps = request.steps
     if is_traced(steps):
         end, max_steps = jnp.maximum(steps[-1], dt), None
     else:
         end = max(float(np.asarray(steps)[-1]), dt)
         max_steps = math.ceil(end / dt) + 2
         end = jnp.asarray(end, steps.dtype)
-    return _general(solver, dt, model, steps, end, key, adjoint, throw, max_steps)
+    return _general(solver, dt, model, request, end, max_steps)
 
 
 @eqx.filter_jit
-def _general(solver, dt, model, steps, end, key, adjoint, throw, max_steps) -> Curve:
+def _general(solver, dt, model, request, end, max_steps) -> Curve:
+    steps, adjoint = request.steps, request.adjoint
     problem, eigenvalues = model.problem, model.eigenvalues
     x0 = problem.init()
 
@@ -186,7 +176,9 @@ def _general(solver, dt, model, steps, end, key, adjoint, throw, max_steps) -> C
 
     zero = jnp.zeros_like(end)
     # The tree's finest interval: below it the path is interpolated.
-    path = diffrax.VirtualBrownianTree(zero, end, tol=dt / 2, shape=x0.shape, key=key)
+    path = diffrax.VirtualBrownianTree(
+        zero, end, tol=dt / 2, shape=x0.shape, key=request.key
+    )
     solution = diffrax.diffeqsolve(
         diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path)),
         solver,
@@ -197,7 +189,7 @@ def _general(solver, dt, model, steps, end, key, adjoint, throw, max_steps) -> C
         saveat=diffrax.SaveAt(ts=steps),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
         max_steps=max_steps,
-        throw=throw,
+        throw=request.throw,
     )
     assert solution.ys is not None
     risk = infinite_after_failure(jax.vmap(problem.risk)(solution.ys))

@@ -6,15 +6,13 @@ import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from ..._checks import is_traced
 from ..._curve import Curve
-from ..._types import Key, RealScalar, RealScalarLike, Schedule
+from ..._types import RealScalar, RealScalarLike, Schedule
 from ...clip import AbstractClip, unchecked_moments
 from ...noise import AbstractNoise
 from ...problem import (
-    AbstractProblem,
     CompressedLinearModel,
     LinearModel,
     Modes,
@@ -22,6 +20,8 @@ from ...problem import (
 )
 from .._base import (
     AbstractLimit,
+    AnyProblem,
+    Request,
     infinite,
     infinite_after_failure,
     precision,
@@ -77,33 +77,20 @@ class RiskODE(AbstractLimit):
     max_steps: int = eqx.field(static=True, default=16**5)
 
     def curve(
-        self,
-        problem: AbstractProblem | CompressedLinearModel,
-        clip: AbstractClip,
-        lr: Schedule,
-        *,
-        steps: Float[Array, " s"],
-        key: Key | None,
-        adjoint: diffrax.AbstractAdjoint | None,
-        throw: bool,
+        self, problem: AnyProblem, clip: AbstractClip, lr: Schedule, request: Request
     ) -> Curve:
-        del key
         if not isinstance(problem, CompressedLinearModel):
             problem = need_squared_loss(type(self).__name__, problem)
         modes = few_modes(problem)
         coefficients = _Clipped(clip, problem.noise, modes.feature_norm, lr)
         settings, scale = (clip, lr), problem.noise.variance
-        return self.integrate(
-            modes, coefficients, steps, adjoint, throw, settings, scale
-        )
+        return self.integrate(modes, coefficients, request, settings, scale)
 
     def integrate(
         self,
         modes: Modes,
         coefficients: Coefficients,
-        steps: Float[Array, " s"],
-        adjoint: diffrax.AbstractAdjoint | None = None,
-        throw: bool = True,
+        request: Request,
         settings: Any = None,
         scale: RealScalarLike = jnp.inf,
     ) -> Curve:
@@ -120,9 +107,9 @@ class RiskODE(AbstractLimit):
         """
         # What is known before tracing decides how the modes are solved.
         solver = _solver(modes) if self.solver is None else self.solver
-        scale = jnp.asarray(scale, steps.dtype)
-        how = solver, self.rtol, self.max_steps, adjoint, throw
-        return _integrate(modes, coefficients, steps, settings, scale, *how)
+        scale = jnp.asarray(scale, request.steps.dtype)
+        how = solver, self.rtol, self.max_steps
+        return _integrate(modes, coefficients, request, settings, scale, *how)
 
 
 class _Clipped(eqx.Module):
@@ -143,15 +130,14 @@ class _Clipped(eqx.Module):
 def _integrate(
     modes: Modes,
     coefficients: Coefficients,
-    steps: Float[Array, " s"],
+    request: Request,
     settings: Any,
     scale: RealScalar,
     solver: diffrax.AbstractSolver,
     own_rtol: float | None,
     max_steps: int,
-    adjoint: diffrax.AbstractAdjoint | None,
-    throw: bool,
 ) -> Curve:
+    steps, adjoint = request.steps, request.adjoint
     rtol = precision(steps)
     if isinstance(solver, ExponentialModes):
         rtol = max(rtol, 1e-8)
@@ -179,8 +165,9 @@ def _integrate(
     )
     assert solution.ys is not None
     risk = infinite_after_failure(jnp.sum(solution.ys, axis=1))
-    risk = raise_failure(risk, solution, _DIVERGED, throw)
-    return Curve(steps, risk, solution.ys[-1] / modes.eigenvalues)
+    risk = raise_failure(risk, solution, _DIVERGED, request.throw)
+    last = Modes(modes.eigenvalues, solution.ys[-1], modes.forcing)
+    return Curve(steps, risk, reduced=last)
 
 
 def _solver(modes: Modes) -> diffrax.AbstractSolver:

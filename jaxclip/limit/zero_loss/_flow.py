@@ -1,16 +1,13 @@
 """The motion of noisy gradient descent along the zero-loss set, without diffusion."""
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from ..._curve import Curve
-from ..._types import Key, Schedule
+from ..._types import Schedule
 from ...clip import AbstractClip
-from ...problem import AbstractProblem, CompressedLinearModel
-from .._base import AbstractLimit
+from .._base import AbstractLimit, AnyProblem, Request
 from .._gradient_flow import integrate
 from ._limit_map import bring
 from ._set import ZeroLossSet, need_noisy, zero_loss_set
@@ -40,7 +37,7 @@ class ZeroLossFlow(AbstractLimit):
     Gaussian noise, or label noise with one example a step; it forms the Jacobian.
 
     It is the limit of a small $\gamma$, one noise a step (`batch_size=1`), and, but for
-    label noise, a small $\sigma$. The parameters at each step are in `Curve.observed`.
+    label noise, a small $\sigma$. The parameters at each step are in `Curve.path`.
     Where the solution that is selected has fewer non-zero parameters than there are
     data, the tangent kernel becomes singular in the long run, and the solver stops
     there: ask for earlier steps, or take `throw=False`.
@@ -59,17 +56,8 @@ class ZeroLossFlow(AbstractLimit):
     max_steps: int = eqx.field(static=True, default=10**5)
 
     def curve(
-        self,
-        problem: AbstractProblem | CompressedLinearModel,
-        clip: AbstractClip,
-        lr: Schedule,
-        *,
-        steps: Float[Array, " s"],
-        key: Key | None,
-        adjoint: diffrax.AbstractAdjoint | None,
-        throw: bool,
+        self, problem: AnyProblem, clip: AbstractClip, lr: Schedule, request: Request
     ) -> Curve:
-        del key
         problem = need_noisy("ZeroLossFlow", problem)
         manifold, w = zero_loss_set(problem, self.matrix_free)
         problem.check_clip(clip)
@@ -77,10 +65,8 @@ class ZeroLossFlow(AbstractLimit):
             _Motion(manifold, clip, lr),
             manifold.loss,
             bring(manifold, w),
-            steps,
             (clip, lr),
-            adjoint,
-            throw,
+            request,
             self.rtol,
             self.max_steps,
         )
@@ -109,5 +95,5 @@ class _Motion(eqx.Module):
 
 @eqx.filter_jit
 def _unravelled(manifold: ZeroLossSet, flat: Curve) -> Curve:
-    params = jax.vmap(manifold.unravel)(flat.observed)
-    return Curve(flat.step, flat.risk, manifold.unravel(flat.params), params)
+    params, path = manifold.unravel(flat.params), jax.vmap(manifold.unravel)(flat.path)
+    return Curve(flat.step, flat.risk, params, path=path)

@@ -1,6 +1,5 @@
 """The diffusion of noisy gradient descent along the zero-loss set."""
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,8 @@ from ..._types import Key, Schedule
 from ...clip import AbstractClip, Identity
 from ...problem import (
     AbstractNoisyProblem,
-    AbstractProblem,
-    CompressedLinearModel,
 )
-from .._base import AbstractLimit
+from .._base import AbstractLimit, AnyProblem, Request
 from .._intervals import grid, steps_inside
 from ._limit_map import bring
 from ._set import ZeroLossSet, need_noisy, zero_loss_set
@@ -44,7 +41,7 @@ class ZeroLossSDE(AbstractLimit):
     back to the set after each one; weak order 1. It forms the Hessian, so that it is
     for models of up to some hundred parameters.
 
-    The parameters at each step are in `Curve.observed`.
+    The parameters at each step are in `Curve.path`.
 
     **Arguments:**
 
@@ -60,18 +57,10 @@ class ZeroLossSDE(AbstractLimit):
         positive("dt", self.dt)
 
     def curve(
-        self,
-        problem: AbstractProblem | CompressedLinearModel,
-        clip: AbstractClip,
-        lr: Schedule,
-        *,
-        steps: Float[Array, " s"],
-        key: Key | None,
-        adjoint: diffrax.AbstractAdjoint | None,
-        throw: bool,
+        self, problem: AnyProblem, clip: AbstractClip, lr: Schedule, request: Request
     ) -> Curve:
-        del adjoint, throw
         problem = need_noisy("ZeroLossSDE", problem)
+        steps, key = request.steps, request.key
         if key is None:
             raise ValueError(
                 "`ZeroLossSDE` is random and needs a `key`, such as "
@@ -127,8 +116,8 @@ def _run(
     path = jax.lax.scan(body, w0, xs)[1]
     path = jnp.concatenate([w0[None], path])[reported]
     risk = finite_or_infinite(jax.vmap(manifold.loss)(path))
-    params = jax.vmap(manifold.unravel)(path)
-    return Curve(steps, risk, manifold.unravel(path[-1]), params)
+    params, path = manifold.unravel(path[-1]), jax.vmap(manifold.unravel)(path)
+    return Curve(steps, risk, params, path=path)
 
 
 def limit_map_curvature(

@@ -8,7 +8,6 @@ from ..._curve import Curve
 from ..._types import Schedule
 from ...clip import AbstractClip
 from ...problem import AbstractProblem
-from ...transform import AbstractScope
 from .._loop import Run
 
 
@@ -21,16 +20,12 @@ class AbstractEngine(eqx.Module):
 
     @abc.abstractmethod
     def compute(
-        self,
-        problem: AbstractProblem,
-        clip: AbstractClip,
-        lr: Schedule,
-        scope: AbstractScope,
-        run: Run,
+        self, problem: AbstractProblem, clip: AbstractClip, lr: Schedule, run: Run
     ) -> Curve:
         """The run; the arguments are those of [`jaxclip.simulate`][], checked.
 
         **Arguments:**
 
-        - `run`: has the fields `steps`, `every`, `key`, `batch_size` and `observe`.
+        - `run`: has the fields `steps`, `every`, `key`, `batch_size`, `observe` and
+            `scope`.
         """

@@ -29,12 +29,11 @@ def run_blocked(
     problem: AbstractLinear,
     clip: AbstractClip,
     lr: Schedule,
-    scope: AbstractScope,
     run: Run,
     size: int,
 ) -> Curve:
     """Clipped SGD in blocks of about `size` samples."""
-    stream, batch_size = problem.stream(run.key), run.batch_size
+    stream, batch_size, scope = problem.stream(run.key), run.batch_size, run.scope
     blocks, tiles, tile = _plan(run.every, max(1, size // batch_size), batch_size)
     length = tiles * tile
 
@@ -204,12 +203,7 @@ class Blocked(AbstractEngine):
         return 128 if self.settings >= 64 and dim > 100 else 64
 
     def compute(
-        self,
-        problem: AbstractProblem,
-        clip: AbstractClip,
-        lr: Schedule,
-        scope: AbstractScope,
-        run: Run,
+        self, problem: AbstractProblem, clip: AbstractClip, lr: Schedule, run: Run
     ) -> Curve:
         if not isinstance(problem, AbstractLinear):
             raise ValueError(
@@ -217,4 +211,4 @@ class Blocked(AbstractEngine):
                 f"the features. Got a {type(problem).__name__}; use `Direct()`."
             )
         size = self.block(problem.init().size)
-        return run_blocked(problem, clip, lr, scope, run, size)
+        return run_blocked(problem, clip, lr, run, size)

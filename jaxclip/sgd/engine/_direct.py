@@ -12,7 +12,7 @@ from ..._optimiser import Optimiser
 from ..._types import Params, Schedule
 from ...clip import AbstractClip
 from ...problem import AbstractProblem
-from ...transform import AbstractScope, PerExample, as_transform
+from ...transform import PerExample, as_transform
 from .._loop import Run, record
 from ._base import AbstractEngine
 
@@ -63,18 +63,13 @@ class Direct(AbstractEngine):
     """
 
     def compute(
-        self,
-        problem: AbstractProblem,
-        clip: AbstractClip,
-        lr: Schedule,
-        scope: AbstractScope,
-        run: Run,
+        self, problem: AbstractProblem, clip: AbstractClip, lr: Schedule, run: Run
     ) -> Curve:
         optimiser = optax.chain(
-            as_transform(clip, scope), optax.scale_by_learning_rate(lr)
+            as_transform(clip, run.scope), optax.scale_by_learning_rate(lr)
         )
         # A scope over examples reduces the batch itself, after clipping.
-        reduce = (lambda g: g) if isinstance(scope, PerExample) else mean
+        reduce = (lambda g: g) if isinstance(run.scope, PerExample) else mean
         return run_optimiser(problem, optimiser, reduce, run)
 
 

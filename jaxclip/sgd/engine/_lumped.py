@@ -55,18 +55,13 @@ class Lumped(AbstractEngine):
     It does not see the same data as the other engines for the same key, so compare it
     with them in law, and with itself in pairs.
 
-    `Curve.params` are the norms $r_j$, shape `(m,)`, that of the eigenvalues. For
-    [`jaxclip.Logistic`][] they have shape `(2 m,)`: the components along $x^*$, then
+    `Curve.reduced` has the norms $r_j$, shape `(m,)`, that of the eigenvalues. For
+    [`jaxclip.Logistic`][] it has shape `(2 m,)`: the components along $x^*$, then
     the norms of what is orthogonal to it.
     """
 
     def compute(
-        self,
-        problem: AbstractProblem,
-        clip: AbstractClip,
-        lr: Schedule,
-        scope: AbstractScope,
-        run: Run,
+        self, problem: AbstractProblem, clip: AbstractClip, lr: Schedule, run: Run
     ) -> Curve:
         if not isinstance(problem, AbstractGaussianLinear):
             raise ValueError(
@@ -78,7 +73,7 @@ class Lumped(AbstractEngine):
                 "`observe` is a function of all parameters, and `Lumped()` has only "
                 "their norm in each eigenspace. Leave it out, or use `Blocked()`."
             )
-        return run_lumped(problem, clip, lr, scope, run)
+        return run_lumped(problem, clip, lr, run)
 
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -125,11 +120,10 @@ def run_lumped(
     problem: AbstractGaussianLinear,
     clip: AbstractClip,
     lr: Schedule,
-    scope: AbstractScope,
     run: Run,
 ) -> Curve:
     """Clipped SGD on the axes that matter of each eigenspace."""
-    axes, batch_size = _Axes.of(problem), run.batch_size
+    axes, batch_size, scope = _Axes.of(problem), run.batch_size, run.scope
     data_key, rest_key = jr.split(run.key)
     stream = axes.problem.stream(data_key)
     # Steps drawn at once: many spare time, and too many do not fit into the cache.
@@ -165,13 +159,14 @@ def run_lumped(
         return jax.lax.scan(body, state, jnp.arange(-(-run.every // size)))[0]
 
     params = axes.problem.init()
-    return record(
+    curve = record(
         axes.problem,
         run,
         advance,
         (params, jnp.zeros_like(params)),
         params_of=lambda state: state[0],
     )
+    return Curve(curve.step, curve.risk, reduced=curve.params)
 
 
 def bartlett(
