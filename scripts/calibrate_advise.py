@@ -191,8 +191,8 @@ def check(law: str, features: str, shape: tuple[int, int], seed: int) -> Row:
     advice = jc.advise(X, y, key=jr.key(seed), progress=False)
     seconds = time.perf_counter() - start
     truth, key = Truth(X, y, coefficients), jr.key(1000 + seed)
-    plain = truth.of(advice.outcomes["unclipped"].setting, key)
-    clipped = truth.of(advice.outcomes["scheduled"].setting, key)
+    plain = truth.of(advice.outcomes["unclipped"].recipe, key)
+    clipped = truth.of(advice.outcomes["scheduled"].recipe, key)
     named = truth.of(advice.recommended, key)
     low, high = advice.gain.interval
     return Row(

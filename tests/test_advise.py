@@ -21,8 +21,8 @@ from jaxclip.advice import _advise
 from jaxclip.advice._measure import Gain
 from jaxclip.advice._outcome import Outcome
 from jaxclip.advice._reasons import Facts, reasons
+from jaxclip.advice._recipe import Recipe
 from jaxclip.advice._residuals import ResidualLaw
-from jaxclip.advice._setting import Setting
 from jaxclip.advice._verdict import judge
 
 # The verdict
@@ -79,8 +79,8 @@ def test_what_would_tell_does():
 
 
 def _outcome(risk: float, **changes: Any) -> Outcome:
-    setting = changes.pop("setting", Setting(0.01, 1.0, False, 100))
-    plain = Outcome(setting, risk, risk, 0.9 * risk, 1.1 * risk, 0.01, 0, 160)
+    recipe = changes.pop("recipe", Recipe(0.01, 1.0, False, 100))
+    plain = Outcome(recipe, risk, risk, 0.9 * risk, 1.1 * risk, 0.01, 0, 160)
     return dataclasses.replace(plain, **changes)
 
 
@@ -222,7 +222,7 @@ def normal() -> jc.Advice:
     return jc.advise(*_table("normal"), steps=STEPS, key=jr.key(1))
 
 
-def _true_risk(law: str, setting: Setting, runs: int = 48) -> tuple[float, float]:
+def _true_risk(law: str, setting: Recipe, runs: int = 48) -> tuple[float, float]:
     """The mean excess risk of runs on the rows at a setting, by a loop of numpy and the
     true coefficients, in the target's variance; and its standard error."""
     X, y = _table(law)
@@ -258,7 +258,7 @@ def test_outliers_are_to_be_clipped(outliers):
 def test_normal_errors_are_not_to_be_clipped(normal):
     assert normal.verdict.decision != "clip"
     assert normal.gain.interval[0] <= 0.02
-    clipped, error = _true_risk("normal", normal.outcomes["scheduled"].setting)
+    clipped, error = _true_risk("normal", normal.outcomes["scheduled"].recipe)
     plain, _ = _true_risk("normal", normal.baseline)
     low, high = normal.gain.interval
     assert low - 4 * error / plain < 1 - clipped / plain < high + 4 * error / plain
@@ -270,7 +270,7 @@ def test_what_is_said_of_each_kind_is_true(law, kind, request):
     """Excess risks on rows not seen: those of the least-squares solution on the same
     rows are off by its own, most of what is left at the end."""
     outcome = request.getfixturevalue(law).outcomes[kind]
-    true, error = _true_risk(law, outcome.setting)
+    true, error = _true_risk(law, outcome.recipe)
     # Of one table of 400 rows: its own fit lies anywhere from half to twice the mean.
     assert 0.35 < outcome.risk / true < 2.5
     assert outcome.low < outcome.risk < outcome.high
@@ -281,12 +281,12 @@ def test_what_is_said_of_each_kind_is_true(law, kind, request):
 
 def test_a_falling_rate_is_compared_with_a_falling_rate(outliers):
     kinds = outliers.outcomes
-    assert not kinds["constant"].setting.decays
-    assert not kinds["constant"].setting.clips
-    assert kinds["decaying"].setting.decays
-    assert not kinds["decaying"].setting.clips
-    assert not kinds["clipped"].setting.decays
-    assert len(kinds["clipped"].setting.profile) == 1
+    assert not kinds["constant"].recipe.decays
+    assert not kinds["constant"].recipe.clips
+    assert kinds["decaying"].recipe.decays
+    assert not kinds["decaying"].recipe.clips
+    assert not kinds["clipped"].recipe.decays
+    assert len(kinds["clipped"].recipe.profile) == 1
     # The measured gain is of the better with a clip over the better without.
     risks = outliers.gain.risks
     assert risks[0] == pytest.approx(kinds["unclipped"].risk, rel=1e-9)
@@ -397,20 +397,18 @@ def test_the_numbers_are_json(outliers, normal):
 
 def test_what_is_recommended_can_be_run(outliers):
     """The rule and the rate, in an optax chain and in `simulate`."""
-    setting = outliers.recommended
+    clip, lr = outliers.recommended.setting
     X, y = _table("outliers")
     rows = jc.Regression((X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std())
 
     def run(key):
-        return jc.simulate(
-            rows, setting.clip, setting.schedule, steps=STEPS, every=STEPS, key=key
-        ).params
+        return jc.simulate(rows, clip, lr, steps=STEPS, every=STEPS, key=key).params
 
     params = np.asarray(jax.vmap(run)(jr.split(jr.key(4), 32)))
     error = params * y.std() / X.std(0) - TRUE
     risks = np.sum(error**2, axis=1) / 2 / y.std() ** 2
     mean, scatter = mean_and_error(risks)
-    plain, plain_error = _true_risk("outliers", setting)
+    plain, plain_error = _true_risk("outliers", outliers.recommended)
     assert abs(mean - plain) < 4 * np.hypot(scatter, plain_error) + 0.05 * plain
 
 
@@ -419,7 +417,7 @@ def test_what_is_recommended_can_be_run(outliers):
 
 @pytest.fixture(scope="module")
 def figure(outliers) -> Iterator[Any]:
-    yield outliers.figure("homes")
+    yield outliers.plot("homes")
 
 
 def test_the_figure_has_four_labelled_panels(figure, tmp_path):
@@ -455,7 +453,7 @@ def test_the_panels_draw_what_was_measured(outliers, figure):
 def test_the_criterion_is_that_of_the_quadrature(outliers, figure):
     line = figure.axes[2].get_lines()[1]
     law, norm = outliers.prediction.law, outliers.prediction.feature_norm
-    risk = float(outliers.predicted(outliers.outcomes["scheduled"].setting)[-1])
+    risk = float(outliers.predicted(outliers.outcomes["scheduled"].recipe)[-1])
     noise = jc.Empirical(jnp.asarray(outliers.residual_values), 128)
     at = np.array([10, 25, 40])
     cuts = np.asarray(line.get_xdata())[at]

@@ -8,12 +8,12 @@ import pytest
 
 import jaxclip as jc
 from helpers import assert_within, mean_and_error
-from jaxclip.advice._law import Law
+from jaxclip.advice._law import MomentTable
 from jaxclip.advice._predict import Prediction, guess
+from jaxclip.advice._recipe import Recipe
 from jaxclip.advice._reference import Reference
 from jaxclip.advice._runs import Decay, Settings, SomeRows, final_params
 from jaxclip.advice._search import explore
-from jaxclip.advice._setting import Setting
 from jaxclip.advice._study import Study
 
 N, D, STEPS = 300, 6, 400
@@ -36,7 +36,7 @@ def prediction() -> Prediction:
 
 def test_the_coefficients_are_those_of_the_quadrature():
     residuals = np.random.default_rng(3).exponential(size=200) - 1
-    law = Law.of(residuals, 0.5)
+    law = MomentTable.of(residuals, 0.5)
     noise = jc.Empirical(jnp.asarray(residuals - residuals.mean()), 128)
     rows, columns = np.array([0, 9, 23]), np.array([0, 12, 30, 47])
 
@@ -175,27 +175,27 @@ def test_more_settings_than_one_program_holds():
 
 @pytest.mark.parametrize("decays", [False, True])
 @pytest.mark.parametrize("profile", [(1.0,), (4.0, 2.0, 1.0)])
-def test_a_setting_is_what_it_hands_out(decays, profile):
-    setting = Setting(0.1, 0.5, decays, 100, profile)
+def test_a_recipe_is_what_it_hands_out(decays, profile):
+    recipe = Recipe(0.1, 0.5, decays, 100, profile)
+    rule, lr = recipe.setting
     at = np.arange(0, 100, 25)
-    rates = [float(setting.schedule(jnp.asarray(k))) for k in at]
-    np.testing.assert_allclose(rates, setting.rate_at(at))
+    rates = [float(lr(jnp.asarray(k))) for k in at]
+    np.testing.assert_allclose(rates, recipe.rate_at(at))
     assert rates[-1] == pytest.approx(0.025 if decays else 0.1)
-    rule = setting.clip
     assert isinstance(rule, jc.HardClip)
     cuts = [float(rule.threshold(jnp.asarray(k))) for k in at]
-    np.testing.assert_allclose(cuts, setting.threshold_at(at), rtol=1e-3)
+    np.testing.assert_allclose(cuts, recipe.threshold_at(at), rtol=1e-3)
     assert cuts[0] == pytest.approx(0.5 * profile[0])
-    text = str(setting)
+    text = str(recipe)
     assert ("falling along a line to 0" in text) == decays
     assert ("threshold 2 falling to 0.5" in text) == (len(profile) == 3)
 
 
-def test_a_setting_without_a_clip():
-    setting = Setting(0.1, np.inf, False, 100)
-    assert not setting.clips
-    assert isinstance(setting.clip, jc.Identity)
-    assert str(setting) == "lr 0.1; no clip"
+def test_a_recipe_without_a_clip():
+    recipe = Recipe(0.1, np.inf, False, 100)
+    assert not recipe.clips
+    assert isinstance(recipe.setting.clip, jc.Identity)
+    assert str(recipe) == "lr 0.1; no clip"
 
 
 # The search

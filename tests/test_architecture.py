@@ -310,6 +310,12 @@ def test_public_functions_are_documented(name):
     assert inspect.getdoc(value)
 
 
+def _owner(name: str) -> str:
+    """The class of a method; a function itself."""
+    owner = name.rpartition(".")[0]
+    return owner if owner in PUBLIC else name
+
+
 def _names_in(doc: str) -> set[str]:
     """The names in backticks; and those in the docstring that this one refers to, where
     it says that its arguments are those of another."""
@@ -322,7 +328,9 @@ def _names_in(doc: str) -> set[str]:
 
 
 def _check_parameters(value: Any, doc: str) -> None:
-    parameters = set(inspect.signature(value).parameters) - {"self"}
+    # A field that is private is not for a user to give.
+    parameters = {n for n in inspect.signature(value).parameters if n[0] != "_"}
+    parameters -= {"self"}
     unnamed = parameters - _names_in(doc)
     assert not unnamed, f"the docstring has no word on {sorted(unnamed)}"
 
@@ -371,6 +379,29 @@ def test_public_functions_are_annotated(name):
     for parameter in signature.parameters.values():
         if parameter.name not in ("self", "cls"):
             assert parameter.annotation is not parameter.empty, parameter
+
+
+def _classes_in(annotation: Any) -> Iterator[type]:
+    """The package's own classes in an annotation, however deep."""
+    for part in typing.get_args(annotation):
+        yield from _classes_in(part)
+    # jaxtyping's arrays are classes as well, made where they are written.
+    ours = inspect.isclass(annotation) and annotation.__module__.startswith("jaxclip")
+    if ours and annotation.__name__[0] != "_" and not hasattr(annotation, "array_type"):
+        yield annotation
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_a_signature_names_is_public(name):
+    value = PUBLIC[name]
+    hints = [getattr(value, "__annotations__", {})]
+    hints += [f.__annotations__ for n, f in FUNCTIONS.items() if _owner(n) == name]
+    public = set(filter(inspect.isclass, PUBLIC.values()))
+    for at, annotation in (item for each in hints for item in each.items()):
+        if at.startswith("_"):
+            continue
+        private = set(_classes_in(annotation)) - public
+        assert not private, f"{private} stands in {annotation}"
 
 
 # matplotlib's own arguments; and those of the abstract method, handed on as they are.

@@ -11,11 +11,11 @@ from ._figure import advice_figure
 from ._measure import Gain
 from ._outcome import Outcome
 from ._predict import Guess, Prediction
+from ._recipe import Recipe
 from ._reference import Reference
 from ._report import report, to_dict
 from ._residuals import ResidualLaw
 from ._runs import Settings
-from ._setting import Setting
 from ._table import Table
 from ._verdict import Verdict
 
@@ -58,8 +58,8 @@ class Advice:
     constants: Gain
     outcomes: Mapping[str, Outcome]
     plan: Outcome
-    recommended: Setting
-    baseline: Setting
+    recommended: Recipe
+    baseline: Recipe
     step: np.ndarray
     clipped_runs: np.ndarray
     baseline_runs: np.ndarray
@@ -91,18 +91,18 @@ class Advice:
         """The numbers, as a dictionary that JSON can hold."""
         return to_dict(self)
 
-    def predicted(self, setting: Setting) -> np.ndarray:
+    def predicted(self, recipe: Recipe) -> np.ndarray:
         """The excess risk at the steps `prediction.at` by the risk ODE."""
-        flags = float(setting.decays), float(len(setting.profile) > 1)
+        flags = float(recipe.decays), float(len(recipe.profile) > 1)
         settings = Settings(
-            *(np.array([v]) for v in (setting.lr, setting.threshold, *flags))
+            *(np.array([v]) for v in (recipe.lr, recipe.threshold, *flags))
         )
         return self.prediction.curves(settings, self.guess.profile)[0]
 
-    def figure(self, title: str = "") -> Any:
-        """A matplotlib figure of four panels: risk against the step, the criterion
-        against the threshold, the law of the residuals, and what each kind of setting
-        reaches. Needs the extra `cli`.
+    def plot(self, title: str = "") -> Any:
+        """Draws a matplotlib figure of four panels: risk against the step, the
+        criterion against the threshold, the law of the residuals, and what each kind of
+        setting reaches. Needs the extra `cli`.
 
         **Arguments:**
 

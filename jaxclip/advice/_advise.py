@@ -92,7 +92,7 @@ def advise(
 
         advice = jc.advise(pd.read_csv("houses.csv"), "price")
         print(advice)
-        rule, lr = advice.recommended.clip, advice.recommended.schedule
+        clip, lr = advice.recommended.setting
         ```
     """
     key = jr.key(0) if key is None else key

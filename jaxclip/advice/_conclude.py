@@ -10,10 +10,10 @@ from ._measure import Gain, compare
 from ._outcome import Outcome
 from ._predict import Guess, Prediction
 from ._reasons import Facts, reasons
+from ._recipe import Recipe
 from ._reference import rest
 from ._residuals import ResidualLaw
 from ._runs import Settings
-from ._setting import Setting
 from ._study import RECORDS
 from ._table import Table
 from ._trial import KINDS, Held
@@ -41,9 +41,9 @@ def conclude(
         return compare(study, trial.splits, trial.folds, kinds, settings)
 
     def outcome(settings: Settings, position: int) -> Outcome:
-        setting = Setting.of(settings, plan.profile, steps)
+        recipe = Recipe.of(settings, plan.profile, steps)
         predicted = prediction.curves(settings, plan.profile)[0, -1]
-        return Outcome.of(setting, predicted, trial.curves(position)[:, -1])
+        return Outcome.of(recipe, predicted, trial.curves(position)[:, -1])
 
     overall, constants = gain("unclipped", "scheduled"), gain("constant", "clipped")
     outcomes = {
@@ -54,9 +54,9 @@ def conclude(
     wanted = "unclipped" if verdict.decision == "do not clip" else "scheduled"
     if verdict.decision == "cannot tell" and overall.gain < 0:
         wanted = "unclipped"
-    recommended, baseline = outcomes[wanted].setting, outcomes["unclipped"].setting
+    recommended, baseline = outcomes[wanted].recipe, outcomes["unclipped"].recipe
     settles = 0.0
-    best = outcomes["scheduled"].setting
+    best = outcomes["scheduled"].recipe
     if best.clips:
         settles = rest(reference, study.X, study.y, best.threshold)
     ode = outcome(plan.clipped, 2 * len(KINDS))

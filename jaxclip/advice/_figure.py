@@ -40,7 +40,7 @@ def advice_figure(advice: Any, title: str = "") -> Any:
 
 def _risk(ax: Any, advice: Any) -> None:
     pairs = [("no clip", UNCLIPPED, advice.baseline_runs, advice.baseline)]
-    best = advice.outcomes["scheduled"].setting
+    best = advice.outcomes["scheduled"].recipe
     if best.clips:
         pairs.append(("clip", CLIPPED, advice.clipped_runs, best))
     for name, color, runs, setting in pairs:
@@ -72,7 +72,7 @@ def _kinds(ax: Any, advice: Any) -> None:
     names = list(NAMES)
     for height, name in zip(range(len(names), 0, -1), names, strict=True):
         outcome = advice.outcomes[name]
-        color = CLIPPED if outcome.setting.clips else UNCLIPPED
+        color = CLIPPED if outcome.recipe.clips else UNCLIPPED
         ax.plot(
             [outcome.low, outcome.high],
             [height, height],
@@ -99,7 +99,7 @@ def _kinds(ax: Any, advice: Any) -> None:
 def _criterion(ax: Any, advice: Any) -> None:
     """The criterion against the threshold, at the first and the last risk of a run."""
     law, norm = advice.prediction.law, advice.prediction.feature_norm
-    curve = advice.predicted(advice.outcomes["scheduled"].setting)
+    curve = advice.predicted(advice.outcomes["scheduled"].recipe)
     thresholds = np.exp(np.asarray(law.thresholds)) * norm
     risks = {
         "at the start": (float(curve[0]), GREY, "--"),
@@ -111,7 +111,7 @@ def _criterion(ax: Any, advice: Any) -> None:
             thresholds, law.criterion(risk), color=color, ls=style, lw=2, label=label
         )
     ax.axhline(1, color="black", lw=1)
-    best = advice.outcomes["scheduled"].setting
+    best = advice.outcomes["scheduled"].recipe
     if best.clips:
         ends = best.threshold_at(np.array([0.0, best.steps]))
         label = f"best on the rows: {ends[1]:.3g}"

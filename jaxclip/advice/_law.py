@@ -15,7 +15,7 @@ _RISKS, _THRESHOLDS, _ATOMS = 24, 48, 128
 _BETWEEN = 8
 
 
-class Law(eqx.Module):
+class MomentTable(eqx.Module):
     """The coefficients of the ODE, tabulated in the logarithms of risk and threshold.
 
     - `risks`, `thresholds`: evenly spaced logarithms; thresholds are on the residual.
@@ -28,7 +28,7 @@ class Law(eqx.Module):
     second: Float[Array, "r c"]
 
     @classmethod
-    def of(cls, residuals: np.ndarray, start: float) -> "Law":
+    def of(cls, residuals: np.ndarray, start: float) -> "MomentTable":
         """That of residuals, for risks from that of the start down."""
         std = float(np.std(residuals))
         noise = Empirical(jnp.asarray(residuals - np.mean(residuals)), _ATOMS)

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._setting import Setting
+from ._recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What the best setting of one kind reaches, in the target's variance.
 
-    - `setting`: the best of the kind, chosen on all rows.
+    - `recipe`: the best of the kind, chosen on all rows.
     - `predicted`: the excess risk at the end of its run by the risk ODE.
     - `risk`: the mean excess risk on rows held out, of the kind at the settings that
         were chosen without those rows.
@@ -20,7 +20,7 @@ class Outcome:
     - `diverged`: the number of runs that diverged, of `runs`.
     """
 
-    setting: Setting
+    recipe: Recipe
     predicted: float
     risk: float
     low: float
@@ -30,14 +30,14 @@ class Outcome:
     runs: int
 
     @classmethod
-    def of(cls, setting: Setting, predicted: float, risks: np.ndarray) -> "Outcome":
+    def of(cls, recipe: Recipe, predicted: float, risks: np.ndarray) -> "Outcome":
         """From the risks of the runs at their end, shape `(runs,)`."""
         # The nearest run, since between a finite and an infinite risk is no number.
         low, high = np.quantile(risks, [0.1, 0.9], method="nearest")
         finite = np.abs(risks[np.isfinite(risks)])
         total = finite.sum()
         return cls(
-            setting,
+            recipe,
             float(predicted),
             float(risks.mean()),
             float(low),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._law import Law
+from ._law import MomentTable
 from ._reference import Reference
 from ._runs import Settings
 
@@ -34,7 +34,7 @@ class Prediction:
     - `steps`: the length of a run.
     """
 
-    law: Law
+    law: MomentTable
     eigenvalues: np.ndarray
     start: np.ndarray
     feature_norm: float
@@ -44,13 +44,21 @@ class Prediction:
     def of(
         cls, reference: Reference, residuals: np.ndarray, steps: int
     ) -> "Prediction":
+        """The ODE of the rows: their spectrum, and the error of the start.
+
+        **Arguments:**
+
+        - `reference`: has the covariance, and stands for the best parameters.
+        - `residuals`: shape `(n,)`, those of the reference.
+        - `steps`: the length of a run.
+        """
         values, vectors = np.linalg.eigh(reference.covariance)
         kept = values > 1e-10 * values[-1]
         error = reference.solution @ vectors[:, kept]
         start = values[kept] * error**2 / 2
         # A start at the solution has no risk, and no scale of its own.
         least = 1e-6 * float(np.var(residuals))
-        law = Law.of(residuals, max(float(start.sum()), least))
+        law = MomentTable.of(residuals, max(float(start.sum()), least))
         norm = float(np.sqrt(values[kept].sum()))
         return cls(law, values[kept], start, norm, steps)
 

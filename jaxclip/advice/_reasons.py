@@ -103,7 +103,7 @@ def _plan(facts: Facts) -> str:
             "a clip as tight settles beside least squares, which the ODE does not know"
         )
     return (
-        f"what the ODE would choose ({plan.setting}) is refuted by the rows: it ends "
+        f"what the ODE would choose ({plan.recipe}) is refuted by the rows: it ends "
         f"at {plan.risk:.2g}, predicted was {plan.predicted:.2g}; {why}"
     )
 

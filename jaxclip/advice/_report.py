@@ -7,7 +7,7 @@ import numpy as np
 
 from ._measure import Gain
 from ._outcome import Outcome
-from ._setting import Setting
+from ._recipe import Recipe
 
 # The kinds that are shown, and what they are called.
 NAMES = {
@@ -30,8 +30,8 @@ def to_dict(advice: Any) -> dict[str, Any]:
             "rows_needed": verdict.rows_needed,
             "runs_needed": verdict.runs_needed,
         },
-        "recommended": _setting(advice.recommended),
-        "without_clipping": _setting(advice.baseline),
+        "recommended": _recipe(advice.recommended),
+        "without_clipping": _recipe(advice.baseline),
         "gain": _gain(advice.gain),
         "gain_of_constants": _gain(advice.constants),
         "outcomes": {name: _outcome(o) for name, o in advice.outcomes.items()},
@@ -131,17 +131,17 @@ def _risks(outcome: Outcome) -> str:
     return f"{predicted:>12}{risk:>12}{f'{low} to {high}':>24}"
 
 
-def _setting(setting: Setting) -> dict[str, Any]:
-    at = np.linspace(0, setting.steps, 21)
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    at = np.linspace(0, recipe.steps, 21)
     return {
-        "text": str(setting),
-        "lr": setting.lr,
-        "threshold": _finite(setting.threshold),
-        "lr_falls_to_0": setting.decays,
+        "text": str(recipe),
+        "lr": recipe.lr,
+        "threshold": _finite(recipe.threshold),
+        "lr_falls_to_0": recipe.decays,
         "schedule": {
             "step": at.tolist(),
-            "lr": setting.rate_at(at).tolist(),
-            "threshold": [_finite(value) for value in setting.threshold_at(at)],
+            "lr": recipe.rate_at(at).tolist(),
+            "threshold": [_finite(value) for value in recipe.threshold_at(at)],
         },
     }
 
@@ -159,7 +159,7 @@ def _gain(gain: Gain) -> dict[str, Any]:
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
     return {
-        "setting": _setting(outcome.setting),
+        "recipe": _recipe(outcome.recipe),
         "predicted": _finite(outcome.predicted),
         "risk": _finite(outcome.risk),
         "low": _finite(outcome.low),

@@ -1,5 +1,6 @@
 """Runs of clipped SGD on some of the rows of a table, for many settings at once."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._types import Example, Params, RealScalar, RealScalarLike, Step
+from .._types import Example, Params, RealScalar, RealScalarLike, Schedule, Step
 from ..clip import HardClip
 from ..problem import AbstractLinear
 from ..sgd import Blocked, simulate
@@ -98,7 +99,8 @@ class Settings(eqx.Module):
         return cls(*(np.ravel(axis).astype(float) for axis in axes))
 
     @classmethod
-    def join(cls, *parts: "Settings") -> "Settings":
+    def join(cls, parts: Iterable["Settings"]) -> "Settings":
+        """All of the settings, one part after the other."""
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     def __len__(self) -> int:
@@ -114,7 +116,7 @@ class Settings(eqx.Module):
         order = np.append(np.arange(len(self)), extra)
         return [self[part] for part in order.reshape(-1, WIDTH)]
 
-    def schedules(self, profile: Any, steps: int) -> tuple[HardClip, Decay]:
+    def schedules(self, profile: Any, steps: int) -> tuple[HardClip, Schedule]:
         """The rule and the learning rate, as functions of the step."""
         dtype = jnp.result_type(float)
         profile, end = jnp.asarray(profile, dtype), jnp.asarray(steps, dtype)

@@ -74,7 +74,7 @@ def explore(
         more = _beyond(settings, score.mean, lrs, clips)
         if more is None:
             continue
-        settings = Settings.join(settings, more)
+        settings = Settings.join([settings, more])
         score = score.join(study.score(splits, more, coarse_key))
     fine = _around(settings, score)
     return fine, study.score(splits, fine, fine_key)
@@ -82,8 +82,10 @@ def explore(
 
 def _every(lrs: list[float], clips: list[float]) -> Settings:
     return Settings.join(
-        Settings.grid(lrs, clips, [0, 1], [0, 1]),
-        Settings.grid(lrs, [np.inf], [0, 1], [0]),
+        [
+            Settings.grid(lrs, clips, [0, 1], [0, 1]),
+            Settings.grid(lrs, [np.inf], [0, 1], [0]),
+        ]
     )
 
 
@@ -113,7 +115,7 @@ def _beyond(
         new = min(clips) / 4
         clips.append(new)
         parts.append(Settings.grid(lrs, [new], [0, 1], [0, 1]))
-    return Settings.join(*parts) if parts else None
+    return Settings.join(parts) if parts else None
 
 
 def _around(settings: Settings, score: Score) -> Settings:
@@ -126,7 +128,7 @@ def _around(settings: Settings, score: Score) -> Settings:
         near = lr * 2.0 ** np.arange(-2, 3)
         cuts = [cut] if np.isinf(cut) else list(cut * 2.0 ** np.arange(-2, 3))
         parts.append(Settings.grid(near, cuts, *flags))
-    return Settings.join(*parts)
+    return Settings.join(parts)
 
 
 def finalists(settings: Settings, score: Score, count: int) -> np.ndarray:

@@ -97,11 +97,11 @@ def hold_out(
     candidates = settings[finalists(settings, score, _FINALISTS)]
     chosen = choose(study, splits, candidates, choice_key, track)
     best = settings[np.asarray(_positions(settings, score))]
-    fixed = Settings.join(best, plan)
+    fixed = Settings.join([best, plan])
 
     def run(splits, key, runs, label):
         settings = [
-            Settings.join(candidates[np.asarray(positions)], fixed)
+            Settings.join([candidates[np.asarray(positions)], fixed])
             for positions in chosen[: len(splits)]
         ]
         keys = jr.split(key, len(splits))

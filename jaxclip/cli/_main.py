@@ -185,7 +185,7 @@ def _write(files: tuple[Path, Path], advice: Any, name: str, seed: int) -> None:
         **advice.to_dict(),
     }
     title = f"{name}, {advice.table.target}"
-    _write_files(files, content, lambda: advice.figure(title))
+    _write_files(files, content, lambda: advice.plot(title))
 
 
 def _write_files(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._axes import Axis
-from ._result import Table
+from ._result import SweepTable
 
 
 def at_point(
@@ -32,7 +32,7 @@ def trace(
     axes: tuple[Axis, ...],
     nested: tuple[Axis, ...],
     units: Mapping[str, str],
-) -> tuple[Table, Any]:
+) -> tuple[SweepTable, Any]:
     """The table that `point` fills, and its closed jaxpr.
 
     **Arguments:**
@@ -56,7 +56,7 @@ def trace(
             f"`units` must name axes or results, of {', '.join([*taken, *names])}. "
             f"Got {', '.join(sorted(unknown))}."
         )
-    table = Table(
+    table = SweepTable(
         axes=axes,
         nested=nested,
         names=names,

@@ -13,7 +13,7 @@ from ._figure import phase_diagram
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class SweepTable:
     """What the results of a sweep are called, and their shapes.
 
     - `axes`: in the user's order; `nested`: the same with random keys first.
@@ -80,14 +80,13 @@ def blank(dtype: np.dtype) -> Any:
 class Sweep:
     """The result of [`jaxclip.sweep`][].
 
-    - `table`: the axes, and how results are laid out over them.
     - `leaves`: an array for each leaf of what the function returned, or where a store
         holds it.
     - `attrs`: where the numbers come from: versions, device, date, seconds.
     - `store`: the folder that holds them, or None where they are in memory.
     """
 
-    table: Table = dataclasses.field(repr=False)
+    _table: SweepTable = dataclasses.field(repr=False)
     leaves: tuple[Any, ...] = dataclasses.field(repr=False)
     attrs: dict[str, Any]
     store: Path | None = None
@@ -96,7 +95,7 @@ class Sweep:
     def values(self) -> PyTree[np.ndarray]:
         """What `fn` returns, with the axes in front, in the user's order, as numpy
         arrays. A store is read here, all of it."""
-        return self.table.tree.unflatten(np.asarray(leaf[...]) for leaf in self.leaves)
+        return self._table.tree.unflatten(np.asarray(leaf[...]) for leaf in self.leaves)
 
     def to_xarray(self) -> Any:
         """The table as an `xarray.Dataset`. Needs the extra `cli`.
@@ -113,12 +112,12 @@ class Sweep:
             # No dask: xarray's own lazy arrays read only what is asked for.
             table = xr.open_zarr(path, chunks=None, consolidated=False)
             return table.assign_attrs(self.attrs)
-        names = self.table.names
+        names = self._table.names
         data = {
-            name: (self.table.dims(i), leaf, self.table.about(name))
+            name: (self._table.dims(i), leaf, self._table.about(name))
             for i, (name, leaf) in enumerate(zip(names, self.leaves, strict=True))
         }
-        return xr.Dataset(data, self.table.coordinates(), self.attrs)
+        return xr.Dataset(data, self._table.coordinates(), self.attrs)
 
     def plot(self, ax: Any = None, *, name: str | None = None, **style: Any) -> Any:
         """Draws a phase diagram: one number over the two axes that are no random keys,
@@ -139,13 +138,13 @@ class Sweep:
 
         A `ValueError` where there are not two such axes, or not one number a point.
         """
-        name = self.table.names[0] if name is None else name
-        if name not in self.table.names:
-            names = ", ".join(self.table.names)
+        name = self._table.names[0] if name is None else name
+        if name not in self._table.names:
+            names = ", ".join(self._table.names)
             raise ValueError(f"`name` must be one of {names}. Got {name!r}.")
         values = self.to_xarray()[name]
-        settings = [axis.name for axis in self.table.axes if not axis.is_key]
-        if len(settings) != 2 or values.ndim != len(self.table.axes):
+        settings = [axis.name for axis in self._table.axes if not axis.is_key]
+        if len(settings) != 2 or values.ndim != len(self._table.axes):
             raise ValueError(
                 "A phase diagram needs two axes without random keys, and one number a "
                 f"point. Got the axes {settings}, and {name!r} with the dimensions "

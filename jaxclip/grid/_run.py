@@ -17,7 +17,7 @@ from ._disk import locked
 from ._failure import named
 from ._layout import Layout
 from ._processes import agree, gather, leads, my_share, together
-from ._result import Table, blank
+from ._result import SweepTable, blank
 from ._store import Store
 
 
@@ -31,7 +31,7 @@ class Work:
 
     point: Callable[..., Any]
     key: Hashable
-    table: Table
+    table: SweepTable
     devices: tuple[Device, ...]
     batch_size: int | None
     progress: bool

@@ -22,7 +22,7 @@ import numpy as np
 from ._disk import digest, explained, make_folders, read_json, sync, write_json
 from ._fingerprint import differences
 from ._layout import Layout
-from ._result import Table, blank
+from ._result import SweepTable, blank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +34,14 @@ class Store:
     """
 
     path: Path
-    table: Table
+    table: SweepTable
     layout: Layout
     attrs: dict[str, Any]
 
     @classmethod
-    def open(cls, path: Path, table: Table, identity: dict[str, Any]) -> "Store | None":
+    def open(
+        cls, path: Path, table: SweepTable, identity: dict[str, Any]
+    ) -> "Store | None":
         """The store in a folder, or None where there is none yet.
 
         **Raises:**
@@ -204,7 +206,7 @@ def _make_table(path: Path, store: Store) -> None:
     sync(path.parent)
 
 
-def _make_arrays(group: Any, table: Table, layout: Layout) -> None:
+def _make_arrays(group: Any, table: SweepTable, layout: Layout) -> None:
     """The arrays of the results; a chunk of the sweep is one of theirs."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 

@@ -8,6 +8,7 @@ from ._solve import solve as solve
 from .linear import (
     ExponentialModes as ExponentialModes,
     HomogenizedSDE as HomogenizedSDE,
+    ModeEquation as ModeEquation,
     RiskODE as RiskODE,
     few_modes as few_modes,
 )

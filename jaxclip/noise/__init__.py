@@ -11,5 +11,9 @@ from ._mixture import (
     SparseSign as SparseSign,
 )
 from ._smooth import Exponential as Exponential, Laplace as Laplace, Uniform as Uniform
-from ._smooth_law import SmoothLaw as SmoothLaw, normal_edges as normal_edges
+from ._smooth_law import (
+    SmoothLaw as SmoothLaw,
+    SteppedLaw as SteppedLaw,
+    normal_edges as normal_edges,
+)
 from ._student import Cauchy as Cauchy, StudentT as StudentT

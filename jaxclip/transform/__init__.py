@@ -14,6 +14,7 @@ from ._guard import (
 )
 from ._monitor import MonitorState as MonitorState, monitor as monitor
 from ._norm import safe_norm as safe_norm
+from ._parts import Parts as Parts
 from ._scope import (
     AbstractPerLeaf as AbstractPerLeaf,
     AbstractScope as AbstractScope,

@@ -6,6 +6,7 @@ from ._policies import (
     Percentile as Percentile,
     QuantileDescent as QuantileDescent,
     RandomThreshold as RandomThreshold,
+    RingBuffer as RingBuffer,
     SecondMoment as SecondMoment,
 )
-from ._z_score import ZScore as ZScore
+from ._z_score import ZScore as ZScore, ZScoreState as ZScoreState

@@ -25,7 +25,12 @@ from ._base import AbstractPolicy
 
 
 class RingBuffer(NamedTuple):
-    """The last numbers seen: `values`, the next place to write, how many are there."""
+    """The last numbers seen.
+
+    - `values`: shape `(window,)`, the numbers, in the order of their places.
+    - `place`: where the next one is written.
+    - `filled`: how many there are.
+    """
 
     values: Float[Array, " window"]
     place: Int[Array, ""]

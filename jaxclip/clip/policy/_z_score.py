@@ -13,7 +13,11 @@ from ._base import AbstractPolicy
 
 
 class ZScoreState(NamedTuple):
-    """Mean and variance of the norms, and how many norms of the warm-up they hold."""
+    """What is known of the norms.
+
+    - `mean`, `variance`: their exponential averages.
+    - `seen`: how many norms of the warm-up they hold.
+    """
 
     mean: Float[Array, ""]
     variance: Float[Array, ""]

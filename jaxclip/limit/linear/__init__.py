@@ -1,5 +1,8 @@
 """The limits of linear models in high dimension."""
 
-from ._exponential import ExponentialModes as ExponentialModes
+from ._exponential import (
+    ExponentialModes as ExponentialModes,
+    ModeEquation as ModeEquation,
+)
 from ._homogenized import HomogenizedSDE as HomogenizedSDE
 from ._risk_ode import RiskODE as RiskODE, few_modes as few_modes

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._schedule import PiecewiseLinear
-from .._types import Schedule
 from ..clip import AbstractClip, HardClip, Identity
+from ..criterion import Setting
 from ._runs import Decay, Settings
 
 # Knots at which a threshold that changes is handed out.
@@ -15,7 +15,7 @@ _KNOTS = 33
 
 
 @dataclass(frozen=True)
-class Setting:
+class Recipe:
     """A learning rate and a threshold, constant or on a schedule.
 
     - `lr`: the learning rate at step 0, per step.
@@ -34,7 +34,7 @@ class Setting:
     profile: tuple[float, ...] = field(default=(1.0,), repr=False)
 
     @classmethod
-    def of(cls, settings: Settings, profile: np.ndarray, steps: int) -> "Setting":
+    def of(cls, settings: Settings, profile: np.ndarray, steps: int) -> "Recipe":
         """The one setting that `settings` has."""
         follows = bool(settings.follows[0]) and np.isfinite(settings.threshold[0])
         shape = tuple(map(float, profile)) if follows else (1.0,)
@@ -64,21 +64,21 @@ class Setting:
         return self.threshold * np.interp(step, at, shape)
 
     @property
-    def clip(self) -> AbstractClip:
-        """The rule, for `simulate`, `solve` and `as_transform`."""
+    def setting(self) -> Setting:
+        """The rule and the learning rate as functions of the step: for `simulate` and
+        `solve`, and for an optax chain."""
+        dtype = jnp.result_type(float)
+        numbers = self.lr, float(self.decays), float(self.steps)
+        rate = Decay(*(jnp.asarray(number, dtype) for number in numbers))
+        return Setting(self._clip(), rate)
+
+    def _clip(self) -> AbstractClip:
         if not self.clips:
             return Identity()
         if len(self.profile) == 1:
             return HardClip(self.threshold)
         knots = np.linspace(0, self.steps, _KNOTS)
         return HardClip(PiecewiseLinear(knots, self.threshold_at(knots)))
-
-    @property
-    def schedule(self) -> Schedule:
-        """The learning rate as a function of the step, for the same."""
-        dtype = jnp.result_type(float)
-        numbers = self.lr, float(self.decays), float(self.steps)
-        return Decay(*(jnp.asarray(number, dtype) for number in numbers))
 
     def __str__(self) -> str:
         rate = f"lr {self.lr:.3g}"
