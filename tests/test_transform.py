@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import jaxclip as jc
-from helpers import CLIPS, RULES, all_clips, all_rules, finite_difference
+from helpers import RULES, all_clips, all_rules, finite_difference
 
 SATURATING = ["hard", "soft", "root_soft", "delta"]
 START = jc.ClipState(jnp.zeros((), jnp.int32))
@@ -570,7 +570,3 @@ def test_a_rule_is_tuned_through_the_transform():
     expected = finite_difference(loss, 3.0, 1e-3)
     np.testing.assert_allclose(exact, expected, rtol=1e-8)
     assert exact < 0
-
-
-def test_all_rules_are_here():
-    assert set(CLIPS) == set(RULES)

@@ -54,8 +54,12 @@ class ScoreClip(AbstractClip):
             size = jnp.clip(size, least, most)
             return -signal_variance * jax.grad(log_density)(size) / size
 
-        size = jnp.asarray(norm) / self.feature_norm
-        return jnp.vectorize(of)(size)
+        norm = jnp.asarray(norm)
+        floating = jnp.issubdtype(norm.dtype, jnp.floating)
+        # The law is worked out in its own precision, and a gradient keeps its own.
+        size = norm.astype(self.feature_norm.dtype) / self.feature_norm
+        factor = jnp.vectorize(of)(size)
+        return factor.astype(norm.dtype) if floating else factor
 
     def kinks(self, step: Step) -> tuple[Float[Array, ""], ...]:
         law = self.noise.residual(2 * jnp.asarray(self.risk(step)))
