@@ -1,8 +1,8 @@
 """The verb that gives advice on a data set, stage by stage."""
 
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -14,8 +14,8 @@ from ..criterion import stable_lr
 from ..noise import Empirical
 from ..problem import LinearModel, Regression, Spectrum, random_features
 from ._advice import Advice
-from ._conclude import conclude
-from ._predict import Prediction, guess
+from ._conclude import Fitted, conclude
+from ._predict import Guess, Prediction, guess
 from ._prepare import prepare
 from ._reference import Reference
 from ._search import Progress, explore
@@ -27,6 +27,8 @@ from ._trial import hold_out
 _MOST_ROWS = 100_000
 # Rows that the stability of unclipped SGD is worked out on.
 _STABILITY_ROWS = 10_000
+
+Stage = TypeVar("Stage")
 
 
 def advise(
@@ -101,17 +103,42 @@ def advise(
     runs = None if runs is None else count("runs", runs, least=2)
     features = None if features is None else count("features", features)
     table = X if isinstance(X, Table) else prepare(X, y)
+    steps = _length(steps, len(table.y))
+    X, y = _scaled(table, features, features_key, row_key)
+    fitted = _once(track, "fit the rows", lambda: _fit(table, X, y))
+    study, plan = _once(
+        track, "solve the limits", lambda: _predict(fitted, X, y, steps)
+    )
+    settings, score = explore(study, plan, search_key, track)
+    done = hold_out(study, settings, score, plan.clipped, run_key, runs, track)
+    return conclude(done, table, fitted, plan)
+
+
+def _once(track: Progress, label: str, stage: Callable[[], Stage]) -> Stage:
+    """A stage that is one step of the progress."""
+    (result,) = (stage() for _ in track([0], label))
+    return result
+
+
+def _scaled(
+    table: Table, features: int | None, features_key: Key, row_key: Key
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows as SGD sees them: scaled, as random features where wanted, and no more
+    than the runs can make use of."""
     X, y = _standardise(table.X, table.y)
     if features is not None:
         X = np.asarray(random_features(X, features, key=features_key), float)
-    steps = _length(steps, len(y))
     if len(y) > _MOST_ROWS:
         seed = jr.randint(row_key, (), 0, 2**31 - 1)
         kept = np.random.default_rng(int(seed)).permutation(len(y))[:_MOST_ROWS]
         X, y = X[kept], y[kept]
     _need_rows(*X.shape)
+    return X, y
 
-    (reference,) = (Reference.of(X, y) for _ in track([0], "fit the rows"))
+
+def _fit(table: Table, X: np.ndarray, y: np.ndarray) -> Fitted:
+    """What is known of the rows before any run."""
+    reference = Reference.of(X, y)
     values = y - X @ reference.solution
     if values.std() < 1e-5:
         raise ValueError(
@@ -119,17 +146,19 @@ def advise(
             "noise to clip. Is it, or all that it was computed from, among the columns?"
         )
     problem = _limit_problem(reference, values)
-    stable = _stable(X, y), float(stable_lr(problem))
-    (prediction,) = (
-        Prediction.of(reference, values, steps) for _ in track([0], "solve the limits")
-    )
+    return Fitted(reference, values, problem, _stable(X, y), float(stable_lr(problem)))
+
+
+def _predict(
+    fitted: Fitted, X: np.ndarray, y: np.ndarray, steps: int
+) -> tuple[Study, Guess]:
+    """What the ODE says of the rows, and where it has the best settings."""
+    prediction = Prediction.of(fitted.reference, fitted.values, steps)
     # At four fifths of the limit the mean square is finite, if barely.
-    largest = 0.8 * stable[0]
+    largest = 0.8 * fitted.stable_rows
     plan = guess(prediction, largest)
-    study = Study(X, y, reference, prediction, plan.profile, steps, largest)
-    settings, score = explore(study, plan, search_key, track)
-    done = hold_out(study, settings, score, plan.clipped, run_key, runs, track)
-    return conclude(done, table, prediction, plan, problem, stable, values)
+    reference = fitted.reference
+    return Study(X, y, reference, prediction, plan.profile, steps, largest), plan
 
 
 def _limit_problem(reference: Reference, values: np.ndarray) -> LinearModel:

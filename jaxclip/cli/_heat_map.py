@@ -10,6 +10,8 @@ from ..grid import draw_cells
 # Okabe and Ito's vermilion, which is in no colour of the map beside it, and is told
 # from them by colour-blind readers.
 DIVERGED = "#D55E00"
+_STAR: dict[str, Any] = dict(marker="*", ms=18, ls="", color="white")
+_STAR["markeredgecolor"] = "black"
 
 
 def heat_map(
@@ -53,17 +55,9 @@ def heat_map(
     if kept.any():
         label = "median final excess risk (label unit squared)"
         figure.colorbar(mesh, ax=ax, label=label)
-        best = np.unravel_index(np.argmin(np.where(kept, risks, np.inf)), risks.shape)
-        handles += ax.plot(
-            lrs[best[0]],
-            thresholds[best[1]],
-            marker="*",
-            ms=18,
-            ls="",
-            color="white",
-            markeredgecolor="black",
-            label=f"best: {risks[best]:.3g}",
-        )
+        i, j = np.unravel_index(np.argmin(np.where(kept, risks, np.inf)), risks.shape)
+        best = f"best: {risks[i, j]:.3g}"
+        handles += ax.plot(lrs[i], thresholds[j], label=best, **_STAR)
     if not kept.all():
         handles.append(Patch(facecolor=DIVERGED, label=f"diverged: above {limit:.3g}"))
     # What the mesh leaves out shows the colour behind it.

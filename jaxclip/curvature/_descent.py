@@ -80,16 +80,18 @@ def pl_violations(
     `lr`, `mu` or `floor` is not positive and finite, as with a tangent kernel of
     deficient rank.
     """
+    _check_path(loss, gradient_norm)
+    numbers = {"lr": lr, "mu": mu, "floor": floor}
+    checked = (positive(n, v).astype(loss.dtype) for n, v in numbers.items())
+    return _pl_violations(loss, gradient_norm, clip, *checked)
+
+
+def _check_path(loss: Float[Array, " s"], gradient_norm: Float[Array, " s"]) -> None:
     if loss.ndim != 1 or loss.shape != gradient_norm.shape or len(loss) < 2:
         raise ValueError(
             "`loss` and `gradient_norm` must be vectors of one length, at least 2. Got "
             f"shapes {loss.shape} and {gradient_norm.shape}."
         )
-    lr, mu, floor = (
-        positive(name, value).astype(loss.dtype)
-        for name, value in (("lr", lr), ("mu", mu), ("floor", floor))
-    )
-    return _pl_violations(loss, gradient_norm, clip, lr, mu, floor)
 
 
 @eqx.filter_jit

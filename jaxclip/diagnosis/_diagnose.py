@@ -45,11 +45,10 @@ def diagnose(
     \nu = \frac{E\|\psi(g)\|^2}{E\|g\|^2}, \qquad
     \mathrm{CSC} = \mu / \nu, \qquad \mathrm{CCC} = \mu^2 / \nu:$$
 
-    the criteria of arXiv:2406.11733, which for least squares in many dimensions are
-    those of [`jaxclip.moments`][]. For another model they are the first two terms of
-    the loss along a step (derived here), where its curvature is the same in the
-    directions of clipped and unclipped gradients. They say nothing about where a run
-    ends whose clipped gradient has another mean.
+    the criteria of arXiv:2406.11733, in many dimensions those of [`jaxclip.moments`][].
+    For other models they are the first two terms of the loss along a step (derived
+    here), if its curvature is the same along clipped and unclipped gradients. They say
+    nothing about where a run ends whose clipped gradient has another mean.
 
     Inner products of means are estimated from two half-batches, averaged over every
     way to split the batch in two: the sum over all pairs of different examples. The
@@ -60,19 +59,18 @@ def diagnose(
     - `loss`: `loss(params, example)`, the loss of one example, a number.
     - `params`: the model, a pytree; its arrays of floats are differentiated.
     - `batch`: examples to train on, a pytree of arrays with a leading axis.
-    - `target`: examples by whose loss the model is judged, where that is another: clean
-        ones, where the labels to train on are in doubt. $\mu$ is then
-        $\langle E\psi(g), E h\rangle / \langle E g, E h\rangle$ with their gradients
-        $h$, and the signal its denominator.
+    - `target`: other examples to judge the model by, such as clean ones where labels
+        are in doubt. With their gradients $h$, $\mu$ is then $\langle E\psi(g), E
+        h\rangle / \langle E g, E h\rangle$, and the signal its denominator.
     - `thresholds`: shape `(t,)`, positive, in the unit of the gradient's norm. By
         default 24, evenly spaced in the logarithm from the smallest norms to one that
         acts on ten examples: with fewer, its error would be no measure.
     - `rule`: the clipping rule as a function of its threshold.
     - `batch_size`: how many clipped gradients a step of the training averages: $\nu$
         is then that of the mean of so many.
-    - `microbatch`: how many gradients are held at once. The memory is that of
-        `2 t + microbatch` copies of the parameters, the work three backward passes over
-        the batch and `4 t` operations for each example and parameter.
+    - `microbatch`: gradients held at once. The memory is `2 t + microbatch` copies of
+        the parameters, the work three backward passes over the batch and `4 t`
+        operations for each example and parameter.
 
     **Returns:**
 
@@ -87,19 +85,22 @@ def diagnose(
     examples = _count_examples("batch", batch)
     if target is not None:
         _count_examples("target", target)
-    batch_size = count("batch_size", batch_size)
-    microbatch = min(count("microbatch", microbatch), examples)
-    if thresholds is not None:
-        thresholds = positive("thresholds", thresholds)
-        if thresholds.ndim != 1 or not thresholds.size:
-            raise ValueError(
-                "`thresholds` must be a vector of at least one number. "
-                f"Got shape {thresholds.shape}."
-            )
-        thresholds = jnp.sort(thresholds)
+    sizes = count("batch_size", batch_size), count("microbatch", microbatch)
+    thresholds = None if thresholds is None else _grid(thresholds)
     _check_loss(loss, params, batch)
-    what = loss, params, batch, target, thresholds
-    return _diagnose(*what, rule, batch_size, microbatch)
+    what = loss, params, batch, target, thresholds, rule
+    return _diagnose(*what, sizes[0], min(sizes[1], examples))
+
+
+def _grid(thresholds: Any) -> Float[Array, " t"]:
+    """Those that a user names, in order."""
+    thresholds = positive("thresholds", thresholds)
+    if thresholds.ndim != 1 or not thresholds.size:
+        raise ValueError(
+            "`thresholds` must be a vector of at least one number. "
+            f"Got shape {thresholds.shape}."
+        )
+    return jnp.sort(thresholds)
 
 
 # Operation by operation the passes would take seconds.

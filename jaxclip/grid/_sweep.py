@@ -14,8 +14,9 @@ from .._types import Device
 from ._axes import read_axes
 from ._fingerprint import digest, fingerprint, version
 from ._point import at_point, trace
-from ._result import Sweep
+from ._result import Sweep, SweepTable
 from ._run import Work, in_memory, into_store
+from ._store import Store
 
 
 def sweep(
@@ -32,19 +33,17 @@ def sweep(
 
     $$T_{ij\dots} = f(a_i, b_j, \dots)$$
 
-    Axes that hold random keys are nested outside of the others, so that all settings
-    see the same data under the same key and the data are made once: differences between
-    settings are paired. A point run alone, `fn(**point)`, gives the same result, to the
-    rounding of sums in another order.
+    Axes of random keys are nested outside of the others, so that all settings see the
+    same data under one key, made once: differences between settings are paired. A point
+    run alone, `fn(**point)`, gives the same result but for the rounding of sums.
 
     **Arguments:**
 
     - `fn`: called with the axes as keyword arguments, one entry of each; returns any
         pytree of arrays. It is traced and vmapped; another sweep of the same function,
         over axes of the same lengths, compiles nothing.
-    - `axes`: name to array, key array, or pytree of arrays that share a leading axis,
-        of which there is one entry a point. Make keys with `jax.random.key`: those
-        of the old kind are numbers to JAX, and taken for settings.
+    - `axes`: name to array, key array, or pytree of arrays that share a leading axis.
+        Make keys with `jax.random.key`: those of the old kind are taken for settings.
     - `devices`: what to run on, all devices of this process by default. A chunk is
         spread over them along its outermost axis.
     - `batch_size`: points at once on a device, which bounds the memory that a sweep
@@ -53,12 +52,11 @@ def sweep(
     - `store`: a folder for the numbers. Finished chunks are then written to it, and not
         held in memory. The same sweep, run again with this folder, goes on where it was
         killed, cut into the chunks that it had then, whatever the devices and the
-        `batch_size` are now; the table is `table.zarr` in it. Read before it is
-        finished, points that are missing are NaN; of integers they are the smallest
-        of their type (the largest where it has no sign), and false of booleans.
+        `batch_size` are now; the table is `table.zarr` in it. Points not yet there
+        read NaN; of integers the smallest of their type (the largest where it has no
+        sign), and false of booleans.
     - `units`: name to unit, of axes and of what `fn` returns (`"value"` where it
-        returns one array): the `units` of the table's columns, which xarray writes on
-        the axes of plots.
+        returns one array), which xarray writes on the axes of plots.
     - `progress`: show how far it is and the time left on stderr, where tqdm is there.
 
     Under `jax.distributed`, call it in every process: each computes a share of the
@@ -72,10 +70,9 @@ def sweep(
     **Raises:**
 
     A `ValueError` where an argument is misused, an axis holds a number that JAX's
-    precision has not, `store` is no store, or is that of another sweep; a
-    `RuntimeError` that names the point where `fn` fails at one; a `BlockingIOError`
-    where another sweep is writing to the store; an `OSError` where it cannot be
-    written to. Nothing finished is lost by any of them.
+    precision has not, or `store` is no store or another sweep's; a `RuntimeError` that
+    names the point at which `fn` fails; a `BlockingIOError` while another sweep writes
+    to the store; an `OSError` where it cannot be written to. Nothing finished is lost.
     """
     named = read_axes(axes, fn)
     if batch_size is not None:
@@ -89,13 +86,17 @@ def sweep(
     key = hashable(fn), digest(jaxpr)
     work = Work(point, key, table, places, batch_size, progress)
     attrs = _provenance(fn, places)
-    if store is None:
-        leaves, seconds = in_memory(work)
-        return Sweep(table, leaves, attrs | {"seconds": seconds})
-    identity = fingerprint(jaxpr, table.axes, places)
-    kept = into_store(work, Path(store), identity, attrs)
-    attrs = kept.attrs | {"seconds": kept.seconds()}
-    return Sweep(table, kept.arrays(), attrs, kept.path)
+    if store is not None:
+        identity = fingerprint(jaxpr, table.axes, places)
+        return _kept(into_store(work, Path(store), identity, attrs), table)
+    leaves, seconds = in_memory(work)
+    return Sweep(table, leaves, attrs | {"seconds": seconds})
+
+
+def _kept(store: Store, table: SweepTable) -> Sweep:
+    """The result that a store holds."""
+    attrs = store.attrs | {"seconds": store.seconds()}
+    return Sweep(table, store.arrays(), attrs, store.path)
 
 
 def _devices(devices: Sequence[Device] | None) -> tuple[Device, ...]:

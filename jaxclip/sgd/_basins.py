@@ -49,26 +49,25 @@ def basins(
     jc.sweep(to_global, {"lr": lrs, "threshold": thresholds}, batch_size=64).plot()
     ```
 
-    Where neither the rule nor the learning rate changes with the step, a run is left
-    alone once it has settled, so that it costs the steps that the slowest of its batch
-    needs: it came no farther from a minimum while it was within `tolerance` of it for
-    64 steps, or it is where it was 64 steps before. Else it costs all steps, since a
-    minimum that holds it now may let it go later.
+    Where neither the rule nor the learning rate changes with the step, a run has
+    settled, and is made no further, once it came no farther from a minimum in 64 steps
+    within `tolerance` of it, or is where it was 64 steps before. Otherwise every step
+    is made, since a minimum that holds the run now may let it go later.
 
     **Arguments:**
 
     - `landscape`: what to descend on; its own start is not used.
     - `clip`: the rule; `Identity()` for none.
-    - `lr`: $\gamma_k$, per step: a number or a function of the step. Steps are counted
-        from the first noisy one.
+    - `lr`: $\gamma_k$, per step: a number or a function of the step, counted from the
+        first noisy one.
     - `starts`: as the landscape's start, with a leading axis of length `n`.
     - `minima`: the points to tell apart, with a leading axis too.
     - `steps`: how many steps, without noise.
     - `noisy`: how many steps with the landscape's noise are made before these.
     - `key`: determines the noise, which is another one for each start.
     - `tolerance`: how close to a minimum a run has to end, in the parameters' unit.
-    - `batch_size`: starts that run together. The memory is that of a few sets of
-        parameters for each of them and for each setting that a `vmap` runs over.
+    - `batch_size`: starts that run together; each needs memory for a few sets of
+        parameters, times the settings of a `vmap`.
 
     **Returns:**
 
@@ -76,23 +75,19 @@ def basins(
 
     **Raises:**
 
-    A `ValueError` where the noise has no `key`, there are noisy steps without a noise,
-    or another argument is misused.
+    A `ValueError` where an argument is misused, as noisy steps without noise or `key`.
     """
     clip = need_rule(clip, "basins")
     tolerance = nonnegative("tolerance", tolerance)
-    steps, noisy = count("steps", steps), count("noisy", noisy, least=0)
-    batch_size = count("batch_size", batch_size)
+    length = _Length(
+        count("steps", steps),
+        count("noisy", noisy, least=0),
+        count("batch_size", batch_size),
+    )
     starts = jax.tree.map(partial(as_float, "starts"), starts)
     minima = jax.tree.map(partial(as_float, "minima"), minima)
-    if noisy and (landscape.noise is None or key is None):
-        raise ValueError(
-            "`noisy` steps need a landscape with noise and a `key` to draw it from. "
-            f"Got noise={landscape.noise!r} and key={key!r}."
-        )
-
+    _need_noise(landscape, length, key)
     rate = check_rate(lr, jnp.arange(0, noisy + steps, _STRETCH))
-    length = _Length(steps, noisy, batch_size)
     return _basins(landscape, clip, rate, starts, minima, key, tolerance, length)
 
 
@@ -102,6 +97,14 @@ class _Length(NamedTuple):
     steps: int
     noisy: int
     batch_size: int
+
+
+def _need_noise(landscape: AbstractLandscape, length: _Length, key: Key | None) -> None:
+    if length.noisy and (landscape.noise is None or key is None):
+        raise ValueError(
+            "`noisy` steps need a landscape with noise and a `key` to draw it from. "
+            f"Got noise={landscape.noise!r} and key={key!r}."
+        )
 
 
 # All numbers are arguments: the program is compiled once for all of them.

@@ -51,8 +51,7 @@ def simulate(
         compiled in, so that the same one should be handed over again.
     - `steps`: how many steps.
     - `every`: record the risk every so many steps; it must divide `steps`.
-    - `key`: determines the data, their order and the noise. The same key gives the
-        same run with `Direct()` and `Blocked()`.
+    - `key`: determines the data, their order and the noise.
     - `engine`: by default that of [`jaxclip.sgd.default_engine`][]:
 
         | engine | problems | the run |
@@ -70,8 +69,7 @@ def simulate(
 
     **Returns:**
 
-    A [`jaxclip.Curve`][] that starts at step 0. A run that diverges has infinite risk
-    from then on.
+    A [`jaxclip.Curve`][] from step 0 on. Once a run has diverged its risk is infinite.
 
     **Raises:**
 
@@ -82,8 +80,7 @@ def simulate(
     scope = _with_noise(scope, key)
     problem, run = _run(problem, steps, every, key, batch_size, observe, scope)
     lr = check_rate(lr, jnp.arange(0, run.steps, run.every))
-    if engine is None:
-        engine = default_engine(problem)
+    engine = default_engine(problem) if engine is None else engine
     return _simulate(engine, problem, clip, lr, run)
 
 

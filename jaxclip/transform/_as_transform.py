@@ -82,9 +82,32 @@ def as_transform(clip: Rules, scope: AbstractScope = PerTree()) -> ClipTransform
     gradient.
     """
     check_rules(clip)
+    examine = _examiner(clip, scope)
 
     def init(params: optax.Params) -> ClipState:
         return ClipState(jnp.zeros((), jnp.int32), init_policies(clip, scope, params))
+
+    def update(
+        updates: optax.Updates,
+        state: ClipState,
+        params: optax.Params | None = None,
+        *,
+        clip: Rules | None = None,
+        **others: Any,
+    ) -> tuple[optax.Updates, ClipState]:
+        del others
+        if clip is not None:
+            _check_override(clip)
+        scaled, state, _ = examine(updates, state, params, clip)
+        return scaled, state
+
+    return ClipTransformation(init, update, clip, scope, examine)
+
+
+def _examiner(
+    clip: Rules, scope: AbstractScope
+) -> Callable[..., tuple[optax.Updates, ClipState, Parts]]:
+    """An update that tells what it saw and did, as well."""
 
     def examine(
         updates: optax.Updates,
@@ -102,21 +125,7 @@ def as_transform(clip: Rules, scope: AbstractScope = PerTree()) -> ClipTransform
         step = jnp.asarray(optax.safe_increment(state.step))
         return scaled, ClipState(step, policies), parts
 
-    def update(
-        updates: optax.Updates,
-        state: ClipState,
-        params: optax.Params | None = None,
-        *,
-        clip: Rules | None = None,
-        **others: Any,
-    ) -> tuple[optax.Updates, ClipState]:
-        del others
-        if clip is not None:
-            _check_override(clip)
-        scaled, state, _ = examine(updates, state, params, clip)
-        return scaled, state
-
-    return ClipTransformation(init, update, clip, scope, examine)
+    return examine
 
 
 def _check_override(clip: Any) -> None:

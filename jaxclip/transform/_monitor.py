@@ -68,12 +68,7 @@ def monitor(transform: ClipTransformation) -> optax.GradientTransformationExtraA
     A `ValueError` where `transform` is another transform, of which only the outside is
     known.
     """
-    if not isinstance(transform, ClipTransformation):
-        raise ValueError(
-            "`monitor` watches what `as_transform` returns, such as "
-            "`monitor(as_transform(HardClip(1.0)))`; wrap that link of a chain and not "
-            f"the chain. Got {transform!r}."
-        )
+    _need_clip(transform)
 
     def init(params: optax.Params) -> MonitorState:
         parts = transform.scope.parts(params)
@@ -103,6 +98,15 @@ def monitor(transform: ClipTransformation) -> optax.GradientTransformationExtraA
             return updates, _record(state, inner, parts)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
+
+
+def _need_clip(transform: Any) -> None:
+    if not isinstance(transform, ClipTransformation):
+        raise ValueError(
+            "`monitor` watches what `as_transform` returns, such as "
+            "`monitor(as_transform(HardClip(1.0)))`; wrap that link of a chain and not "
+            f"the chain. Got {transform!r}."
+        )
 
 
 def _record(state: MonitorState, inner: ClipState, parts: Parts) -> MonitorState:

@@ -63,15 +63,7 @@ def tune(
     if optimiser is None:
         optimiser = optx.BFGS(rtol=1e-8, atol=1e-10)
     by_gradient = _goes_by_gradient(optimiser)
-    kind, _ = eqx.filter_eval_shape(objective, moved, None)
-    if kind.shape != () or not jnp.issubdtype(kind.dtype, jnp.floating):
-        raise ValueError(
-            f"`loss(init)` must be one finite number, and real. Got {kind}."
-        )
-    first, finite = _look(objective, moved, by_gradient)
-    if not jnp.isfinite(first):
-        raise ValueError(f"`loss(init)` must be one finite number. Got {first}.")
-    _check_gradient(finite)
+    first = _first(objective, moved, by_gradient)
     best, smallest, history = moved, first, [first]
     if isinstance(optimiser, optx.AbstractMinimiser):
         points = _minimise(objective, optimiser, moved, by_gradient)
@@ -103,6 +95,20 @@ class _Objective(eqx.Module):
         # An optimistix solver hands on what comes beside the loss at the point that it
         # accepts, which spares another evaluation to learn the loss there.
         return value, value
+
+
+def _first(objective: _Objective, moved: Any, by_gradient: bool) -> Float[Array, ""]:
+    """The loss where the search starts, refused if it is no place to start from."""
+    kind, _ = eqx.filter_eval_shape(objective, moved, None)
+    if kind.shape != () or not jnp.issubdtype(kind.dtype, jnp.floating):
+        raise ValueError(
+            f"`loss(init)` must be one finite number, and real. Got {kind}."
+        )
+    first, finite = _look(objective, moved, by_gradient)
+    if not jnp.isfinite(first):
+        raise ValueError(f"`loss(init)` must be one finite number. Got {first}.")
+    _check_gradient(finite)
+    return first
 
 
 @eqx.filter_jit

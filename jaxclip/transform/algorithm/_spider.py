@@ -132,14 +132,10 @@ def spider(
     $f(\|v_k\|)\, v_k$ with the rule's factor $f$, to be chained with a learning rate:
 
     ```python
-    optimiser = optax.chain(
-        jaxclip.algorithm.spider(jaxclip.SpiderClip(l0, l1, eps),
-        jaxclip.algorithm.PeriodicSpider(16)), optax.scale_by_learning_rate(1 / (2 *
-        l0)),
-    )
-    updates, state = optimiser.update(
-        gradient, state, params, previous_gradient=gradient_at_the_previous_params
-    )
+    clip, variant = jc.SpiderClip(l0, l1, eps), jc.algorithm.PeriodicSpider(16)
+    spider = jc.algorithm.spider(clip, variant)
+    optimiser = optax.chain(spider, optax.scale_by_learning_rate(1 / (2 * l0)))
+    updates, state = optimiser.update(new, state, params, previous_gradient=old)
     ```
 
     At a renewal, which `variant.anchors(state.step)` foretells, hand over the gradient
@@ -160,13 +156,7 @@ def spider(
     [`jaxclip.algorithm.SpiderState`][]. Its update takes `previous_gradient`, a pytree
     like the gradient, and raises a `ValueError` without it.
     """
-    if not isinstance(clip, AbstractClip):
-        raise ValueError(f"`clip` must be a clipping rule. Got {clip!r}.")
-    if not isinstance(variant, AbstractSpiderVariant):
-        raise ValueError(
-            "`variant` must be one such as `PeriodicSpider(period=16)`. "
-            f"Got {variant!r}."
-        )
+    _check_kinds(clip, variant)
     costs = count("anchor_size", anchor_size), 2 * count("batch_size", batch_size)
 
     def init(params: optax.Params) -> SpiderState:
@@ -188,10 +178,7 @@ def spider(
         _check_previous(updates, previous_gradient)
         anchor = variant.anchors(state.step)
 
-        def estimate(carried, new, old):
-            return jnp.where(anchor, new, carried + (new - old)).astype(carried.dtype)
-
-        estimator = jax.tree.map(estimate, state.estimator, updates, previous_gradient)
+        estimator = _estimate(anchor, state.estimator, updates, previous_gradient)
         moved, carried = variant.clip(clip, estimator, state.step)
         return moved, SpiderState(
             jnp.asarray(optax.safe_increment(state.step)),
@@ -200,6 +187,25 @@ def spider(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
+
+
+def _check_kinds(clip: Any, variant: Any) -> None:
+    if not isinstance(clip, AbstractClip):
+        raise ValueError(f"`clip` must be a clipping rule. Got {clip!r}.")
+    if not isinstance(variant, AbstractSpiderVariant):
+        raise ValueError(
+            "`variant` must be one such as `PeriodicSpider(period=16)`. "
+            f"Got {variant!r}."
+        )
+
+
+def _estimate(anchor: Bool[Array, ""], carried: Any, new: Any, old: Any) -> Any:
+    """The new gradient at a renewal, else what was carried plus what has changed."""
+
+    def leaf(carried, new, old):
+        return jnp.where(anchor, new, carried + (new - old)).astype(carried.dtype)
+
+    return jax.tree.map(leaf, carried, new, old)
 
 
 def _check_previous(updates: Any, previous: Any) -> None:
