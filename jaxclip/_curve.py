@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree, Real
+from jaxtyping import Array, Float, Real
 
 from ._repr import Shown
+from ._types import PyTree
 
 
 class Curve(Shown):
@@ -34,10 +35,10 @@ class Curve(Shown):
 
     step: Real[Array, "*batch s"]
     risk: Float[Array, "*batch s"]
-    params: PyTree[Array] = None
-    observed: PyTree[Array] = None
-    path: PyTree[Array] = None
-    reduced: PyTree[Array] = None
+    params: PyTree[Any] = None
+    observed: PyTree[Any] = None
+    path: PyTree[Any] = None
+    reduced: PyTree[Any] = None
 
     def to_xarray(self) -> Any:
         """The curve as an `xarray.Dataset`: `risk` over `step`, and leading axes

@@ -1,10 +1,19 @@
 """Shapes and units, once: the aliases that the public signatures are written with."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Real
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    _Leaf = TypeVar("_Leaf", default=Any)
+    # To a type checker a pytree is anything; jaxtyping's own is of an unknown type.
+    PyTree: TypeAlias = Any | _Leaf
+else:
+    from jaxtyping import PyTree
 
 # A dimensionless real number; traced or not, a Python number included.
 RealScalar: TypeAlias = Real[Array, ""]

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
-from .._types import Example, Params, RealScalar, RealScalarLike, Schedule, Step
+from .._types import Example, Params, PyTree, RealScalar, RealScalarLike, Schedule, Step
 from ..clip import HardClip
 from ..problem import AbstractLinear
 from ..sgd import Blocked, simulate

@@ -6,11 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._repr import Shown
 from .._schedule import Constant
-from .._types import Step
+from .._types import PyTree, Step
 from ._base import AbstractClip
 from ._rules import HardClip
 from .policy import AbstractPolicy

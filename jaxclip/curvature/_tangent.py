@@ -6,10 +6,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float
 
 from .._static import hashable
-from .._types import Params
+from .._types import Params, PyTree
 
 
 def tangent_kernel(

@@ -11,9 +11,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Real
+from jaxtyping import Array, Float, Real
 
 from .._checks import check, count, positive
+from .._types import PyTree
 from ..clip import AbstractClip, HardClip
 from ..transform import safe_norm
 from ._diagnosis import Diagnosis

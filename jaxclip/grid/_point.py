@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
+from .._types import PyTree
 from ._axes import Axis
 from ._result import SweepTable
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import PyTree
 
+from .._types import PyTree
 from ._axes import Axis, Coordinate
 from ._figure import phase_diagram
 

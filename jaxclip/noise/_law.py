@@ -14,9 +14,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from .._types import RealScalarLike
+from .._types import PyTree, RealScalarLike
 from ._folded import Folded
 from ._mills import phi
 from ._panels import BOTH_SIDES, lay

@@ -8,9 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from .._types import RealScalarLike
+from .._types import PyTree, RealScalarLike
 from ._law import AbstractLaw, Function
 from ._panels import NORMAL_EDGES, Panels, Points, between, kink_at, lay, lay_around
 

@@ -3,9 +3,9 @@
 import abc
 
 import equinox as eqx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._types import Example, Key, Params, RealScalar, RealScalarLike
+from .._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
 
 
 class AbstractProblem(eqx.Module):

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Num, PyTree
+from jaxtyping import Array, Float, Num
 
 from .._checks import as_float
-from .._types import Example, Key, Params, RealScalar, RealScalarLike
+from .._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
 from ._base import AbstractProblem
 from ._parameters import as_parameters
 

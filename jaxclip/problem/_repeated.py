@@ -1,10 +1,10 @@
 """The same batch several times over: the noise of large steps, without their length."""
 
 import equinox as eqx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._checks import count
-from .._types import Example, Key, Params, RealScalar, RealScalarLike
+from .._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
 from ._base import AbstractProblem
 
 
@@ -30,7 +30,7 @@ class Repeated(AbstractProblem):
     problem: AbstractProblem
     times: int = eqx.field(static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         count("times", self.times)
 
     @property

@@ -8,11 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._checks import as_float, count, nonnegative
 from .._schedule import check_rate
-from .._types import Key, Params, RealScalar, RealScalarLike, Schedule, Step
+from .._types import Key, Params, PyTree, RealScalar, RealScalarLike, Schedule, Step
 from ..clip import AbstractClip, need_rule
 from ..problem import AbstractLandscape
 from ..transform import safe_norm

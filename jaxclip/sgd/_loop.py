@@ -6,15 +6,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int
 
 from .._checks import count
 from .._curve import Curve, finite_or_infinite
-from .._types import Key, Params
+from .._types import Key, Params, PyTree
 from ..problem import AbstractProblem
 from ..transform import AbstractScope, PerTree
 
-Observe = Callable[[Params], PyTree[Array]]
+# Of the parameters; of a `SpiderRun` in `run_spider`.
+Observe = Callable[[Any], PyTree[Array]]
 
 
 class Run(eqx.Module):

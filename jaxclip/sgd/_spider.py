@@ -6,11 +6,11 @@ from math import ceil, sqrt
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int
 
 from .._checks import count, positive
 from .._schedule import as_schedule
-from .._types import Key, Params, Schedule
+from .._types import Key, Params, PyTree, Schedule
 from ..clip import AbstractClip, SpiderClip
 from ..problem import AbstractProblem, FiniteSum
 from ..transform import algorithm
@@ -64,7 +64,7 @@ class Spider(eqx.Module):
     anchor_size: int | None = eqx.field(static=True, default=None, kw_only=True)
     batch_size: int = eqx.field(static=True, default=1, kw_only=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         count("batch_size", self.batch_size)
         if self.anchor_size is not None:
             count("anchor_size", self.anchor_size)

@@ -42,7 +42,9 @@ class ClipTransformation(optax.GradientTransformationExtraArgs):
     scope: AbstractScope
     examine: Callable[..., tuple[optax.Updates, ClipState, Parts]]
 
-    def __new__(cls, init: Any, update: Any, clip: Rules, scope: Any, examine: Any):
+    def __new__(
+        cls, init: Any, update: Any, clip: Rules, scope: Any, examine: Any
+    ) -> "ClipTransformation":
         self = super().__new__(cls, init, update)
         self.clip, self.scope, self.examine = clip, scope, examine
         return self

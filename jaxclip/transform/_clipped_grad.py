@@ -6,11 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._checks import count
 from .._static import hashable
-from .._types import Params, Step
+from .._types import Params, PyTree, Step
 from ..clip import AbstractClip, Adaptive, need_rule
 from ._parts import factors
 from ._scope import times

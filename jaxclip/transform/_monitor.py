@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from .._schedule import Constant
+from .._types import PyTree
 from ..clip import AbstractClip, Adaptive
 from ._as_transform import ClipState, ClipTransformation
 from ._parts import Parts, Rules, is_rule

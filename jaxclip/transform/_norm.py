@@ -8,7 +8,9 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
+
+from .._types import PyTree
 
 _Leaves: TypeAlias = list[Float[Array, "..."]]
 # Numbers in a leaf, up to which it is copied beside others.

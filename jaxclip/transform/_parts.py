@@ -4,9 +4,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
-from .._types import Step
+from .._types import PyTree, Step
 from ..clip import AbstractClip, Adaptive
 from ._scope import AbstractScope
 

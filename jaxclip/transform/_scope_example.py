@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._checks import nonnegative
-from .._types import Key, Step
+from .._types import Key, PyTree, Step
 from ._scope import AbstractScope, PerTree, times
 
 
@@ -52,7 +52,7 @@ class PerExample(AbstractScope):
     key: Key | None = None
     within: AbstractScope = PerTree()
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.reduce not in ("mean", "sum"):
             raise ValueError(
                 f'`reduce` must be "mean" or "sum". Got {self.reduce!r}; for a median '

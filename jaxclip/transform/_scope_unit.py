@@ -5,9 +5,10 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._checks import positive
+from .._types import PyTree
 from ._norm import safe_norm
 from ._scope import AbstractScope, times
 

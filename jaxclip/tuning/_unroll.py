@@ -8,11 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._checks import count, is_traced
 from .._optimiser import Optimiser, as_pytree, with_optimiser
 from .._static import hashable
+from .._types import PyTree
 
 
 def unroll(

@@ -3,10 +3,10 @@
 import abc
 from typing import Any
 
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from ..._repr import Shown
-from ..._types import Step
+from ..._types import PyTree, Step
 
 
 class AbstractPolicy(Shown):
@@ -31,7 +31,7 @@ class AbstractPolicy(Shown):
 
     @abc.abstractmethod
     def threshold(
-        self, norms: Float[Array, " n"], state: PyTree[Array], step: Step
+        self, norms: Float[Array, " n"], state: PyTree[Any], step: Step
     ) -> tuple[Float[Array, "..."], PyTree[Array]]:
         """The threshold of this update, and the state after it.
 

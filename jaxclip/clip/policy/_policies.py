@@ -56,7 +56,7 @@ class Percentile(AbstractPolicy):
     )
     window: int = eqx.field(static=True, default=1000)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         count("window", self.window)
         check(self.percent, lambda p: p > 100, "`percent` must be at most 100.")
 
@@ -149,7 +149,7 @@ class AdaGC(AbstractPolicy):
     )
     warmup: int = eqx.field(static=True, default=100)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         count("warmup", self.warmup)
 
     def init(self, dtype: Any, index: Int[Array, ""]) -> Float[Array, ""]:

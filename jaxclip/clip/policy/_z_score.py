@@ -54,7 +54,7 @@ class ZScore(AbstractPolicy):
     )
     warmup: int = eqx.field(static=True, default=25)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         count("warmup", self.warmup)
 
     def init(self, dtype: Any, index: Int[Array, ""]) -> ZScoreState:

@@ -48,7 +48,7 @@ class ModeEquation(eqx.Module):
     coefficients: Coefficients
     reading: Reading
 
-    def __call__(self, step, u):
+    def __call__(self, step: Any, u: Any) -> Any:
         q, g = self.at(step, jnp.sum(u))
         return self.modes.eigenvalues * (-2 * q * u + g * self.modes.forcing / 2)
 

@@ -48,7 +48,7 @@ class HomogenizedSDE(AbstractLimit):
     dt: float = eqx.field(static=True, default=1.0)
     solver: diffrax.AbstractSolver | None = None
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         positive("dt", self.dt)
 
     def curve(

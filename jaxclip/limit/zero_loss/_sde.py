@@ -53,7 +53,7 @@ class ZeroLossSDE(AbstractLimit):
 
     dt: float = eqx.field(static=True, default=1.0)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         positive("dt", self.dt)
 
     def curve(

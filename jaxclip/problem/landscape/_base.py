@@ -8,10 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..._checks import as_float
-from ..._types import Example, Params, RealScalar, RealScalarLike
+from ..._types import Example, Params, PyTree, RealScalar, RealScalarLike
 from ...noise import AbstractNoise
 from .._base import AbstractProblem
 from .._parameters import as_parameters

@@ -7,11 +7,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..._checks import as_float, check
 from ..._random import normal
-from ..._types import Example, Key, Params, RealScalar, RealScalarLike
+from ..._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
 from ...noise import AbstractNoise
 from ._base import AbstractLinear
 from ._spectrum import Spectrum

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from ..._types import Example, Key, Params, RealScalar, RealScalarLike
+from ..._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
 from ._base import AbstractLinear
 from ._loss import AbstractLoss, SquaredLoss
 from ._minimiser import minimiser

@@ -4,10 +4,10 @@ from functools import partial
 
 import equinox as eqx
 import jax.random as jr
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..._checks import as_float
-from ..._types import Example, Key, Params, RealScalar, RealScalarLike, Step
+from ..._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike, Step
 from ...clip import AbstractClip, Identity
 from .._parameters import as_parameters
 from ._loss import AbstractNoisyProblem
@@ -56,7 +56,7 @@ class Interpolation(AbstractNoisyProblem):
     injection: AbstractInjection
     residual_clip: AbstractClip = eqx.field(default=Identity(), kw_only=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_data(self.xs, self.ys)
         if not isinstance(self.injection, AbstractInjection):
             raise ValueError(

@@ -8,10 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..._checks import count
-from ..._types import Example, Key, Params, RealScalar, RealScalarLike, Step
+from ..._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike, Step
 from ...clip import AbstractClip, Identity
 from ...noise import AbstractNoise
 from .._base import AbstractProblem

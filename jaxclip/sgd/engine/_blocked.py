@@ -191,7 +191,7 @@ class Blocked(AbstractEngine):
     size: int | None = eqx.field(static=True, default=None)
     settings: int = eqx.field(static=True, default=1)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         count("settings", self.settings)
         if self.size is not None:
             count("size", self.size)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._curve import Curve
 from ..._optimiser import Optimiser
-from ..._types import Params, Schedule
+from ..._types import Params, PyTree, Schedule
 from ...clip import AbstractClip
 from ...problem import AbstractProblem
 from ...transform import PerExample, as_transform

@@ -29,11 +29,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from ..._curve import Curve
 from ..._random import chi_squared
-from ..._types import Key, RealScalar, Schedule
+from ..._types import Key, PyTree, RealScalar, Schedule
 from ...clip import AbstractClip
 from ...problem import AbstractGaussianLinear, AbstractProblem
 from ...transform import AbstractScope, PerExample

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._checks import fraction
-from ..._types import RealScalarLike
+from ..._types import PyTree, RealScalarLike
 from .._as_transform import as_transform
 from .._parts import Rules
 from .._scope import AbstractScope, PerTree

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from ..._checks import as_float, check, count
-from ..._types import Key, Step
+from ..._types import Key, PyTree, Step
 from ...clip import AbstractClip
 from .._norm import safe_norm
 from .._scope import PerTree
@@ -53,7 +53,7 @@ class PeriodicSpider(AbstractSpiderVariant):
 
     period: int = eqx.field(static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         count("period", self.period)
 
     def anchors(self, step: Step) -> Bool[Array, ""]:

@@ -3,7 +3,9 @@
 from typing import Any
 
 import jax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
+
+from ..._types import PyTree
 
 
 def plus(tree: PyTree[Array], other: PyTree[Array], weight: Any = 1.0) -> PyTree[Array]:

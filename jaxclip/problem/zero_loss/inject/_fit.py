@@ -7,9 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
-from ...._types import Params
+from ...._types import Params, PyTree
 from ....clip import AbstractClip
 
 # Of the parameters and one input, and of what an injection adds: a number, or a vector.

@@ -37,7 +37,7 @@ class Label(AbstractResidualInjection):
     noise: AbstractNoise
     batch_size: int | None = eqx.field(static=True, default=None)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.batch_size is not None:
             count("batch_size", self.batch_size)
 

@@ -32,7 +32,7 @@ class Minibatch(AbstractInjection):
 
     batch_size: int = eqx.field(static=True, default=1)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         count("batch_size", self.batch_size)
 
     def shape(self, fit: Fit) -> tuple[int, ...]:

@@ -85,7 +85,7 @@ class Dropout(AbstractResidualInjection):
     noise: AbstractNoise
     units: int = eqx.field(static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         count("units", self.units)
 
     def shape(self, fit: Fit) -> tuple[int, ...]:
