@@ -34,7 +34,7 @@ IMPORTS = {
     "_random": {"_types"},
     "_optimiser": {"_static"},
     "_schedule": _GROUND,
-    "_curve": {"_repr"},
+    "_curve": {"_repr", "_types"},
     "_version": set(),
     "noise": _GROUND,
     "clip": {*_GROUND, "_schedule", "noise"},
@@ -144,7 +144,8 @@ def test_modules_only_define(source):
     assert isinstance(first, ast.Expr), f"{source} has no docstring"
     assert ast.get_docstring(SOURCES[source])
     for node in rest:
-        main = isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+        test = ast.unparse(node.test) if isinstance(node, ast.If) else ""
+        main = "__name__" in test or test == "TYPE_CHECKING"
         assert isinstance(node, _STATEMENTS) or main, ast.unparse(node)
 
 
