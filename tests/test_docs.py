@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
+import jaxclip as jc
+
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
 
@@ -50,3 +52,42 @@ def test_links_lead_somewhere(page) -> None:
     text = (DOCS / page).read_text()
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (DOCS / page).parent.joinpath(target).exists(), target
+
+
+def _resolve(name: str) -> object:
+    value = jc
+    for part in name.split("."):
+        # A field is there once an instance is made.
+        if part in getattr(value, "__dataclass_fields__", ()):
+            return part
+        value = getattr(value, part)
+    return value
+
+
+REFERENCES = {
+    (str(path.relative_to(DOCS.parent)), name)
+    for path in (DOCS.parent / "jaxclip").rglob("*.py")
+    for name in re.findall(r"\[`jaxclip\.([\w.]+)`\]\[\]", path.read_text())
+}
+
+
+def test_references_lead_somewhere() -> None:
+    assert len(REFERENCES) > 100
+    for path, name in sorted(REFERENCES):
+        assert _resolve(name) is not None, path
+
+
+def test_what_moved_is_where_the_page_says() -> None:
+    """The new names are there, and the old ones are not, but as other things."""
+    rows = re.findall(
+        r"^\| `(.+?)`.*? \| (.+) \|$", (DOCS / "moved.md").read_text(), re.M
+    )
+    assert len(rows) > 80
+    now = [re.findall(r"`([\w.]+)", cell) for _, cell in rows]
+    for names in now:
+        found = [name for name in names if name.split(".")[0] in dir(jc)]
+        for name in found:
+            assert _resolve(name) is not None
+    for old, names in zip((old for old, _ in rows), now, strict=True):
+        if old.isidentifier() and old not in (name for each in now for name in each):
+            assert not hasattr(jc, old), f"{old} is now {names}"
