@@ -697,3 +697,24 @@ def test_rows_are_refused_with_the_way_out(verb):
     steps = jnp.arange(3.0) if verb == "ceiling" else 3
     with pytest.raises(ValueError, match=r"`LinearModel\.from_data\(X, y\)`"):
         getattr(jc, verb)(rows, *arguments, steps=steps)
+
+
+def test_a_threshold_that_jumps_is_handed_out_with_its_jump():
+    """Between two knots at which the best threshold is another by a factor of 3 or more
+    there is next to nothing: interpolated, a clip that does not act yet would be made
+    up for by the rate. The knots beside are as far apart as ever."""
+    spectrum = jc.Spectrum.isotropic(100)
+    problem = jc.LinearModel(spectrum, jc.noise.SparseSign(1.0, 0.2), [3.0])
+    clip, _ = jc.max_ccc(problem, 0.5 / spectrum.trace, steps=600)
+    threshold = clip.threshold
+    knots, values = np.asarray(threshold.knots), np.asarray(threshold.values)
+    ratio = np.maximum(values[1:], values[:-1]) / np.minimum(values[1:], values[:-1])
+    (jumps,) = np.nonzero(ratio > 3)
+    assert len(jumps) > 0
+    for jump in jumps:
+        before, at, after = np.diff(knots)[jump - 1 : jump + 2]
+        assert at < 0.02 * max(before, after)
+        # The larger one is held up to there.
+        falls = values[jump] > values[jump + 1]
+        held = values[jump - 1 : jump + 1] if falls else values[jump + 1 : jump + 3]
+        assert held[0] == held[1]

@@ -403,3 +403,16 @@ def test_misuse(changes, message):
 def test_multiplicities_that_do_not_fit_are_refused():
     with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
         jc.Spectrum([1.0], [2**31])
+
+
+def test_what_rounding_takes_is_added_later():
+    """10^5 steps of 1e-9, each below the rounding of a 1 in float32."""
+    one, step = jnp.ones(1, jnp.float32), jnp.full(1, 1e-9, jnp.float32)
+
+    def body(state, _):
+        return _lumped._add(*state, step), None
+
+    start = one, jnp.zeros_like(one)
+    (total, _), _ = jax.jit(lambda s: jax.lax.scan(body, s, length=10**5))(start)
+    np.testing.assert_allclose(total, 1 + 1e-4, rtol=2e-7)
+    assert one + step == one

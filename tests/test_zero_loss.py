@@ -494,6 +494,39 @@ def test_time_scales():
     assert scales[3].push < 1e-12 and scales[1].push > 1e-3
 
 
+def test_the_scale_of_time_is_not_read_off_one_point():
+    """Where the model starts the regularizer is stationary along the set of w0 w1 = 1,
+    and beside it not: noise in the weights does push."""
+    problem = jc.Interpolation(
+        lambda w, x: w[0] * w[1] * x,
+        jnp.ones(2),
+        jnp.ones(1),
+        jnp.ones(1),
+        jc.inject.AntiCorrelated(jc.Gaussian(0.1)),
+    )
+    manifold, w = zero_loss_set(problem)
+    slope = jax.grad(lambda w: problem.regularizer(manifold.unravel(w)))(w)
+    np.testing.assert_allclose(manifold.project(w, slope), 0, atol=1e-12)
+    scale = jc.limit.time_scale(problem)
+    assert scale.power == 1 and scale.push > 1e-3
+    assert isinstance(scale.limit, jc.ZeroLossFlow)
+
+
+def test_the_size_of_the_noise_is_a_clock():
+    """A thousandth of the noise and a million times the steps: the same motion, at the
+    same cost. A pull towards the set at a pace of its own would be stiff."""
+
+    def end(std, steps):
+        label = jc.inject.Label(jc.Gaussian(std))
+        problem = jc.Interpolation(net, W, XS, YS, label)
+        limit = jc.ZeroLossFlow(max_steps=2000)
+        return solve(problem, NONE, 0.1, steps=[0.0, steps], limit=limit).params
+
+    fast, slow = end(1.0, 300.0), end(1e-3, 3e8)
+    np.testing.assert_allclose(slow, fast, rtol=1e-8)
+    assert np.abs(fast - W).max() > 1e-2
+
+
 class FirstFactor(jc.inject.AbstractInjection):
     """Noise in the first of the two factors of `product`, as a user would write it."""
 
