@@ -19,7 +19,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Bench:
-    """The file `results/bench/NAME.jsonl`, to which each measurement adds a line.
+    """The file `results/bench/NAME.jsonl`, to which each measurement adds a line; those
+    of a quick run go to a folder beside it, which is not kept.
 
     A line is a JSON object: when and where, and on which commit, it was measured, and
     the numbers. It is written at once, so that a script that is stopped has lost none.
@@ -40,7 +41,7 @@ class Bench:
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = {"date": now, **_where(), "quick": self.quick, "part": part, **numbers}
-        folder = Path("results") / "bench"
+        folder = Path("results") / "bench" / ("quick" if self.quick else "")
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{self.name}.jsonl").open("a") as file:
             file.write(json.dumps(line, default=_plain) + "\n")
