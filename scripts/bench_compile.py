@@ -3,8 +3,9 @@
 Each verb is called three times eagerly, with other numbers and keys of the same
 structure: the cold call traces and compiles, the others only run. Times are wall-clock
 seconds of one run in a fresh process, and the number of programs that XLA compiled in
-each call is beside them. The import of jaxclip is timed beside that of diffrax, which
-it imports, each the median of several fresh processes. A table is printed, added to
+each call is beside them. The import of jaxclip, which imports a name with its room when
+it is first used, is timed beside that of diffrax, and so are two names and all of them;
+each is the median of several fresh processes. A table is printed, added to
 `results/bench/compile.jsonl`, and written as JSON where `--json` names a file.
 `--quick` leaves out what compiles for long.
 """
@@ -35,6 +36,16 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 DIM = 50
 
 
+# What is timed: the import alone, that of two names that need no solver, and all.
+IMPORTS = {
+    "diffrax": "import diffrax",
+    "jaxclip": "import jaxclip",
+    "transform": "from jaxclip import HardClip, as_transform",
+    "solve": "from jaxclip import solve",
+    "everything": "from jaxclip import *",
+}
+
+
 class Compilations:
     """How many programs XLA has compiled in this process."""
 
@@ -47,11 +58,11 @@ class Compilations:
         self.count += event == _COMPILED
 
 
-def import_time(package: str, processes: int) -> float:
-    """The median of the seconds to import a package in a fresh process."""
+def import_time(statement: str, processes: int) -> float:
+    """The median of the seconds that an import takes in a fresh process."""
     code = (
-        "import time; start = time.perf_counter();"
-        f"import {package}; print(time.perf_counter() - start)"
+        f"import time; start = time.perf_counter(); {statement};"
+        "print(time.perf_counter() - start)"
     )
     command = [sys.executable, "-c", code]
     runs = [
@@ -225,10 +236,11 @@ def main() -> None:
     )
     bench = Bench("compile", given.quick)
     processes = 1 if given.quick else 5
-    ours, base = (import_time(name, processes) for name in ("jaxclip", "diffrax"))
-    ratio = ours / base
-    bench.add("import", jaxclip_seconds=ours, diffrax_seconds=base)
-    print(f"import jaxclip {ours:.2f} s, diffrax {base:.2f} s: {ratio:.2f} times\n")
+    imports = {what: import_time(code, processes) for what, code in IMPORTS.items()}
+    bench.add("import", **{f"{what}_seconds": t for what, t in imports.items()})
+    for what, seconds in imports.items():
+        print(f"{IMPORTS[what]:<58} {seconds:.2f} s")
+    print()
     table: dict[str, dict[str, tuple[float, ...]]] = {}
     compilations = Compilations()
     print(f"{'seconds of call':<22} {'first':>8} {'second':>8} {'third':>8} "
@@ -250,7 +262,7 @@ def main() -> None:
         print(f"{name:<22} {times} {', '.join(map(str, counts)):>14}", flush=True)
     if given.json is not None:
         about = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
-        found = {"import": {"jaxclip": ours, "diffrax": base}, "calls": table}
+        found = {"import": imports, "calls": table}
         given.json.write_text(json.dumps(about | found, indent=1))
     again = [name for name, call in table.items() if any(call["compilations"][1:])]
     if again:
