@@ -45,7 +45,7 @@ _OPTIMISE = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that runs longer than it compiles is optimised in any case."""
-    long = item.get_closest_marker("optimised") is not None
+    long = any(map(item.get_closest_marker, ("optimised", "slow")))
     jax.config.update("jax_disable_most_optimizations", not (_OPTIMISE or long))
 
 
