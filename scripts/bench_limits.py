@@ -202,7 +202,7 @@ def schedules(bench: Bench) -> None:
                 rule = jc.HardClip(clip.threshold(0) * scale)
                 return jc.solve(problem, rule, lr, steps=steps, limit=ode).risk
 
-            seconds.append(timed(risk, 1.0, runs=7)[0])
+            seconds.append(timed(risk, 1.0, runs=1 if bench.quick else 7)[0])
         print(
             f"{end:>9,} steps: {1e3 * seconds[1]:.1f} ms, {1e3 * seconds[0]:.1f} ms: "
             f"{seconds[1] / seconds[0]:.2f} times"
@@ -260,7 +260,7 @@ def main() -> None:
     # Every spectrum is compiled for itself.
     for name, lam in list(spectra(dim).items())[: 1 if quick else None]:
         compare(name, lam, bench)
-    largest(10 * dim, bench)
+    largest(2 * dim if quick else 10 * dim, bench)
     gradient(dim, bench)
     schedules(bench)
     verbs(bench)

@@ -6,6 +6,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"  # before anything can import matplotlib
+# Compiling is what takes the time, and without optimisation it takes a third of that.
+# Programs as users have them: `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= pytest`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
+# What is compiled is kept for the processes beside this one, and for the next run.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # The processes that the tests are spread over share one accelerator.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -25,6 +38,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # The first example compiles, so no deadline; the same examples on every run.
 hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("fixed")
+
+_OPTIMISE = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that runs longer than it compiles is optimised in any case."""
+    long = any(map(item.get_closest_marker, ("optimised", "slow")))
+    jax.config.update("jax_disable_most_optimizations", not (_OPTIMISE or long))
 
 
 # Every compiled program maps pieces of memory of its own. Linux allows a process 65530

@@ -25,6 +25,8 @@ from jaxclip.advice._recipe import Recipe
 from jaxclip.advice._residuals import ResidualLaw
 from jaxclip.advice._verdict import judge
 
+pytestmark = pytest.mark.optimised
+
 # The verdict
 
 

@@ -16,6 +16,8 @@ from jaxclip.advice._runs import Decay, Settings, SomeRows, final_params
 from jaxclip.advice._search import explore
 from jaxclip.advice._study import Study
 
+pytestmark = pytest.mark.optimised
+
 N, D, STEPS = 300, 6, 400
 
 

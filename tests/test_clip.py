@@ -1,5 +1,7 @@
 """The rules as functions of a norm, and where their thresholds come from."""
 
+from functools import partial
+
 import equinox as eqx
 import hypothesis
 import jax
@@ -124,8 +126,10 @@ def test_rules_of_one_parameter(name):
         literal(0.2, 0.5), rel=1e-6
     )
     # At the corners neither value nor derivative is NaN.
-    both = jax.vmap(
-        jax.value_and_grad(lambda n, r: rule(r).factor(n, 0), (0, 1)), (0, None)
+    both = jax.jit(
+        jax.vmap(
+            jax.value_and_grad(lambda n, r: rule(r).factor(n, 0), (0, 1)), (0, None)
+        )
     )
     for parameter in (0.0, 0.1):
         # Without a constant the slope of `PSAC` is 1 / n^3, too large at a small norm.
@@ -142,16 +146,13 @@ def test_rules_of_one_parameter(name):
 def test_derivatives_of_rules_of_one_parameter():
     norms = jnp.array([0.0, 0.05, 0.7, 3.0])
     for rule in (jc.AutoS, jc.PSAC):
-        slope = jax.jacfwd(lambda r, rule=rule: rule(r).factor(norms, 0))(0.2)
-        expected = finite_difference(
-            lambda r, rule=rule: rule(r).factor(norms, 0), 0.2, 1e-4
-        )
+        factor = jax.jit(lambda n, r, rule=rule: rule(r).factor(n, 0))
+        slope = jax.jacfwd(factor, 1)(norms, 0.2)
+        expected = finite_difference(partial(factor, norms), 0.2, 1e-4)
         np.testing.assert_allclose(slope, expected, rtol=1e-6, atol=1e-14)
-        slope = jax.vmap(jax.grad(lambda n, rule=rule: rule(0.2).factor(n, 0)))
-        expected = finite_difference(
-            lambda n, rule=rule: rule(0.2).factor(n, 0), norms[1:], 1e-4
-        )
-        np.testing.assert_allclose(slope(norms[1:]), expected, rtol=1e-5)
+        slope = jax.vmap(jax.grad(factor), (0, None))(norms[1:], 0.2)
+        expected = finite_difference(lambda n, f=factor: f(n, 0.2), norms[1:], 1e-4)
+        np.testing.assert_allclose(slope, expected, rtol=1e-5)
     assert jc.SkipClip(0.7).kinks(0) == (0.7,)
     assert jc.PSAC().kinks(0) == jc.AutoS().kinks(0) == ()
 
@@ -164,8 +165,8 @@ def test_factor_is_smooth_but_at_the_declared_kinks(clip):
     kinks = kinks[np.isfinite(kinks)]
     if len(kinks):
         norms = norms[np.min(np.abs(norms[:, None] - kinks), axis=1) > 0.01]
-    factor = jax.vmap(lambda n: clip.factor(n, 0))
-    slope = jax.vmap(jax.grad(lambda n: clip.factor(n, 0)))(norms)
+    factor = jax.jit(jax.vmap(lambda n: clip.factor(n, 0)))
+    slope = jax.jit(jax.vmap(jax.grad(lambda n: clip.factor(n, 0))))(norms)
     for side in (-1e-5, 1e-5):
         one_sided = one_sided_difference(factor, norms, side)
         np.testing.assert_allclose(one_sided, slope, rtol=0, atol=1e-7)
@@ -191,11 +192,12 @@ def test_kinks_are_where_they_are_said_to_be():
 def test_derivative_in_the_threshold(rule):
     norms = jnp.array([0.0, 0.3, 0.69, 0.71, 2.0, 3.4, 3.6, 50.0])
 
+    @jax.jit
     def factor(c):
         return rule(c).factor(norms, 0)
 
-    exact = jax.jacfwd(factor)(jnp.asarray(0.7))
-    backward = jax.jacrev(factor)(jnp.asarray(0.7))
+    exact = jax.jit(jax.jacfwd(factor))(jnp.asarray(0.7))
+    backward = jax.jit(jax.jacrev(factor))(jnp.asarray(0.7))
     expected = finite_difference(factor, jnp.asarray(0.7), 1e-3)
     np.testing.assert_allclose(exact, expected, rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(exact, backward, rtol=1e-14, atol=1e-14)
@@ -229,8 +231,8 @@ def test_corners_are_not_nan(name):
     def factor(n, c):
         return RULES[name](c).factor(n, 0)
 
-    value = jax.value_and_grad(factor, argnums=(0, 1))
-    values, slopes = jax.vmap(value)(norms.ravel(), thresholds.ravel())
+    value = jax.jit(jax.vmap(jax.value_and_grad(factor, argnums=(0, 1))))
+    values, slopes = value(norms.ravel(), thresholds.ravel())
     assert jnp.all(jnp.isfinite(values))
     # Some derivatives are as large as 1 / threshold^2, and overflow.
     for slope in slopes:
@@ -240,6 +242,7 @@ def test_corners_are_not_nan(name):
 @pytest.mark.parametrize("name", SATURATING)
 def test_an_infinite_threshold_is_the_identity(name):
     factor = jax.value_and_grad(lambda n, c: RULES[name](c).factor(n, 0), (0, 1))
+    factor = jax.jit(factor)
     for norm in (0.0, 1.0, 1e200):
         value, slopes = factor(norm, jnp.inf)
         assert (value, *slopes) == (1, 0, 0)
@@ -292,9 +295,10 @@ def test_norms_may_be_numbers(name):
     ],
 )
 def test_thresholds_of_every_kind(threshold):
+    clips = jc.HardClip(threshold), jc.DeltaClip(threshold, 0.2)
+    factors = jax.jit(lambda n, k: [clip.factor(n, k) for clip in clips])
     for step in (5, 5.0, jnp.array(5), jnp.array(5, jnp.int32)):
-        for clip in (jc.HardClip(threshold), jc.DeltaClip(threshold, 0.2)):
-            factor = jax.jit(lambda n, k, clip=clip: clip.factor(n, k))(8.0, step)
+        for clip, factor in zip(clips, factors(8.0, step), strict=True):
             assert factor == pytest.approx(0.25, rel=1e-6)
             assert clip.kinks(step)[0] == pytest.approx(2.0, rel=1e-6)
 

@@ -154,7 +154,11 @@ CALLS: dict[str, Callable[[int], Any]] = {
     "stable_lr": lambda i: jc.stable_lr(_problem(i)),
     "score": lambda i: jc.score(_problem(i), _rate("number", i), steps=100),
 }
-_SLOW = {"RiskODE, lines", "RiskODE, module", "score", "max_ccc"}
+# What is compiled for long, and takes the same ways as the others.
+_SLOW = {
+    *("RiskODE, lines", "RiskODE, module", "RiskODE, function"),
+    *("score", "max_ccc", "heuristic"),
+}
 
 
 @pytest.mark.parametrize(

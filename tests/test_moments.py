@@ -48,20 +48,21 @@ class AnyRule(jc.AbstractClip):
 CHUNK = 40
 
 
+@jax.jit
 def _chunk(noise, indices, thresholds, excesses):
     def one(noise, index, threshold, excess):
         def both(noise, threshold, excess):
             m = jc.moments(AnyRule(index, threshold), noise, excess, 1.0)
-            return jnp.stack([m.mu, m.second])
+            values = jnp.stack([m.mu, m.second])
+            return values, values
 
-        slopes = jax.jacrev(both, (0, 1, 2))(noise, threshold, excess)
-        return both(noise, threshold, excess), *slopes
+        # The values along with the slopes: traced once.
+        slopes, values = jax.jacrev(both, (0, 1, 2), has_aux=True)(
+            noise, threshold, excess
+        )
+        return values, *slopes
 
     return jax.vmap(one)(noise, indices, thresholds, excesses)
-
-
-# Less optimised, since compiling it is what takes the time.
-_chunk = jax.jit(_chunk, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def evaluate(noise, points, factors=None):
