@@ -3,9 +3,10 @@
     python .ci/mutate.py                     # every room below, 12 mutants each
     python .ci/mutate.py clip limit --sample 30
 
-Changes the sources of a room, one operator or number at a time (cosmic-ray), in a clone
-of the last commit, and runs the room's tests on each. Prints the mutants that survive and
-the share that died; CONTRIBUTING.md has the last one measured. Takes minutes a mutant.
+Changes the sources of a room, one operator or number at a time (cosmic-ray), in a
+clone of the last commit, and runs the room's tests on each. Prints the mutants that
+survive and the share that died; CONTRIBUTING.md has the last one measured. Takes
+minutes a mutant.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def report(database: Path) -> collections.Counter:
     """Prints what survived, and counts the outcomes."""
     counts: collections.Counter = collections.Counter()
     with use_db(database, WorkDB.Mode.open) as work:
-        for item, result in work.completed_work_items:
+        for _, result in work.completed_work_items:
             if result.worker_outcome == WorkerOutcome.SKIPPED:
                 continue
             counts[result.test_outcome] += 1

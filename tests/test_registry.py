@@ -6,14 +6,13 @@ differences, Monte Carlo.
 """
 
 import inspect
-import itertools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-import scipy.integrate
 import scipy.stats
 
 import jaxclip as jc
@@ -66,6 +65,13 @@ def test_a_new_class_would_be_missed(monkeypatch):
     monkeypatch.setattr(jc.clip, "Forgotten", Forgotten, raising=False)
     with pytest.raises(AssertionError, match="Forgotten"):
         test_every_public_class_is_in_the_registry(jc.AbstractClip)
+
+
+def _gauss(edges):
+    """Nodes and weights of a quadrature between the edges."""
+    nodes, weights = np.polynomial.legendre.leggauss(24)
+    half, middle = np.diff(edges)[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
+    return (middle + half * nodes).ravel(), (half * weights).ravel()
 
 
 # Rules
@@ -126,28 +132,24 @@ def test_a_transform_multiplies_by_the_factor(name):
         np.testing.assert_allclose(clipped[key], factor * leaf, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", RULES)
+# The score of a law is long to compile, and is held against it in the criteria's tests.
+_LONG = {"ScoreClip": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=_LONG.get(name, ())) for name in RULES]
+)
 def test_a_rule_has_the_moments_of_a_quadrature(name):
     """On a normal residual, where Stein's identity gives the mean slope."""
     rule, norm, risk, std = RULES[name], 1.3, 0.4, 0.6
     width = np.sqrt(2 * risk + std**2)
-    # Where a rule is as narrow as its kinks, a quadrature must stop there too.
+    # A quadrature must stop at the kinks, and be fine where a rule varies.
     kinks = [float(kink) / norm for kink in rule.kinks(0)]
-    edges = np.unique([0, *[k for k in kinks if 0 < k < 9], 0.05, 0.4, 1, 3, 9 * width])
-
-    def mean(function):
-        pieces = [
-            scipy.integrate.quad(function, a, b, epsabs=1e-13, epsrel=1e-11, limit=200)
-            for a, b in itertools.pairwise(edges)
-        ]
-        return 2 * sum(value for value, _ in pieces)
-
-    def density(w):
-        return scipy.stats.norm.pdf(w, scale=width)
-
-    factor = jax.jit(lambda w: rule.factor(norm * w, 0))
-    slope = mean(lambda w: w**2 * float(factor(w)) * density(w)) / width**2
-    square = mean(lambda w: (w * float(factor(w))) ** 2 * density(w))
+    fine = np.concatenate([[0], np.geomspace(1e-4, 9 * width, 60)])
+    w, weight = _gauss(np.unique([*fine, *(k for k in kinks if 0 < k < 9 * width)]))
+    psi = w * np.asarray(eqx.filter_jit(rule.factor)(jnp.asarray(norm * w), 0))
+    weight = 2 * weight * scipy.stats.norm.pdf(w, scale=width)
+    slope, square = np.sum(weight * w * psi) / width**2, np.sum(weight * psi**2)
     found = jc.moments(rule, jc.Gaussian(std), risk, norm)
     np.testing.assert_allclose(found.mu, slope, rtol=1e-7)
     np.testing.assert_allclose(found.second, square, rtol=1e-7)
@@ -161,31 +163,43 @@ def test_a_noise_draws_what_its_law_says(name):
     """How often a residual is within some lengths, by the law and by sampling; the
     signs too, by the law of a shifted residual's density."""
     noise, signal, size = NOISES[name], 0.3, 40_000
-    key, other = jr.split(jr.key(3))
-    w = np.sqrt(signal) * jr.normal(other, (size,)) - noise.sample(key, (size,))
-    law = noise.residual(signal)
-    for length in (0.3, 1.0, 3.0):
-        below = law.expect(lambda w, c=length: jnp.where(w < c, 1.0, 0.0), (length,))
+    lengths, sides = (0.3, 1.0, 3.0), ((-1.0, -0.6), (0.6, 1.0))
+    at, weight = zip(*(_gauss(np.linspace(*side, 9)) for side in sides), strict=True)
+
+    @eqx.filter_jit
+    def everything(noise, key):
+        own, other = jr.split(key)
+        w = np.sqrt(signal) * jr.normal(other, (size,)) - noise.sample(own, (size,))
+        law = noise.residual(signal)
+        below = [
+            law.expect(lambda w, c=c: jnp.where(w < c, 1.0, 0.0), (c,)) for c in lengths
+        ]
+        density = jnp.exp(jax.vmap(law.log_density)(jnp.asarray(at).ravel()))
+        return w, below, density.reshape(2, -1)
+
+    w, below, density = everything(noise, jr.key(3))
+    for length, expected in zip(lengths, below, strict=True):
         mean, error = mean_and_error(np.abs(w) < length)
-        assert_within(mean, error, float(below))
-    # The density on either side of 0, by a histogram.
-    for low, high in ((-1.0, -0.6), (0.6, 1.0)):
-        mass = scipy.integrate.quad(
-            lambda x: float(jnp.exp(law.log_density(x))), low, high, epsabs=1e-7
-        )[0]
+        assert_within(mean, error, float(expected))
+    for (low, high), p, dx in zip(sides, density, weight, strict=True):
         mean, error = mean_and_error((w > low) & (w < high))
-        assert_within(mean, error, mass)
+        assert_within(mean, error, float(np.sum(p * dx)))
 
 
 @pytest.mark.parametrize("name", NOISES)
 def test_the_moments_of_a_noise(name):
     noise, signal = NOISES[name], 0.3
-    law = noise.residual(signal)
-    np.testing.assert_allclose(law.expect(jnp.ones_like), 1.0, rtol=1e-9)
+
+    @eqx.filter_jit
+    def everything(noise, key):
+        law = noise.residual(signal)
+        moments = law.expect(jnp.ones_like), law.expect(lambda w: w**2)
+        return moments, noise.sample(key, (40_000,))
+
+    (one, square), sample = everything(noise, jr.key(4))
+    np.testing.assert_allclose(one, 1.0, rtol=1e-9)
     if jnp.isfinite(noise.variance) and name != "StudentT":
-        square = law.expect(lambda w: w**2)
         np.testing.assert_allclose(square, signal + noise.variance, rtol=1e-8)
-    sample = np.asarray(noise.sample(jr.key(4), (40_000,)))
     if name != "Cauchy":
         mean, error = mean_and_error(sample)
         assert_within(mean, error, 0.0)
@@ -291,15 +305,17 @@ _OTHER = {"NoisyLoss"}
 def test_an_example_hangs_on_its_index_alone(name):
     problem = (PROBLEMS | INJECTIONS)[name].in_batches(1)
     stream = problem.stream(jr.key(5))
-    together = jax.vmap(problem.example, (None, 0))(stream, jnp.arange(6))
-    alone = problem.example(stream, jnp.asarray(4))
+    together = eqx.filter_jit(eqx.filter_vmap(problem.example, in_axes=(None, 0)))(
+        stream, jnp.arange(6)
+    )
+    alone = eqx.filter_jit(problem.example)(stream, jnp.asarray(4))
     for one, all_of_them in zip(*map(jax.tree.leaves, (alone, together)), strict=True):
         np.testing.assert_array_equal(one, all_of_them[4])
     start = problem.init()
-    gradient = problem.gradient(start, alone)
+    gradient = eqx.filter_jit(problem.gradient)(start, alone)
     shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), t) for t in (gradient, start)]
     assert shapes[0] == shapes[1]
-    risk = problem.risk(start)
+    risk = eqx.filter_jit(problem.risk)(start)
     assert risk.shape == () and risk >= 0
 
 
@@ -308,11 +324,15 @@ def test_gradients_are_those_of_the_risk_on_average(name):
     problem, size = PROBLEMS[name].in_batches(1), 4000
     params = jax.tree.map(lambda x: x + 0.1, problem.init())
     stream = problem.stream(jr.key(6))
-    draw = jax.vmap(problem.example, (None, 0))
-    examples = draw(stream, jnp.arange(size))
-    each = jax.jit(jax.vmap(problem.gradient, (None, 0)))(params, examples)
+
+    @jax.jit
+    def everything(params):
+        examples = jax.vmap(problem.example, (None, 0))(stream, jnp.arange(size))
+        each = jax.vmap(problem.gradient, (None, 0))(params, examples)
+        return each, jax.grad(problem.risk)(params)
+
+    each, expected = map(np.asarray, everything(params))
     mean, error = mean_and_error(each)
-    expected = np.asarray(jax.grad(problem.risk)(params))
     # Half of the examples of `Repeated` are others' again.
     wide = np.sqrt(2) if name == "Repeated" else 1
     assert_within(mean, wide * error + 1e-9 * np.abs(expected), expected, k=4.5)
@@ -346,7 +366,7 @@ def test_a_limit_starts_at_the_start_and_ends_where_it_says(name):
         how = dict(steps=steps, limit=limit, key=jr.key(9))
         return jc.solve(problem, jc.Identity(), lr, **how)
 
-    curve = run(lr)
+    curve = jax.jit(run)(lr)
     np.testing.assert_array_equal(curve.step, steps)
     start = problem.risk(problem.init())
     np.testing.assert_allclose(curve.risk[0], start, rtol=1e-9, atol=1e-12)
@@ -356,8 +376,6 @@ def test_a_limit_starts_at_the_start_and_ends_where_it_says(name):
         np.testing.assert_allclose(end, curve.risk[-1], rtol=1e-6, atol=1e-12)
     if curve.path is not None:
         np.testing.assert_array_equal(curve.path[-1], curve.params)
-    # The rate is traced as well.
-    np.testing.assert_allclose(jax.jit(run)(lr).risk, curve.risk, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -379,8 +397,6 @@ def test_an_engine_records_the_run_that_it_makes(name):
     ode = jc.solve(problem, clip, lr, steps=curves.step[0]).risk
     # The mean is off by a term of one over the dimension.
     assert_within(mean[1:], error[1:] + np.asarray(ode[1:]) / dim, ode[1:], power=0.1)
-    again = run(jr.key(10))
-    np.testing.assert_array_equal(again.risk, run(jr.key(10)).risk)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
