@@ -73,6 +73,10 @@ CEILINGS = {
 }
 
 
+# Compiled once for all mixtures, the search for the best threshold runs for long.
+optimised = pytest.mark.optimised
+
+
 class Best(NamedTuple):
     threshold: jax.Array
     ccc: jax.Array
@@ -153,6 +157,7 @@ def slow(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.slow)
 
 
+@optimised
 @pytest.mark.parametrize("name", ["gaussian", "rademacher", slow("uniform")])
 def test_light_tails_never_benefit(name):
     # A gain of more than 1e-10 at any threshold would be reported.
@@ -170,6 +175,7 @@ def test_table_of_the_best_thresholds(name):
     np.testing.assert_allclose(best.threshold, threshold, rtol=3e-5)
 
 
+@optimised
 @pytest.mark.parametrize(
     "name", [slow("exponential"), "sparse_sign", "contaminated", "cauchy"]
 )
@@ -278,6 +284,7 @@ def test_the_score_attains_the_ceiling(name):
     assert np.all(np.isfinite(factor))
 
 
+@optimised
 def test_the_score_of_skewed_noise_is_that_of_its_symmetrization():
     noise = MIXTURES["skewed"]
     mu, second, information, _ = score_moments(noise, EXCESS, jnp.ones(7))
@@ -396,6 +403,7 @@ def schedules(problem, lr):
     )
 
 
+@optimised
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 @pytest.mark.parametrize("excess", [5.0, 1e-4], ids=["falling", "climbing"])
 @pytest.mark.parametrize(
