@@ -24,11 +24,12 @@ SOURCES = {
 
 # What each room, and each module of the ground floor, may import of the others. Each
 # imports only what is above it: this table is itself a proof that there is no cycle.
-_GROUND = {"_types", "_checks", "_static", "_repr"}
+_GROUND = {"_types", "_checks", "_numerics", "_static", "_repr"}
 _MODEL = {*_GROUND, "_random", "_schedule", "_curve", "noise", "clip", "problem"}
 IMPORTS = {
     "_types": set(),
     "_checks": set(),
+    "_numerics": set(),
     "_static": set(),
     "_repr": set(),
     "_random": {"_types"},
