@@ -52,10 +52,6 @@ def diagnose(
     here), if its curvature is the same along clipped and unclipped gradients. They say
     nothing about where a run ends whose clipped gradient has another mean.
 
-    Inner products of means are estimated from two half-batches, averaged over every
-    way to split the batch in two: the sum over all pairs of different examples. The
-    errors are the jackknife's, which leaves out each example in turn.
-
     **Arguments:**
 
     - `loss`: `loss(params, example)`, the loss of one example, a number.
@@ -85,14 +81,19 @@ def diagnose(
     example's gradient is not finite.
     """
     examples = _count_examples("batch", batch)
-    if target is not None:
-        _count_examples("target", target)
     sizes = count("batch_size", batch_size), count("microbatch", microbatch)
     thresholds = None if thresholds is None else _grid(thresholds)
-    example = jax.tree.map(lambda x: x[0], batch)
-    returns_a_number("loss(params, example)", loss, params, example)
+    _check_judge(loss, params, batch, target)
     what = loss, params, batch, target, thresholds, rule
     return _diagnose(*what, sizes[0], min(sizes[1], examples))
+
+
+def _check_judge(loss: Any, params: Any, batch: Any, target: Any) -> None:
+    """Refuses a loss that returns no number, and too few examples to judge by."""
+    if target is not None:
+        _count_examples("target", target)
+    example = jax.tree.map(lambda x: x[0], batch)
+    returns_a_number("loss(params, example)", loss, params, example)
 
 
 def _grid(thresholds: Any) -> Float[Array, " t"]:
