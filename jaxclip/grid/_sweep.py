@@ -68,9 +68,9 @@ def sweep(
     **Raises:**
 
     A `ValueError` where an argument is misused, JAX's precision cannot hold an axis, or
-    `store` is none or another sweep's; a `RuntimeError` with the point where
-    `fn` fails; an `OSError` where the store cannot be written, a `BlockingIOError` while another
-    sweep writes to it. Nothing finished is lost.
+    `store` is none or another sweep's; a `RuntimeError` with the point where `fn`
+    fails; an `OSError` where the store cannot be written to, a `BlockingIOError` while
+    another sweep does. Nothing finished is lost.
     """
     work, jaxpr = _plan(fn, axes, _devices(devices), batch_size, units, progress)
     attrs = _provenance(fn, work.devices)
