@@ -104,6 +104,47 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
     return whole
 
 
+def leading_length(name: str, tree: Any, of: str, *, least: int = 1) -> int:
+    """The length of the leading axis that all leaves of a pytree must share.
+
+    **Arguments:**
+
+    - `name`: what the pytree is called in the error.
+    - `tree`: a pytree of arrays, or of what has a shape.
+    - `of`: what the axis counts, in the plural, such as `"examples"`.
+    - `least`: its smallest length.
+    """
+    axes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
+    if len(axes) != 1 or axes == {()}:
+        raise ValueError(
+            f"{name} must have the same leading axis of {of} on every leaf. "
+            f"Got leading axes {sorted(axes)}."
+        )
+    ((length,),) = axes
+    if length < least:
+        raise ValueError(f"{name} must hold at least {least} {of}. Got {length}.")
+    return length
+
+
+def returns_a_number(call: str, function: Callable[..., Any], *args: Any) -> None:
+    """Refuses a function, without running it, that does not return one real number.
+
+    **Arguments:**
+
+    - `call`: how the call is written in the error, such as `"loss(params, example)"`.
+    - `function`, `args`: the function and what it is given.
+    """
+    value = eqx.filter_eval_shape(function, *args)
+    real = getattr(value, "shape", None) == () and jnp.issubdtype(
+        value.dtype, jnp.floating
+    )
+    if not real:
+        raise ValueError(
+            f"`{call}` must return one number, a float. Got {value}; sum over whatever "
+            "it returns."
+        )
+
+
 def reporting_steps(steps: Any) -> Float[Array, " s"]:
     """The steps at which a limit reports, as a vector of floats that never falls."""
     steps = as_float("steps", steps)

@@ -24,11 +24,12 @@ SOURCES = {
 
 # What each room, and each module of the ground floor, may import of the others. Each
 # imports only what is above it: this table is itself a proof that there is no cycle.
-_GROUND = {"_types", "_checks", "_static", "_repr"}
+_GROUND = {"_types", "_checks", "_numerics", "_static", "_repr"}
 _MODEL = {*_GROUND, "_random", "_schedule", "_curve", "noise", "clip", "problem"}
 IMPORTS = {
     "_types": set(),
     "_checks": set(),
+    "_numerics": set(),
     "_static": set(),
     "_repr": set(),
     "_random": {"_types"},
@@ -128,6 +129,35 @@ def test_the_package_does_not_import_itself_by_name():
 def test_extras_are_imported_where_they_are_used(source):
     """At the top of a module only what the core depends on."""
     assert set(_absolute(SOURCES[source].body)) <= CORE
+
+
+# Sizes: a file is one idea, and a function can be read in one sitting
+
+_MOST_LINES, _MOST_LINES_OF_A_FUNCTION = 250, 60
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_file_is_read_in_one_sitting(source):
+    lines = len((ROOT / source).read_text().splitlines())
+    assert lines <= _MOST_LINES, f"{source} has {lines} lines"
+
+
+def _too_long(tree: ast.AST) -> dict[str, int]:
+    """Functions with too many lines, their docstring included, and how many."""
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+    lengths = {f.name: (f.end_lineno or 0) - f.lineno + 1 for f in functions}
+    return {name: n for name, n in lengths.items() if n > _MOST_LINES_OF_A_FUNCTION}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_function_is_read_in_one_sitting(source):
+    assert not _too_long(SOURCES[source])
+
+
+def test_a_long_function_is_seen():
+    body = "    pass\n" * _MOST_LINES_OF_A_FUNCTION
+    assert _too_long(ast.parse("def short():\n" + body[:-9])) == {}
+    assert _too_long(ast.parse("def long():\n" + body)) == {"long": 61}
 
 
 # Nothing runs at import

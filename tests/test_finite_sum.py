@@ -109,12 +109,12 @@ def test_online_draws_afresh_and_records_the_excess():
         (lambda: jc.FiniteSum(loss, {"w": jnp.arange(2)}, (X, Y)), "arrays of floats"),
         (lambda: jc.FiniteSum(loss, {}, (X, Y)), "`start` must hold"),
         (lambda: jc.FiniteSum(loss, PARAMS, (X, Y[:4])), r"`data`.*\(4,\), \(9,\)"),
-        (lambda: jc.FiniteSum(loss, PARAMS, ()), "`data` must hold"),
-        (lambda: jc.FiniteSum(loss, PARAMS, (X[:0], Y[:0])), "at least one long"),
+        (lambda: jc.FiniteSum(loss, PARAMS, ()), "`data` must have"),
+        (lambda: jc.FiniteSum(loss, PARAMS, (X[:0], Y[:0])), "least 1 examples. Got 0"),
         (lambda: jc.FiniteSum(lambda p, e: p["w"], PARAMS, (X, Y)), "one number"),
         (lambda: jc.FiniteSum(loss, PARAMS, (X, Y), minimum="0"), "`minimum`"),
         (lambda: jc.Online(lambda p, e: e, jnp.ones(()), lambda k: jr.normal(k, (2,)),
-                           lambda p: p), "one number for one example"),
+                           lambda p: p), "one number, a float"),
     ],
 )  # fmt: skip
 def test_misuse_is_refused(make, message):

@@ -223,7 +223,7 @@ def test_the_mask_of_dropout():
                                   jc.inject.AntiCorrelated(jc.Gaussian(1.0))).risk(W),
          r"`model`.*\(2, 2\).*\(2,\)"),
         (lambda: jc.problem.NoisyLoss(lambda w, e: w, lambda w: w, W, jc.Gaussian(1.0),
-                              shape=(1,)), "`loss` must return one number"),
+                              shape=(1,)), "must return one number"),
     ],
 )  # fmt: skip
 def test_misuse_is_refused(make, message):

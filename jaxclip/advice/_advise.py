@@ -1,8 +1,7 @@
 """The verb that gives advice on a data set, stage by stage."""
 
-import sys
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -17,18 +16,17 @@ from ._advice import Advice
 from ._conclude import Fitted, conclude
 from ._predict import Guess, Prediction, guess
 from ._prepare import prepare
+from ._progress import Progress, as_track, once
 from ._reference import Reference
-from ._search import Progress, explore
+from ._search import explore
 from ._study import RECORDS, Study
 from ._table import Table
-from ._trial import hold_out
+from ._trial import Held, hold_out
 
 # More rows than these add nothing to what the runs can tell, and cost memory.
 _MOST_ROWS = 100_000
 # Rows that the stability of unclipped SGD is worked out on.
 _STABILITY_ROWS = 10_000
-
-Stage = TypeVar("Stage")
 
 
 def advise(
@@ -43,122 +41,133 @@ def advise(
 ) -> Advice:
     r"""Tells whether clipped SGD beats SGD on a data set, and how to run it.
 
-    What is measured is the excess risk on rows that SGD was not trained on, after a run
-    of the length that you will train for. Rows are held out in turn, several times
-    over. On the rest, the best settings are chosen by holding out once more, without a
-    clip and with one, constant and with a learning rate that falls to 0; then SGD runs
-    at them, with keys of its own, and is measured on the rows held out. The verdict is
-    on the paired difference, and its interval covers the rows, the keys and the rows
-    that you train on. The risk ODE only says where to search, and what it predicts is
-    printed beside what the rows say.
-
-    The excess risk is the distance to the best linear prediction in the norm of the
-    features' covariance, worked out from the rows held out: as the difference of their
-    squared losses, or, where outliers make that too noisy and no bias is seen, from
-    residuals that are cut at a threshold (a Huber fit). Where clipped SGD settles
-    beside least squares, as on skewed residuals, that is part of the difference.
+    Rows are held out in turn, several times over. On the rest, the best settings with
+    a clip and without are chosen by holding out once more; SGD then runs at them, with
+    keys of its own, and its excess risk is measured on the rows that were held out.
+    [`jaxclip.Advice`][] says how.
 
     **Arguments:**
 
-    - `X`: an array of shape `(n, d)` of finite numbers; or a pandas or polars frame as
-        it is, with gaps, words, dates and identifiers in it, which becomes numbers by
-        the rules that `advice.notes` then lists (needs the extra `cli`). Columns are
-        centred and scaled.
+    - `X`: finite numbers of shape `(n, d)`; or a pandas or polars frame as it is, with
+        gaps, words, dates and identifiers, which becomes numbers by the rules that
+        `advice.table.notes` lists (extra `cli`). Columns are centred and scaled.
     - `y`: shape `(n,)`, what to predict; or the name of a column of the frame, its last
         by default. Centred and scaled.
-    - `steps`: the length of a run, one row a step; one pass over the rows by default,
-        but at least 2,000 and at most 20,000 steps. Rounded up to a multiple of 20.
-    - `runs`: how many runs of each setting in each split of the rows; by default as
-        many as make their part of the error small, at most 128. The number is settled
-        from runs that are not used again, so that it does not bias the verdict.
+    - `steps`: the length of a run, one row a step; by default one pass over the rows,
+        but from 2,000 to 20,000 steps. Rounded up to a multiple of 20.
+    - `runs`: runs of each setting in each split of the rows; by default as many as make
+        their part of the error small, at most 128, settled from runs that are not used
+        again, so that their number does not bias the verdict.
     - `features`: use so many random features $\tanh(XW)$ in place of the columns.
     - `key`: determines all that is random; `jax.random.key(0)` by default.
     - `progress`: whether to show bars, by default where standard error is a terminal;
-        or a function of an iterable and a label that returns the iterable, such as one
-        that wraps it in a bar of your own.
+        or a function of an iterable and a label that returns the iterable.
 
     **Returns:**
 
-    A [`jaxclip.Advice`][].
+    A [`jaxclip.Advice`][]: `print` it, or train with `advice.recommended.setting`.
 
     **Raises:**
 
-    A `ValueError` where the data do not make a table, a column is constant, there are
-    too few rows for the columns, or the columns explain the target without an error.
-
-    !!! example
-
-        ```python
-        import jaxclip as jc
-        import pandas as pd
-
-        advice = jc.advise(pd.read_csv("houses.csv"), "price")
-        print(advice)
-        clip, lr = advice.recommended.setting
-        ```
+    A `ValueError` where the data make no table, a column is constant, there are too few
+    rows for the columns, or the columns explain the target without an error.
     """
-    key = jr.key(0) if key is None else key
-    features_key, search_key, run_key, row_key = jr.split(key, 4)
-    track = _track(progress)
+    keys = _Keys(*jr.split(jr.key(0) if key is None else key, 4))
+    track = as_track(progress)
     runs = None if runs is None else count("runs", runs, least=2)
-    features = None if features is None else count("features", features)
-    table = X if isinstance(X, Table) else prepare(X, y)
-    steps = _length(steps, len(table.y))
-    X, y = _scaled(table, features, features_key, row_key)
-    fitted = _once(track, "fit the rows", lambda: _fit(table, X, y))
-    study, plan = _once(
-        track, "solve the limits", lambda: _predict(fitted, X, y, steps)
-    )
-    settings, score = explore(study, plan, search_key, track)
-    done = hold_out(study, settings, score, plan.clipped, run_key, runs, track)
-    return conclude(done, table, fitted, plan)
+    rows = _read(X, y, steps, features, keys)
+    fitted = once(track, "fit the rows", lambda: _fit(rows))
+    plan = once(track, "solve the limits", lambda: _predict(fitted, rows))
+    held = _measure(plan, runs, keys, track)
+    return conclude(held, rows.table, fitted, plan.guess)
 
 
-def _once(track: Progress, label: str, stage: Callable[[], Stage]) -> Stage:
-    """A stage that is one step of the progress."""
-    (result,) = (stage() for _ in track([0], label))
-    return result
+class _Keys(NamedTuple):
+    """One key for each thing that is random."""
+
+    features: Key
+    search: Key
+    run: Key
+    rows: Key
 
 
-def _scaled(
-    table: Table, features: int | None, features_key: Key, row_key: Key
-) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class _Rows:
+    """What the data are read as.
+
+    - `table`: the rows as numbers, before they were scaled, with what was done to them.
+    - `X`, `y`: shapes `(n, d)` and `(n,)`, what SGD runs on.
+    - `steps`: the length of a run.
+    """
+
+    table: Table
+    X: np.ndarray
+    y: np.ndarray
+    steps: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the risk ODE says of the rows.
+
+    - `study`: what the runs are made from and judged by.
+    - `guess`: where the ODE has the best settings.
+    """
+
+    study: Study
+    guess: Guess
+
+
+def _read(
+    X: Any, y: Any, steps: int | None, features: int | None, keys: _Keys
+) -> _Rows:
     """The rows as SGD sees them: scaled, as random features where wanted, and no more
     than the runs can make use of."""
+    features = None if features is None else count("features", features)
+    table = X if isinstance(X, Table) else prepare(X, y)
+    # Before rows are left out: the default is one pass over all of them.
+    steps = _length(steps, len(table.y))
     X, y = _standardise(table.X, table.y)
     if features is not None:
-        X = np.asarray(random_features(X, features, key=features_key), float)
+        X = np.asarray(random_features(X, features, key=keys.features), float)
     if len(y) > _MOST_ROWS:
-        seed = jr.randint(row_key, (), 0, 2**31 - 1)
+        seed = jr.randint(keys.rows, (), 0, 2**31 - 1)
         kept = np.random.default_rng(int(seed)).permutation(len(y))[:_MOST_ROWS]
         X, y = X[kept], y[kept]
     _need_rows(*X.shape)
-    return X, y
+    return _Rows(table, X, y, steps)
 
 
-def _fit(table: Table, X: np.ndarray, y: np.ndarray) -> Fitted:
+def _fit(rows: _Rows) -> Fitted:
     """What is known of the rows before any run."""
+    X, y = rows.X, rows.y
     reference = Reference.of(X, y)
     values = y - X @ reference.solution
     if values.std() < 1e-5:
         raise ValueError(
-            f"`X` explains {table.target!r} without an error, so that there is no "
+            f"`X` explains {rows.table.target!r} without an error, so that there is no "
             "noise to clip. Is it, or all that it was computed from, among the columns?"
         )
     problem = _limit_problem(reference, values)
     return Fitted(reference, values, problem, _stable(X, y), float(stable_lr(problem)))
 
 
-def _predict(
-    fitted: Fitted, X: np.ndarray, y: np.ndarray, steps: int
-) -> tuple[Study, Guess]:
+def _predict(fitted: Fitted, rows: _Rows) -> _Plan:
     """What the ODE says of the rows, and where it has the best settings."""
-    prediction = Prediction.of(fitted.reference, fitted.values, steps)
+    reference, steps = fitted.reference, rows.steps
+    prediction = Prediction.of(reference, fitted.values, steps)
     # At four fifths of the limit the mean square is finite, if barely.
     largest = 0.8 * fitted.stable_rows
-    plan = guess(prediction, largest)
-    reference = fitted.reference
-    return Study(X, y, reference, prediction, plan.profile, steps, largest), plan
+    best = guess(prediction, largest)
+    study = Study(rows.X, rows.y, reference, prediction, best.profile, steps, largest)
+    return _Plan(study, best)
+
+
+def _measure(plan: _Plan, runs: int | None, keys: _Keys, track: Progress) -> Held:
+    """Settings around the best ones, and runs at them on rows that are held out."""
+    settings, score = explore(plan.study, plan.guess, keys.search, track)
+    beside = plan.guess.clipped
+    return hold_out(plan.study, settings, score, beside, keys.run, runs, track)
 
 
 def _limit_problem(reference: Reference, values: np.ndarray) -> LinearModel:
@@ -214,23 +223,3 @@ def _length(steps: int | None, rows: int) -> int:
     if steps is None:
         steps = min(max(rows, 2_000), 20_000)
     return -(-count("steps", steps) // RECORDS) * RECORDS
-
-
-def _track(progress: bool | Progress | None) -> Progress:
-    """A function that shows how far an iterable is, or does not."""
-    if callable(progress):
-        return progress
-    if progress is None:
-        progress = sys.stderr is not None and sys.stderr.isatty()
-    if not progress:
-        return _silent
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        return _silent
-    return lambda iterable, label: tqdm(iterable, desc=f"{label:>20}", leave=False)
-
-
-def _silent(iterable: Iterable[Any], label: str) -> Iterable[Any]:
-    del label
-    return iterable

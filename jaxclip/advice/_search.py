@@ -1,20 +1,18 @@
 """Which settings SGD is judged at: chosen by their excess risk on held-out rows."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import jax.random as jr
 import numpy as np
 
 from .._types import Key
 from ._predict import Guess
+from ._progress import Progress
 from ._runs import Settings
 from ._study import Score, Study
 
 # How often the grid may grow: from a guess that is wrong by a factor of 4^6.
 _ROUNDS = 7
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 @dataclass(frozen=True)

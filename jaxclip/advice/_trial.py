@@ -7,9 +7,10 @@ import numpy as np
 
 from .._types import Key
 from ._measure import Ends, compare
+from ._progress import Progress
 from ._reference import Split
 from ._runs import Settings
-from ._search import Choice, Progress, finalists
+from ._search import Choice, finalists
 from ._study import KEYS, Score, Study, spread
 
 # Rows are held out a fifth at a time.

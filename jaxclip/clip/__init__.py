@@ -8,6 +8,7 @@ from ._adaptive import (
 from ._base import AbstractClip as AbstractClip
 from ._moments import (
     Moments as Moments,
+    criteria as criteria,
     moments as moments,
     unchecked_moments as unchecked_moments,
 )

@@ -36,13 +36,21 @@ class Moments(NamedTuple):
     def csc(self) -> Float[Array, "..."]:
         """`mu / nu`. Above 1, clipping widens the range of stable learning rates: the
         clipped-stability criterion of arXiv:2406.11733."""
-        return self.mu / self.nu
+        return criteria(self.mu, self.nu)[0]
 
     @property
     def ccc(self) -> Float[Array, "..."]:
         """`mu^2 / nu`. Above 1, clipped SGD at its best learning rate beats unclipped
         SGD now: the clipping-comparison criterion of arXiv:2406.11733."""
-        return self.mu**2 / self.nu
+        return criteria(self.mu, self.nu)[1]
+
+
+def criteria(
+    mu: Float[Array, "..."], nu: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The clipped-stability and the clipping-comparison criterion of arXiv:2406.11733,
+    from the fraction of the descent and of the second moment that clipping leaves."""
+    return mu / nu, mu**2 / nu
 
 
 def moments(

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._numerics import safe_sqrt
 from .._schedule import as_schedule
 from .._types import RealScalarLike, Schedule, Step
 from ._base import AbstractClip
@@ -65,10 +66,5 @@ class SpiderClip(AbstractClip):
         l0, l1 = jnp.asarray(self.l0(step)), jnp.asarray(self.l1(step))
         bent = l1 > 0
         # Two roots, since the product could overflow.
-        root = _sqrt(self._linear(step)) * _sqrt(l0 / jnp.where(bent, l1, 1.0))
+        root = safe_sqrt(self._linear(step)) * safe_sqrt(l0 / jnp.where(bent, l1, 1.0))
         return jnp.where(bent, root, jnp.inf)
-
-
-def _sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The root, with derivative 0 at 0 in place of infinity."""
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from .._checks import count
+from .._numerics import exact_dot
 from .._static import hashable
 from .._types import Key, Params
 
@@ -55,9 +56,8 @@ def _sharpness(
     size = min(iterations, flat.size)
 
     def orthogonal(vector, basis):
-        # In the highest precision: an accelerator's default loses the orthogonality.
-        along = jnp.dot(basis, vector, precision=jax.lax.Precision.HIGHEST)
-        return vector - jnp.dot(along, basis, precision=jax.lax.Precision.HIGHEST)
+        # Rounding in the products would itself be what is left along the basis.
+        return vector - exact_dot(exact_dot(basis, vector), basis)
 
     def unit(vector):
         length = jnp.linalg.norm(vector)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from .._numerics import exact_dot
 from .._static import hashable
 from .._types import Params, PyTree
 
@@ -49,8 +50,8 @@ def _tangent_kernel(
 
     def gram(leaf):
         flat = leaf.reshape(len(leaf), -1)
-        # By default an accelerator would round to ten bits, far above the eigenvalues.
-        return jnp.dot(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+        # Rounding must stay below the smallest eigenvalue.
+        return exact_dot(flat, flat.T)
 
     first, *rest = [gram(leaf) for leaf in jax.tree.leaves(rows)]
     return sum(rest, first)

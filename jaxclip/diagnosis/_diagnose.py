@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
-from .._checks import check, count, positive
+from .._checks import check, count, leading_length, positive, returns_a_number
+from .._numerics import exact_dot
 from .._types import PyTree
 from ..clip import AbstractClip, HardClip
 from ..transform import safe_norm
@@ -51,10 +52,6 @@ def diagnose(
     here), if its curvature is the same along clipped and unclipped gradients. They say
     nothing about where a run ends whose clipped gradient has another mean.
 
-    Inner products of means are estimated from two half-batches, averaged over every
-    way to split the batch in two: the sum over all pairs of different examples. The
-    errors are the jackknife's, which leaves out each example in turn.
-
     **Arguments:**
 
     - `loss`: `loss(params, example)`, the loss of one example, a number.
@@ -84,13 +81,19 @@ def diagnose(
     example's gradient is not finite.
     """
     examples = _count_examples("batch", batch)
-    if target is not None:
-        _count_examples("target", target)
     sizes = count("batch_size", batch_size), count("microbatch", microbatch)
     thresholds = None if thresholds is None else _grid(thresholds)
-    _check_loss(loss, params, batch)
+    _check_judge(loss, params, batch, target)
     what = loss, params, batch, target, thresholds, rule
     return _diagnose(*what, sizes[0], min(sizes[1], examples))
+
+
+def _check_judge(loss: Any, params: Any, batch: Any, target: Any) -> None:
+    """Refuses a loss that returns no number, and too few examples to judge by."""
+    if target is not None:
+        _count_examples("target", target)
+    example = jax.tree.map(lambda x: x[0], batch)
+    returns_a_number("loss(params, example)", loss, params, example)
 
 
 def _grid(thresholds: Any) -> Float[Array, " t"]:
@@ -167,7 +170,7 @@ def _weighted_sums(gradient, batch, weights: Float[Array, "t b"], microbatch: in
         index, weights = chunk
         gradients = jax.vmap(gradient)(jax.tree.map(lambda x: x[index], batch))
         return [
-            s + _exact_dot(weights, g) for s, g in zip(sums, gradients, strict=True)
+            s + exact_dot(weights, g) for s, g in zip(sums, gradients, strict=True)
         ], None
 
     one = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], batch))
@@ -179,16 +182,10 @@ def _weighted_sums(gradient, batch, weights: Float[Array, "t b"], microbatch: in
 def _products(gradient: list[Array], sums: list[Array]) -> Float[Array, " t"]:
     """The inner product of one gradient with each sum."""
     products = [
-        _exact_dot(s.reshape(len(s), -1), g.reshape(-1))
+        exact_dot(s.reshape(len(s), -1), g.reshape(-1))
         for s, g in zip(sums, gradient, strict=True)
     ]
     return jnp.sum(jnp.stack(products), axis=0)
-
-
-def _exact_dot(a: Array, b: Array) -> Array:
-    # A sum over pairs is the small difference of large numbers: three digits, which is
-    # what matrix units give by default, are not enough.
-    return jnp.tensordot(a, b, axes=1, precision=jax.lax.Precision.HIGHEST)
 
 
 def _real_leaves(tree: PyTree[Array]) -> list[Float[Array, "..."]]:
@@ -204,29 +201,4 @@ def _real_leaves(tree: PyTree[Array]) -> list[Float[Array, "..."]]:
 
 
 def _count_examples(name: str, batch: PyTree[Array]) -> int:
-    axes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
-    if len(axes) != 1 or axes == {()}:
-        raise ValueError(
-            f"`{name}` must have the same leading axis of examples on every leaf. "
-            f"Got leading axes {sorted(axes)}."
-        )
-    ((examples,),) = axes
-    if examples < _LEAST:
-        raise ValueError(
-            f"`{name}` must hold at least {_LEAST} examples, and better hundreds. "
-            f"Got {examples}."
-        )
-    return examples
-
-
-def _check_loss(loss, params, batch) -> None:
-    example = jax.tree.map(lambda x: x[0], batch)
-    value = eqx.filter_eval_shape(loss, params, example)
-    real = getattr(value, "shape", None) == () and jnp.issubdtype(
-        value.dtype, jnp.floating
-    )
-    if not real:
-        raise ValueError(
-            "`loss(params, example)` must be the loss of one example, a real number. "
-            f"Got {value}."
-        )
+    return leading_length(f"`{name}`", batch, "examples", least=_LEAST)

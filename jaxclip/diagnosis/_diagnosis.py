@@ -35,7 +35,10 @@ class Diagnosis(eqx.Module):
     - `ccc`: `mu^2 / nu`, shape `(t,)`. Above 1, clipped SGD at its best learning rate
         beats unclipped SGD at its own, now.
 
-    All but the first two are pairs `(value, error)`.
+    All but the first two are pairs `(value, error)`. Inner products of means are
+    estimated from two half-batches, averaged over every way to split the batch in two:
+    that is the sum over all pairs of different examples. The errors are the
+    jackknife's, which leaves out each example in turn.
     """
 
     thresholds: Float[Array, " t"]

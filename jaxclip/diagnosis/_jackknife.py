@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..clip import criteria
 from ._diagnosis import Estimate
 
 
@@ -74,7 +75,7 @@ def _criteria(sums: _Sums, size: int, partners: int, batch_size: int) -> tuple:
     moment = sums.second / size
     moment += (batch_size - 1) * sums.motion / (size * (size - 1))
     mu, nu = sums.descent[:-1] / sums.descent[-1], moment[:-1] / moment[-1]
-    return signal, mu, nu, mu / nu, mu**2 / nu
+    return signal, mu, nu, *criteria(mu, nu)
 
 
 def _variances(sums: _Sums, shares: _Sums, *sizes: Any) -> list[Float[Array, "..."]]:

@@ -51,17 +51,15 @@ def sweep(
         needs is at most half of the memory that is free.
     - `store`: a folder for the numbers. Finished chunks are then written to it, and not
         held in memory. The same sweep, run again with this folder, goes on where it was
-        killed, cut into the chunks that it had then, whatever the devices and the
-        `batch_size` are now; the table is `table.zarr` in it. Points not yet there
-        read NaN; of integers the smallest of their type (the largest where it has no
-        sign), and false of booleans.
+        killed, in the chunks that it had then, whatever `devices` and `batch_size` are
+        now; its table is `table.zarr`. Points not yet there read NaN, false, or the
+        smallest integer of their type (the largest where it has no sign).
     - `units`: name to unit, of axes and of what `fn` returns (`"value"` where it
         returns one array), which xarray writes on the axes of plots.
     - `progress`: show how far it is and the time left on stderr, where tqdm is there.
 
-    Under `jax.distributed`, call it in every process: each computes a share of the
-    chunks on its own devices, and all return the table. A store must then be in a
-    folder that they share.
+    Under `jax.distributed` every process must call it: each computes a share of the
+    chunks, and all return the table. A store must be in a folder that they share.
 
     **Returns:**
 
@@ -69,28 +67,39 @@ def sweep(
 
     **Raises:**
 
-    A `ValueError` where an argument is misused, an axis holds a number that JAX's
-    precision has not, or `store` is no store or another sweep's; a `RuntimeError` that
-    names the point at which `fn` fails; a `BlockingIOError` while another sweep writes
-    to the store; an `OSError` where it cannot be written to. Nothing finished is lost.
+    A `ValueError` where an argument is misused, JAX's precision cannot hold an axis, or
+    `store` is none or another sweep's; a `RuntimeError` with the point where `fn`
+    fails; an `OSError` where the store cannot be written to, a `BlockingIOError` while
+    another sweep does. Nothing finished is lost.
     """
+    work, jaxpr = _plan(fn, axes, _devices(devices), batch_size, units, progress)
+    attrs = _provenance(fn, work.devices)
+    if store is not None:
+        identity = fingerprint(jaxpr, work.table.axes, work.devices)
+        return _kept(into_store(work, Path(store), identity, attrs), work.table)
+    leaves, seconds = in_memory(work)
+    return Sweep(work.table, leaves, attrs | {"seconds": seconds})
+
+
+def _plan(
+    fn: Callable[..., Any],
+    axes: Mapping[str, Any],
+    places: tuple[Device, ...],
+    batch_size: int | None,
+    units: Mapping[str, str] | None,
+    progress: bool,
+) -> tuple[Work, Any]:
+    """What is to be computed, checked, and the program of one point."""
     named = read_axes(axes, fn)
     if batch_size is not None:
         batch_size = count("batch_size", batch_size)
-    places = _devices(devices)
     # Stable, so that keys come first and all else stays in the user's order.
     nested = tuple(sorted(named.values(), key=lambda axis: not axis.is_key))
     point = at_point(fn, nested)
     table, jaxpr = trace(point, tuple(named.values()), nested, units or {})
     # Traced at each call, since `fn` may read what has changed since the last one.
     key = hashable(fn), digest(jaxpr)
-    work = Work(point, key, table, places, batch_size, progress)
-    attrs = _provenance(fn, places)
-    if store is not None:
-        identity = fingerprint(jaxpr, table.axes, places)
-        return _kept(into_store(work, Path(store), identity, attrs), table)
-    leaves, seconds = in_memory(work)
-    return Sweep(table, leaves, attrs | {"seconds": seconds})
+    return Work(point, key, table, places, batch_size, progress), jaxpr
 
 
 def _kept(store: Store, table: SweepTable) -> Sweep:

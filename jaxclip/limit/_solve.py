@@ -1,5 +1,7 @@
 """The verb that solves a limit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import diffrax
@@ -74,10 +76,17 @@ def solve(
     steps = reporting_steps(steps)
     lr = check_rate(lr, steps)
     request = Request(steps, key, adjoint, throw)
-    try:
+    with _forward_mode_named(adjoint):
         return limit.curve(problem, clip, lr, request)
+
+
+@contextmanager
+def _forward_mode_named(adjoint: diffrax.AbstractAdjoint | None) -> Iterator[None]:
+    """Names the argument where a solution is differentiated in a mode that it has not:
+    diffrax's default adjoint has a reverse mode only, and JAX's error names neither."""
+    try:
+        yield
     except TypeError as error:
-        # diffrax's default adjoint has a reverse mode only, and JAX names neither.
         if "custom_vjp" not in str(error):
             raise
         raise ValueError(

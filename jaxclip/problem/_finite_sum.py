@@ -7,10 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, Float, Num
 
-from .._checks import as_float
+from .._checks import as_float, leading_length, returns_a_number
 from .._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
 from ._base import AbstractProblem
 from ._parameters import as_parameters
@@ -55,8 +54,9 @@ class FiniteSum(AbstractProblem):
         self.start = as_parameters("start", start)
         self.data = jax.tree.map(jnp.asarray, data)
         self.minimum = as_float("minimum", minimum)
-        _check_rows(self.data)
-        _check_loss(loss, self.start, jax.tree.map(lambda x: x[0], self.data))
+        leading_length("`data`", self.data, "examples")
+        example = jax.tree.map(lambda x: x[0], self.data)
+        returns_a_number("loss(params, example)", loss, self.start, example)
 
     @property
     def size(self) -> int:
@@ -131,7 +131,8 @@ class Online(AbstractProblem):
         self.start = as_parameters("start", start)
         self.draw = draw
         self.risk_function = risk
-        _check_loss(loss, self.start, jax.eval_shape(draw, jr.key(0)))
+        example = jax.eval_shape(draw, jr.key(0))
+        returns_a_number("loss(params, example)", loss, self.start, example)
 
     def init(self) -> Params:
         return self.start
@@ -154,21 +155,3 @@ class _MeanLoss(eqx.Module):
 
     def __call__(self, params: Params, rows: Example) -> Float[Array, ""]:
         return jnp.mean(jax.vmap(self.loss, (None, 0))(params, rows))
-
-
-def _check_rows(data: PyTree[Array]) -> None:
-    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
-    if len(lengths) != 1 or lengths & {(), (0,)}:
-        raise ValueError(
-            "`data` must hold arrays that share a leading axis of examples, at least "
-            f"one long. Got leading axes {sorted(lengths)}."
-        )
-
-
-def _check_loss(loss: Loss, params: Params, example: Any) -> None:
-    value = jax.eval_shape(loss, params, example)
-    if not isinstance(value, jax.ShapeDtypeStruct) or value.shape != ():
-        raise ValueError(
-            "`loss(params, example)` must return one number for one example. "
-            f"Got {value}; sum over whatever it returns."
-        )

@@ -41,18 +41,16 @@ def basins(
     jitted, and vmapped over settings, which then share their noise: a phase diagram is
 
     ```python
-    def to_global(lr, threshold):
-        ends = jc.basins(wells, jc.HardClip(threshold), lr, starts, wells.minima,
-                         steps=1500)
-        return jnp.mean(ends == 0)
+    def to_global(lr, c):
+        clip = jc.HardClip(c)
+        return jnp.mean(jc.basins(wells, clip, lr, starts, minima, steps=1500) == 0)
 
-    jc.sweep(to_global, {"lr": lrs, "threshold": thresholds}, batch_size=64).plot()
+    jc.sweep(to_global, {"lr": lrs, "c": thresholds}, batch_size=64).plot()
     ```
 
-    Where neither the rule nor the learning rate changes with the step, a run has
-    settled, and is made no further, once it came no farther from a minimum in 64 steps
-    within `tolerance` of it, or is where it was 64 steps before. Otherwise every step
-    is made, since a minimum that holds the run now may let it go later.
+    A run is stopped once it has settled: it did not move away from a minimum within
+    `tolerance` in 64 steps, or is where it was 64 steps before. With a rule or a rate
+    that changes with the step all steps are made: a minimum may let the run go later.
 
     **Arguments:**
 
@@ -62,12 +60,11 @@ def basins(
         first noisy one.
     - `starts`: as the landscape's start, with a leading axis of length `n`.
     - `minima`: the points to tell apart, with a leading axis too.
-    - `steps`: how many steps, without noise.
-    - `noisy`: how many steps with the landscape's noise are made before these.
+    - `steps`: steps without noise, and `noisy`: steps with the landscape's noise before
+        them.
     - `key`: determines the noise, which is another one for each start.
     - `tolerance`: how close to a minimum a run has to end, in the parameters' unit.
-    - `batch_size`: starts that run together; each needs memory for a few sets of
-        parameters, times the settings of a `vmap`.
+    - `batch_size`: starts at once; each has a few sets of parameters in memory.
 
     **Returns:**
 
@@ -79,11 +76,7 @@ def basins(
     """
     clip = need_rule(clip, "basins")
     tolerance = nonnegative("tolerance", tolerance)
-    length = _Length(
-        count("steps", steps),
-        count("noisy", noisy, least=0),
-        count("batch_size", batch_size),
-    )
+    length = _Length.of(steps, noisy, batch_size)
     starts = jax.tree.map(partial(as_float, "starts"), starts)
     minima = jax.tree.map(partial(as_float, "minima"), minima)
     _need_noise(landscape, length, key)
@@ -97,6 +90,14 @@ class _Length(NamedTuple):
     steps: int
     noisy: int
     batch_size: int
+
+    @classmethod
+    def of(cls, steps: Any, noisy: Any, batch_size: Any) -> "_Length":
+        return cls(
+            count("steps", steps),
+            count("noisy", noisy, least=0),
+            count("batch_size", batch_size),
+        )
 
 
 def _need_noise(landscape: AbstractLandscape, length: _Length, key: Key | None) -> None:

@@ -38,9 +38,8 @@ def simulate(
     $$x_{k+1} = x_k - \gamma_k\, f(\|g_k\|)\, g_k,$$
 
     with the rule's factor $f$ and the gradient $g_k$ of the loss on a fresh batch. It
-    may be jitted, vmapped and differentiated in everything that is a number. Under a
-    `vmap` over settings, hand all of them the same `key`: they then see the same data,
-    so that differences between them are paired, and the data are made once.
+    may be jitted, vmapped and differentiated in all numbers. Settings under a `vmap` of
+    one `key` see the same data, made once, so that their differences are paired.
 
     **Arguments:**
 
@@ -49,8 +48,7 @@ def simulate(
     - `lr`: $\gamma_k$, per step: a number or a function of the step. New numbers, those
         of an `eqx.Module` that is called included, compile nothing; a plain function is
         compiled in, so that the same one should be handed over again.
-    - `steps`: how many steps.
-    - `every`: record the risk every so many steps; it must divide `steps`.
+    - `steps`: how many; `every`: steps from one record to the next, a divisor of it.
     - `key`: determines the data, their order and the noise.
     - `engine`: by default that of [`jaxclip.sgd.default_engine`][]:
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._numerics import exact_dot
 from .._types import PyTree, Step
 from ._norm import safe_modulus, safe_norm
 
@@ -221,7 +222,6 @@ def _weighted_sum(leaf: Array, factors: Float[Array, " n"]) -> Array:
     the speed of a product and a sum, and without a copy of the leaf."""
     leaf = jnp.asarray(leaf)
     with jax.numpy_dtype_promotion("standard"):
-        # Graphics cards would round single precision to ten bits.
-        total = jnp.tensordot(factors, leaf, axes=1, precision="highest")
+        total = exact_dot(factors, leaf)
         whole = not jnp.issubdtype(leaf.dtype, jnp.inexact)
         return total if whole else total.astype(leaf.dtype)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import nonnegative
+from .._checks import leading_length, nonnegative
 from .._types import Key, PyTree, Step
 from ._scope import AbstractScope, PerTree, times
 
@@ -76,15 +76,10 @@ class PerExample(AbstractScope):
     def norms(
         self, updates: PyTree[Array], params: PyTree[Array] | None
     ) -> PyTree[Float[Array, "..."]]:
-        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(updates)}
-        if len(sizes) > 1 or () in sizes:
-            raise ValueError(
-                "`PerExample` needs the same leading axis of examples on every leaf. "
-                f"Got leading axes {sorted(sizes)}."
-            )
-        if not sizes:
+        if not jax.tree.leaves(updates):
             # Of a tree without leaves there are no examples.
             return jax.tree.map(lambda _: jnp.zeros(0), self.within.parts(updates))
+        leading_length("The updates of `PerExample`", updates, "examples", least=0)
         return jax.vmap(self.within.norms, (0, None))(updates, params)
 
     def multiply(

@@ -6,11 +6,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from .._checks import count, is_traced
+from .._checks import count, is_traced, leading_length
 from .._optimiser import Optimiser, as_pytree, with_optimiser
 from .._static import hashable
 from .._types import PyTree
@@ -112,11 +111,4 @@ _train_jitted = eqx.filter_jit(_train)
 
 
 def _count_steps(batches: PyTree[Array]) -> int:
-    axes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
-    if len(axes) != 1 or axes == {()} or axes == {(0,)}:
-        raise ValueError(
-            "`batches` must have the same leading axis of at least one step on every "
-            f"leaf. Got leading axes {sorted(axes)}."
-        )
-    ((steps,),) = axes
-    return steps
+    return leading_length("`batches`", batches, "steps")

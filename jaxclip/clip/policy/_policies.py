@@ -19,6 +19,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int
 
 from ..._checks import check, count, fraction, nonnegative, positive
+from ..._numerics import safe_sqrt
 from ..._schedule import as_schedule
 from ..._types import Key, Schedule, Step
 from ._base import AbstractPolicy
@@ -200,9 +201,8 @@ class SecondMoment(AbstractPolicy):
         self, norms: Float[Array, " n"], state: Float[Array, ""], step: Step
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         del step
-        seen = state > 0
-        root = jnp.sqrt(jnp.where(seen, self.theta * state, 1.0))
-        threshold = jnp.where(seen, root, jnp.inf)
+        # Before the first norm the average is 0, and there is nothing to go by.
+        threshold = jnp.where(state > 0, safe_sqrt(self.theta * state), jnp.inf)
         square = jnp.mean(jnp.minimum(norms, threshold) ** 2)
         return threshold, self.decay * state + (1 - self.decay) * square
 

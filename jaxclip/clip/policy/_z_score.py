@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ..._checks import count, fraction, nonnegative, positive
+from ..._numerics import safe_sqrt
 from ..._types import Step
 from ._base import AbstractPolicy
 
@@ -67,9 +68,7 @@ class ZScore(AbstractPolicy):
     ) -> tuple[Float[Array, " n"], ZScoreState]:
         del step
         warm = state.seen >= self.warmup * norms.size
-        # sqrt has an infinite derivative at 0: select the operand, then the result.
-        spread = state.variance > 0
-        std = jnp.where(spread, jnp.sqrt(jnp.where(spread, state.variance, 1.0)), 0.0)
+        std = safe_sqrt(state.variance)
         z = (norms - state.mean) / (std + 1e-6)
         outlier = warm & (z > self.z)
         c = state.mean + self.z**2 * std / jnp.where(outlier, z, 1.0)

@@ -1,8 +1,6 @@
 """The limits of linear models in high dimension."""
 
-from ._exponential import (
-    ExponentialModes as ExponentialModes,
-    ModeEquation as ModeEquation,
-)
+from ._collocation import ModeEquation as ModeEquation
+from ._exponential import ExponentialModes as ExponentialModes
 from ._homogenized import HomogenizedSDE as HomogenizedSDE
 from ._risk_ode import RiskODE as RiskODE, few_modes as few_modes

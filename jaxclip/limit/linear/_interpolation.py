@@ -5,8 +5,10 @@ cubic in the clock through its values at four nodes.
 """
 
 import math
+from typing import NamedTuple
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,18 +64,46 @@ class Path(diffrax.AbstractLocalInterpolation):
         return self.state((t0 - self.t0) / (self.t1 - self.t0))
 
 
-def path_over(modes: Modes, u0, t0, t1, q, g):
-    """The solution over a step with the coefficients `q` and `g` at its nodes; the
-    cubic coefficient of what drives it; and where the first inner node lies."""
-    info = {"u0": u0, "eigenvalues": modes.eigenvalues, "forcing": modes.forcing,
-            "descent": q}  # fmt: skip
+class OverStep(NamedTuple):
+    """The solution over a step, and what the estimate of its error asks.
+
+    - `path`: the solution.
+    - `cubic`: the cubic coefficient of what drives the modes, a polynomial in the
+        clock's share of the step.
+    - `node`: the clock's share at the first inner node.
+    """
+
+    path: Path
+    cubic: RealScalar
+    node: RealScalar
+
+
+def path_over(
+    modes: Modes,
+    u0: Float[Array, " n"],
+    t0: RealScalarLike,
+    t1: RealScalarLike,
+    q: Float[Array, " 4"],
+    g: Float[Array, " 4"],
+) -> OverStep:
+    """The solution over a step with the coefficients `q` and `g` at its nodes."""
     # The clock needs only q; what drives the modes is a function of it.
-    bare = Path(t0=t0, t1=t1, drive=jnp.zeros_like(q), **info)
+    bare = Path(
+        t0=t0,
+        t1=t1,
+        u0=u0,
+        eigenvalues=modes.eigenvalues,
+        forcing=modes.forcing,
+        descent=q,
+        drive=jnp.zeros_like(q),
+    )
     nodes = NODES.astype(q.dtype)
     clock = jax.vmap(bare.clock)(nodes)
+    # With a learning rate of 0 the clock stands still: any share is right.
     x = _divide(clock, clock[-1], nodes)
-    drive, last = _polynomial(x, _divide(g, 2 * q, jnp.zeros_like(g)))
-    return Path(t0=t0, t1=t1, drive=drive, **info), last, x[1]
+    drive, cubic = _polynomial(x, _divide(g, 2 * q, jnp.zeros_like(g)))
+    path = eqx.tree_at(lambda path: path.drive, bare, drive)
+    return OverStep(path, cubic, x[1])
 
 
 def propagate(

@@ -29,7 +29,8 @@ from .._base import (
 )
 from .._reading import Reading
 from .._watchful import WatchedTerm, Watchful
-from ._exponential import Coefficients, ExponentialModes, ModeEquation
+from ._collocation import Coefficients, ModeEquation
+from ._exponential import ExponentialModes
 from ._tolerance import relative_controller
 
 # Spectra with more eigenvalues than this are compressed, to so many nodes.

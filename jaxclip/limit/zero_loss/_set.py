@@ -11,6 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from ..._numerics import exact_dot
 from ..._types import Params, RealScalarLike, Step
 from ...clip import AbstractClip
 from ...problem import AbstractNoisyProblem
@@ -84,7 +85,7 @@ class ZeroLossSet(eqx.Module):
             z = lx.linear_solve(kernel, along(v) + pull * r, solver).value
             return v - across(z)[0]
         r, jacobian = self.residuals(w), self.jacobian(w)
-        factor = jsp.linalg.cho_factor(_gram(jacobian))
+        factor = jsp.linalg.cho_factor(exact_dot(jacobian, jacobian.T))
         return v - jacobian.T @ jsp.linalg.cho_solve(factor, jacobian @ v + pull * r)
 
     def project(
@@ -107,7 +108,8 @@ class ZeroLossSet(eqx.Module):
         formed, and conjugate gradients fail by name where it is singular."""
         if self.matrix_free:
             return jnp.ones((), w.dtype)
-        eigenvalues = jnp.linalg.eigvalsh(_gram(self.jacobian(w)))
+        jacobian = self.jacobian(w)
+        eigenvalues = jnp.linalg.eigvalsh(exact_dot(jacobian, jacobian.T))
         return eigenvalues[0] / eigenvalues[-1]
 
 
@@ -144,7 +146,3 @@ def need_noisy(name: str, problem: Any) -> AbstractNoisyProblem:
         f"`{name}` needs a problem with a zero-loss set, such as "
         f"`Interpolation`. Got a {type(problem).__name__}."
     )
-
-
-def _gram(jacobian: Float[Array, "m d"]) -> Float[Array, "m m"]:
-    return jnp.dot(jacobian, jacobian.T, precision=jax.lax.Precision.HIGHEST)

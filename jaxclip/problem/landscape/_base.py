@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from ..._checks import as_float
+from ..._checks import as_float, returns_a_number
 from ..._types import Example, Params, PyTree, RealScalar, RealScalarLike
 from ...noise import AbstractNoise
 from .._base import AbstractProblem
@@ -108,12 +108,7 @@ class Landscape(AbstractLandscape):
         self.start = as_parameters("start", start)
         self.noise = noise
         self.minimum = as_float("minimum", minimum)
-        value = jax.eval_shape(function, self.start)
-        if not isinstance(value, jax.ShapeDtypeStruct) or value.shape != ():
-            raise ValueError(
-                f"`function(start)` must return one number. Got {value}; sum over "
-                "whatever it returns."
-            )
+        returns_a_number("function(start)", function, self.start)
 
     def loss(self, params: Params) -> RealScalar:
         return self.function(params)

@@ -9,6 +9,7 @@ import numpy as np
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
+from ..._numerics import safe_sqrt
 from ..._types import Key, Params, RealScalar
 from ._gaussian import AbstractGaussianLinear, as_components, as_norms, spread
 from ._loss import LogisticLoss
@@ -157,8 +158,7 @@ def _half_line(
     $\sigma'$ are both no narrower than one: Gauss-Hermite nodes would be too far apart
     for a large V.
     """
-    some = variance > 0
-    std = jnp.where(some, jnp.sqrt(jnp.where(some, variance, 1.0)), 0.0)
+    std = safe_sqrt(variance)
     u, weights = _legendre(80, 40.0, variance.dtype)
     scale = 1 / (1 + std)
     z = scale[:, None] * u[None, :]

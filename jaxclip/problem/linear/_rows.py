@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..._numerics import exact_dot
 from ..._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
 from ._base import AbstractLinear
 from ._loss import AbstractLoss, SquaredLoss
@@ -87,7 +88,7 @@ class Regression(AbstractLinear):
     @property
     def residuals(self) -> Float[Array, " n"]:
         r"""$y - A x^*$, what the minimiser leaves."""
-        return self.y - _dot(self.X, self.optimum)
+        return self.y - exact_dot(self.X, self.optimum)
 
     def spectrum_and_error(self) -> tuple[Spectrum, Float[Array, " m"]]:
         """The covariance's spectrum, and the start's error along each eigenvector."""
@@ -122,10 +123,10 @@ class Regression(AbstractLinear):
         if isinstance(self.loss, SquaredLoss):
             # Neither as slow as the mean over the rows nor as rounded as a difference.
             error = params - self.optimum
-            return _dot(error, _dot(self.covariance, error)) / 2
+            return exact_dot(error, exact_dot(self.covariance, error)) / 2
         value = jax.vmap(self.loss.value)
-        best = value(_dot(self.X, self.optimum), self.y)
-        return jnp.mean(value(_dot(self.X, params), self.y) - best)
+        best = value(exact_dot(self.X, self.optimum), self.y)
+        return jnp.mean(value(exact_dot(self.X, params), self.y) - best)
 
 
 def decompose(X: np.ndarray, error: np.ndarray) -> tuple[Spectrum, Float[Array, " m"]]:
@@ -149,11 +150,6 @@ def decompose(X: np.ndarray, error: np.ndarray) -> tuple[Spectrum, Float[Array, 
     kept &= sizes**2 / len(X) > jnp.finfo(jnp.result_type(float)).tiny
     eigenvalues = sizes[kept] ** 2 / len(X)
     return Spectrum(eigenvalues), jnp.asarray(np.abs(vectors[kept] @ error))
-
-
-def _dot(left: Array, right: Array) -> Array:
-    # By default an accelerator would round both to ten bits.
-    return jnp.dot(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def as_table(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from ..._checks import count
+from ..._checks import count, returns_a_number
 from ..._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike, Step
 from ...clip import AbstractClip, Identity
 from ...noise import AbstractNoise
@@ -164,12 +164,11 @@ class NoisyLoss(AbstractNoisyProblem):
         self.start = as_parameters("start", start)
         self.noise = noise
         self.dims = tuple(count("shape", size) for size in shape)
-        _check_shape("loss", jax.eval_shape(self.loss, self.start, self._zero), 0)
-        _check_shape("residuals", jax.eval_shape(residuals, self.start), 1)
-
-    @property
-    def _zero(self) -> Float[Array, "..."]:
-        return jnp.zeros(self.dims)
+        zero = jnp.zeros(self.dims)
+        returns_a_number("loss(params, noise)", loss, self.start, zero)
+        value = jax.eval_shape(residuals, self.start)
+        if not isinstance(value, jax.ShapeDtypeStruct) or len(value.shape) != 1:
+            raise ValueError(f"`residuals` must return a vector. Got {value}.")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -190,9 +189,3 @@ class NoisyLoss(AbstractNoisyProblem):
 
     def loss(self, params: Params, noise: Float[Array, "..."]) -> RealScalar:
         return self.function(params, noise)
-
-
-def _check_shape(name: str, value: Any, rank: int) -> None:
-    wanted = "one number" if rank == 0 else "a vector"
-    if not isinstance(value, jax.ShapeDtypeStruct) or len(value.shape) != rank:
-        raise ValueError(f"`{name}` must return {wanted}. Got {value}.")

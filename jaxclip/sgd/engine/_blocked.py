@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from ..._checks import count
 from ..._curve import Curve
+from ..._numerics import exact_dot, safe_sqrt
 from ..._types import Schedule
 from ...clip import AbstractClip
 from ...problem import AbstractLinear, AbstractProblem
@@ -21,7 +22,6 @@ from ...transform import AbstractScope, PerExample, PerTree
 from .._loop import Run, record
 from ._base import AbstractEngine
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 _TILE = 16
 
 
@@ -47,8 +47,8 @@ def run_blocked(
         A, y = jax.vmap(problem.example, (None, 0))(stream, index)
         # Without the barrier XLA draws the features again inside of each product.
         A = jax.lax.optimization_barrier(A)
-        product = jnp.dot(A, params, precision=_HIGHEST)
-        gram = jnp.dot(A, A.T, precision=_HIGHEST)
+        product = exact_dot(A, params)
+        gram = exact_dot(A, A.T)
         rates = jnp.where(step < end, _rates(lr, step), 0.0)
         noise = step_noise(scope, params, step)
         if noise is not None:
@@ -64,7 +64,7 @@ def run_blocked(
         C = _solve_block(
             product, gram, y, step, rates, coefficients, (tiles, tile, batch_size)
         )
-        return params - jnp.dot(C, A, precision=_HIGHEST)
+        return params - exact_dot(C, A)
 
     def advance(params, first):
         def body(params, i):
@@ -88,7 +88,7 @@ def _solve_block(product, gram, y, step, rates, coefficients, shape):
     def body(carry, xs):
         C, start = carry
         prediction, target, tile_gram, k, rate = xs
-        prediction = prediction - jnp.dot(tile_gram, C, precision=_HIGHEST)
+        prediction = prediction - exact_dot(tile_gram, C)
         own = jax.lax.dynamic_slice_in_dim(tile_gram, start, rows, axis=1)
         done = []
         for j in range(tile):
@@ -126,10 +126,7 @@ def clipped(
     if isinstance(scope, PerTree):
         mean = slope / len(slope)
         square = jnp.sum(mean * jnp.sum(gram * mean[None, :], axis=1))
-        # The derivative of the root at 0 is infinite: operand first, then result.
-        some = square > 0
-        norm = jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
-        return mean * clip.factor(norm, step)
+        return mean * clip.factor(safe_sqrt(square), step)
     raise ValueError(
         "This engine clips over the tree (`PerTree()`) or per example "
         f"(`PerExample()`). Got {scope!r}; use `engine=Direct()` for it."
@@ -147,7 +144,7 @@ def step_noise(
 
 def _earlier(A: Float[Array, "n d"], noise: Float[Array, "t d"]) -> Float[Array, " n"]:
     """What the noise of the steps before its own has moved each sample's prediction."""
-    moved = jnp.dot(A, noise.T, precision=_HIGHEST)
+    moved = exact_dot(A, noise.T)
     own = jnp.repeat(jnp.arange(len(noise)), len(A) // len(noise))
     before = jnp.arange(len(noise))[None, :] < own[:, None]
     return jnp.sum(jnp.where(before, moved, 0.0), axis=1)

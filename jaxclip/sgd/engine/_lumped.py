@@ -32,6 +32,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int
 
 from ..._curve import Curve
+from ..._numerics import exact_dot, exact_einsum, safe_sqrt
 from ..._random import chi_squared
 from ..._types import Key, PyTree, RealScalar, Schedule
 from ...clip import AbstractClip
@@ -76,7 +77,6 @@ class Lumped(AbstractEngine):
         return run_lumped(problem, clip, lr, run)
 
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 # Numbers.
 _AT_ONCE = 2**20
 
@@ -133,13 +133,13 @@ def run_lumped(
     def step(state, xs):
         params, lost = state
         k, rate, noise_key, A, y, L = xs
-        gram = jnp.dot(A, A.T, precision=_HIGHEST)
-        gram = gram + jnp.sum(_contract("mbi,mci->mbc", L, L), axis=0)
-        prediction = jnp.dot(A, params, precision=_HIGHEST)
+        gram = exact_dot(A, A.T)
+        gram = gram + jnp.sum(exact_einsum("mbi,mci->mbc", L, L), axis=0)
+        prediction = exact_dot(A, params)
         slope = jax.vmap(axes.problem.slope)(prediction, y)
         alpha = rate * clipped(clip, scope, slope, gram, k)
-        along = jnp.dot(alpha, A, precision=_HIGHEST)
-        beside = _contract("mbi,b->mi", L, alpha)
+        along = exact_dot(alpha, A)
+        beside = exact_einsum("mbi,b->mi", L, alpha)
         along, square = _with_noise(scope, rate, noise_key, axes, along, beside)
         return _add(params, lost, _change(axes.fixed, params, along, square)), None
 
@@ -217,9 +217,7 @@ def _change(
     written so that rounding leaves more of it than of the norm."""
     r, s = params[fixed:], along[fixed:]
     total = (r - s) ** 2 + square
-    # The derivative of the root at 0 is infinite: operand first, then result.
-    some = total > 0
-    new = jnp.where(some, jnp.sqrt(jnp.where(some, total, 1.0)), 0.0)
+    new = safe_sqrt(total)
     both = jnp.where(new + r > 0, new + r, 1.0)
     return jnp.concatenate([-along[:fixed], (s * (s - 2 * r) + square) / both])
 
@@ -232,7 +230,3 @@ def _add(
     change = change + lost
     total = params + change
     return total, change - (total - params)
-
-
-def _contract(subscripts: str, left: Array, right: Array) -> Array:
-    return jnp.einsum(subscripts, left, right, precision=_HIGHEST)

@@ -128,8 +128,8 @@ def spider(
 
     $$v_k = g(x_k) \text{ at a renewal, else } v_{k-1} + g(x_k) - g(x_{k-1}),$$
 
-    with both gradients of a difference taken on the same samples. The update is
-    $f(\|v_k\|)\, v_k$ with the rule's factor $f$, to be chained with a learning rate:
+    both gradients of a difference on the same samples. The update is $f(\|v_k\|)\, v_k$
+    with the rule's factor $f$:
 
     ```python
     clip, variant = jc.SpiderClip(l0, l1, eps), jc.algorithm.PeriodicSpider(16)
@@ -138,33 +138,24 @@ def spider(
     updates, state = optimiser.update(new, state, params, previous_gradient=old)
     ```
 
-    At a renewal, which `variant.anchors(state.step)` foretells, hand over the gradient
-    of a large batch; the second gradient is then not used, and may be the first again.
-    [`jaxclip.Spider`][] does all that by itself.
+    Where `variant.anchors(state.step)`, hand over the gradient of a large batch; the
+    second one is then not used. [`jaxclip.Spider`][] does all that by itself.
 
     **Arguments:**
 
     - `clip`: the rule; see [`jaxclip.SpiderClip`][].
     - `variant`: `PeriodicSpider(period)`, or `AuthorsSpider(probability, key)`.
-    - `anchor_size`, `batch_size`: the samples in a large and in a small batch. Only
-        the count of evaluations in the state uses them: a renewal adds `anchor_size`,
-        another step twice `batch_size`.
+    - `anchor_size`, `batch_size`: the samples in a large and in a small batch, used by
+        the count of evaluations in the state alone: a renewal adds the first number,
+        another step twice the second.
 
     **Returns:**
 
-    An `optax.GradientTransformationExtraArgs` whose state is a
-    [`jaxclip.algorithm.SpiderState`][]. Its update takes `previous_gradient`, a pytree
-    like the gradient, and raises a `ValueError` without it.
+    An optax transform with the state [`jaxclip.algorithm.SpiderState`][]. Its update
+    takes `previous_gradient`, like the gradient; a `ValueError` is raised without it.
     """
     _check_kinds(clip, variant)
     costs = count("anchor_size", anchor_size), 2 * count("batch_size", batch_size)
-
-    def init(params: optax.Params) -> SpiderState:
-        return SpiderState(
-            step=jnp.zeros((), jnp.int32),
-            estimator=jax.tree.map(jnp.zeros_like, params),
-            evaluations=jnp.zeros((), jnp.result_type(int)),
-        )
 
     def update(
         updates: optax.Updates,
@@ -177,7 +168,6 @@ def spider(
         del params, extra_args
         _check_previous(updates, previous_gradient)
         anchor = variant.anchors(state.step)
-
         estimator = _estimate(anchor, state.estimator, updates, previous_gradient)
         moved, carried = variant.clip(clip, estimator, state.step)
         return moved, SpiderState(
@@ -186,7 +176,15 @@ def spider(
             _add(state.evaluations, jnp.where(anchor, *costs)),
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
+    return optax.GradientTransformationExtraArgs(_init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
+
+
+def _init(params: optax.Params) -> SpiderState:
+    return SpiderState(
+        step=jnp.zeros((), jnp.int32),
+        estimator=jax.tree.map(jnp.zeros_like, params),
+        evaluations=jnp.zeros((), jnp.result_type(int)),
+    )
 
 
 def _check_kinds(clip: Any, variant: Any) -> None:

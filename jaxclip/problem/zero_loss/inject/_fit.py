@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
+from ...._checks import leading_length
 from ...._types import Params, PyTree
 from ....clip import AbstractClip
 
@@ -112,9 +113,4 @@ class Fit(eqx.Module):
 
 def check_data(xs: PyTree[Array], ys: Array) -> None:
     """Refuses inputs and labels whose leading axes differ."""
-    lengths = {jnp.shape(leaf)[:1] for leaf in [*jax.tree.leaves(xs), ys]}
-    if len(lengths) != 1 or lengths & {(), (0,)}:
-        raise ValueError(
-            "`xs` and `ys` must share a leading axis of examples, at least one long. "
-            f"Got leading axes {sorted(lengths)}."
-        )
+    leading_length("`xs` and `ys`", (xs, ys), "examples")
