@@ -303,6 +303,7 @@ def _same_law(first: np.ndarray, second: np.ndarray) -> float:
     return result.pvalue
 
 
+@pytest.mark.optimised  # to the last bit the same, as users have it
 def test_reporting_more_often_leaves_the_path_alone():
     problem, clip, lr = _scaled(ISOTROPIC, "gaussian", 1.0)
     limit = jc.HomogenizedSDE(dt=5.0)
