@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ._formats import (
+from ._readers import (
     DataFrame,
     read_excel,
     read_json,

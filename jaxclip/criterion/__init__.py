@@ -9,4 +9,4 @@ from ._schedules import (
     score as score,
 )
 from ._setting import Setting as Setting
-from ._stability import stable_lr as stable_lr
+from ._stable_lr import stable_lr as stable_lr

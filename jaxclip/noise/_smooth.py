@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 from .._checks import positive
 from .._types import Key, RealScalarLike
 from ._base import AbstractNoise, relative_variance, unit_of
-from ._density import ExponentialDensity, LaplaceDensity, UniformDensity
 from ._panels import BOTH_SIDES, RATIOS
+from ._residual_density import ExponentialDensity, LaplaceDensity, UniformDensity
 from ._smooth_law import SmoothLaw, SteppedLaw, normal_edges
 
 # Panel edges of an exponential tail, in its scale: beyond the last, 4e-18 of the mass.

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from .._checks import is_traced, positive
 from .._types import Key, RealScalarLike
 from ._base import AbstractNoise
-from ._density import StudentDensity
+from ._residual_density import StudentDensity
 from ._smooth import REACH, in_units
 from ._smooth_law import SmoothLaw, normal_edges
 
