@@ -131,7 +131,7 @@ class NormalMixture(AbstractLaw):
         unit = jax.lax.stop_gradient(jnp.min(self.stds))
         means, stds = self.means / unit, self.stds / unit
         sides = jnp.asarray(BOTH_SIDES, stds.dtype)
-        # The wide components know nothing of the narrow ones, so that their panels end
+        # The panels of a wide component do not resolve a narrow one, so that they end
         # where those of the narrow ones do.
         narrow = jnp.argsort(stds)[:4]
         edges = means[narrow][:, None] + jnp.outer(stds[narrow], sides)

@@ -118,7 +118,14 @@ class PerTree(AbstractScope):
 
 
 class AbstractPerLeaf(AbstractScope):
-    """A norm for each leaf, times a constant that hangs on the sizes of the leaves."""
+    """One norm per leaf, divided by `unit`, which depends on the leaf sizes.
+
+    The author writes `unit` alone. **They must guarantee** that
+
+    - `unit` returns a positive Python float, which is worked out while tracing: it is
+        handed sizes and no arrays;
+    - it depends on its arguments alone, so that a leaf has the same unit at each step.
+    """
 
     @abc.abstractmethod
     def unit(self, size: int, sizes: list[int]) -> float:
