@@ -19,7 +19,7 @@ from helpers import (
     mean_and_error,
 )
 from jaxclip._random import chi_squared
-from jaxclip.sgd.engine import _lumped
+from jaxclip.sgd.engine import _axes, _lumped
 
 float32 = pytest.mark.float32
 Settings: TypeAlias = dict[str, Any]
@@ -129,12 +129,12 @@ def test_the_law_is_that_of_steps(mode, direct):
 @pytest.mark.parametrize("shift", ["one more", "none"])
 def test_a_wrong_engine_is_seen(shift, direct, monkeypatch):
     """With d_j in place of d_j - 1 hidden dimensions, and with none of them."""
-    right = _lumped.bartlett
+    right = _axes.bartlett
 
     def wrong(key, dims, rows):
         return right(key, dims + 1 if shift == "one more" else 0 * dims, rows)
 
-    monkeypatch.setattr(_lumped, "bartlett", wrong)
+    monkeypatch.setattr(_axes, "bartlett", wrong)
     lumped = _law(jc.Lumped(), jr.key(2), **MODES["batch"])
     risk, norms = (
         _p_values(a, b) for a, b in zip(lumped, direct("batch"), strict=True)
@@ -207,7 +207,7 @@ def test_chi_squared_numbers_come_to_an_end():
 def test_triangles_are_factors_of_gram_matrices():
     """For more and for fewer columns than rows, entry by entry in law."""
     dims, rows = np.array([0, 1, 2, 3, 7]), 3
-    draw = jax.jit(jax.vmap(lambda key: _lumped.bartlett(key, jnp.asarray(dims), rows)))
+    draw = jax.jit(jax.vmap(lambda key: _axes.bartlett(key, jnp.asarray(dims), rows)))
     L = np.asarray(draw(jr.split(KEY, 5000)))
     gram = L @ np.swapaxes(L, -1, -2)
     rng = np.random.default_rng(3)

@@ -171,7 +171,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> float | None:
-    """JSON has no infinity; a threshold too large to act is none, and a risk beyond
-    measure is that of a run that diverged."""
+    """The number, or `None` from 1e12 on: JSON has no infinity, and a number as large
+    stands for no threshold, or for a run that diverged."""
     value = float(value)
     return value if math.isfinite(value) and abs(value) < 1e12 else None

@@ -18,11 +18,20 @@ class AbstractClip(Shown):
     and the coefficients of the limits, which see the rule through
     $\psi(r) = r f(|r|)$.
 
-    **An author must guarantee** that `factor` is finite at norm 0, works elementwise on
-    an array of norms, does not branch in Python on a value, and is smooth in the norm
-    except at the points that `kinks` lists. The last is not checked: a kink that is not
-    declared makes the moments inaccurate, and where $\psi$ jumps there, wrong.
-    Parameters are array fields, so that they can be swept and differentiated.
+    **An author must guarantee**, and the library does not check, that
+
+    - both methods are pure and traceable: JAX operations, no branch in Python on a
+        value. A norm, a step and a threshold may all be traced;
+    - `factor` works elementwise on an array of norms of any shape, and returns their
+        dtype: a float64 threshold must not lift a float32 gradient;
+    - it is finite and not negative at every norm, 0 and very large ones included, and
+        so is its derivative: at norm 0 no 0/0 on a side of a `where` that is not taken;
+    - it is smooth in the norm except at the points that `kinks` lists. A kink that is
+        not listed makes the moments inaccurate, and where $\psi$ jumps there, wrong;
+    - it tends to a constant as the norm grows: to 0, or to the fraction of the largest
+        gradients that the rule keeps;
+    - `kinks` returns as many norms at every step. A kink may be infinite for none;
+    - numbers are array fields, so that they can be swept and differentiated.
     """
 
     @abc.abstractmethod

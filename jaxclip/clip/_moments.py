@@ -22,9 +22,9 @@ class Moments(NamedTuple):
     - `mu`: $E\,\psi'(w)$, how much of the descent is left. Dimensionless.
     - `second`: $E\,\psi(w)^2$, the variance that is left, in the label's squared unit.
     - `variance`: $E\,w^2$, without a clip; infinite where the noise's is.
-    - `nu`: `second / variance`, the paper's variance reduction factor. Where both are
-        infinite it is the square of the fraction that the rule keeps of the largest
-        gradients, to which the ratio tends as larger residuals are taken in.
+    - `nu`: `second / variance`, the paper's variance reduction factor, dimensionless.
+        If the variance is infinite, it is the limit $f(\infty)^2$: the square of the
+        fraction that the rule keeps of the largest gradients.
     """
 
     mu: Float[Array, "..."]

@@ -45,7 +45,7 @@ class Normalize(AbstractClip):
 
 
 class AutoS(AbstractClip):
-    r"""Automatic clipping, AUTO-S: `Normalize` with a constant that counts.
+    r"""AUTO-S: `Normalize` with a stability constant large enough to matter.
 
     $$f(n) = \frac{1}{n + r}.$$
 

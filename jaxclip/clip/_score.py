@@ -68,8 +68,8 @@ class ScoreClip(AbstractClip):
 
 def _edges(law: AbstractLaw) -> tuple[Float[Array, ""], ...]:
     """Where panels must end so that they resolve the score, which is smooth but varies
-    as fast as the density: the wide components of a mixture know nothing of the narrow
-    ones. A law that is no mixture has these edges in its panels already."""
+    as fast as the density. The panels of a wide component do not resolve a narrow one,
+    so they are split there too. A law that is no mixture has these edges already."""
     if not isinstance(law, NormalMixture):
         return ()
     # Where more than these are as narrow, each one's own panels are as fine.

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._checks import count
 from .._schedule import PiecewiseLinear, Ratio, check_rate
@@ -31,15 +31,26 @@ def follow(
     compensate: bool,
     efficiency: Callable[[RealScalar], RealScalar] | None = None,
 ) -> Setting:
-    """The schedule that a threshold fed back from the risk runs through.
+    """Turns a threshold given as a function of the risk into one of the step.
+
+    The risk ODE is solved with the threshold that belongs to its own risk at each step;
+    the threshold along the solution, tabulated, is the schedule.
 
     **Arguments:**
 
-    - `threshold`: on the residual, as a function of the excess risk; a module, for
-        which all is compiled once.
-    - `compensate`: whether `lr` is the rate of descent, rather than of learning.
-    - `efficiency`: `mu^2 / second` with that threshold, where it is known: all that a
-        compensated run depends on.
+    - `problem`: whose risk ODE.
+    - `lr`: the learning rate, per step: a number or a function of the step.
+    - `threshold`: on the residual, in the label's unit, as a function of the excess
+        risk; a module, for which all is compiled once.
+    - `steps`: the length of the schedule.
+    - `compensate`: if true, `lr` is divided by `mu`, so that the expected step is that
+        of SGD without a clip.
+    - `efficiency`: `mu^2 / second` with that threshold, as a function of the risk,
+        where it is known without a quadrature: all that a compensated run depends on.
+
+    **Returns:**
+
+    The rule, with a threshold on the gradient's norm, and the learning rate.
     """
     steps = count("steps", steps)
     lr = check_rate(lr, schedule_knots(steps))
@@ -89,26 +100,54 @@ def _tabulated(
     risk = jnp.maximum(risk, jnp.finfo(risk.dtype).tiny)
     thresholds = jax.vmap(feedback.threshold)(risk)
     mus = jax.lax.map(lambda r: feedback.moments(r).mu, risk, batch_size=16)
-    knots, thresholds, mus = _keep_jumps(knots, thresholds, mus)
-    clip = HardClip(PiecewiseLinear(knots, thresholds * feature_norm))
-    return clip, PiecewiseLinear(knots, mus)
+    jumps = _Jumps.of(thresholds)
+    knots, held = jumps.knots(knots), jumps.hold(thresholds)
+    clip = HardClip(PiecewiseLinear(knots, held * feature_norm))
+    return clip, PiecewiseLinear(knots, jumps.hold(mus))
 
 
-def _keep_jumps(knots, thresholds, mus):
-    """The knots, and between any two of them another, at which nothing changes but
-    where the threshold jumps: there the larger one is held all the way. Interpolated,
-    the rate would be compensated for a clip that does not act yet."""
-    rises = thresholds[1:] > thresholds[:-1]
-    ratio = jnp.maximum(thresholds[1:], thresholds[:-1])
-    ratio = ratio / jnp.minimum(thresholds[1:], thresholds[:-1])
-    share = jnp.where(ratio < _JUMP, 0.5, jnp.where(rises, 0.01, 0.99))
-    between = knots[:-1] + share * jnp.diff(knots)
+class _Jumps(eqx.Module):
+    """Where a tabulated threshold jumps, and what a line between two knots makes of it.
 
-    def insert(values):
-        middle = jnp.sqrt(values[:-1]) * jnp.sqrt(values[1:])
-        larger = jnp.where(rises, values[1:], values[:-1])
-        middle = jnp.where(ratio < _JUMP, middle, larger)
-        return jnp.insert(values, np.arange(1, len(values)), middle)
+    A table is read along straight lines, which would turn a jump into a ramp; while it
+    climbs the rate would be compensated for a clip that does not act yet. So there is
+    one more knot in each interval, and where the threshold jumps the larger of its two
+    values is held up to there: after a step up the new knot lies at 1% of the interval,
+    so that the larger value is reached at once; before a step down at 99%, so that it
+    is kept until the end. What is left of the ramp is one hundredth of the interval.
 
-    knots = jnp.insert(knots, np.arange(1, len(knots)), between)
-    return knots, insert(thresholds), insert(mus)
+    - `rises`: shape `(k - 1,)`, whether the threshold is larger at the end of each
+        interval than at its start.
+    - `jumps`: shape `(k - 1,)`, whether it changes by more than a factor of `_JUMP`.
+    """
+
+    rises: Bool[Array, " i"]
+    jumps: Bool[Array, " i"]
+
+    @classmethod
+    def of(cls, thresholds: Float[Array, " k"]) -> "_Jumps":
+        before, after = thresholds[:-1], thresholds[1:]
+        ratio = jnp.maximum(after, before) / jnp.minimum(after, before)
+        # NaN, of no threshold at either end, counts as a jump.
+        return cls(after > before, ~(ratio < _JUMP))
+
+    def knots(self, knots: Float[Array, " k"]) -> Float[Array, " n"]:
+        """The knots, with one more in each interval: in the middle where nothing jumps.
+        There it changes nothing."""
+        share = jnp.where(self.jumps, jnp.where(self.rises, 0.01, 0.99), 0.5)
+        return _between(knots, knots[:-1] + share * jnp.diff(knots))
+
+    def hold(self, values: Float[Array, " k"]) -> Float[Array, " n"]:
+        """Values at the knots, and at the new ones between them: those of the side with
+        the larger threshold, or the geometric mean where nothing jumps."""
+        # Two roots, since the product could overflow.
+        mean = jnp.sqrt(values[:-1]) * jnp.sqrt(values[1:])
+        larger = jnp.where(self.rises, values[1:], values[:-1])
+        return _between(values, jnp.where(self.jumps, larger, mean))
+
+
+def _between(
+    values: Float[Array, " k"], more: Float[Array, " i"]
+) -> Float[Array, " n"]:
+    """One more number after each of the values but the last."""
+    return jnp.insert(values, np.arange(1, len(values)), more)

@@ -11,8 +11,8 @@ from .._checks import positive
 from .._types import RealScalar, RealScalarLike
 from ..problem import LinearModel
 
-# Stands for no threshold where one has to be interpolated: so large that of an interval
-# at whose other end there is one, all but a small part is without.
+# A finite stand-in for "no threshold", so that it can be interpolated; so large that an
+# interval with one finite end is without a clip almost throughout.
 _NO_THRESHOLD = 1e30
 
 

@@ -1,6 +1,6 @@
 """The criteria of clipping and their errors, from inner products of gradients."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,46 +43,120 @@ class _Sums(NamedTuple):
     second: Float[Array, "*n t"]
 
 
+class _Sizes(NamedTuple):
+    """How many terms the sums have.
+
+    - `examples`: of the batch.
+    - `partners`: how many gradients each clipped one is multiplied with in `descent`.
+    - `batch`: how many clipped gradients a step averages.
+    """
+
+    examples: int
+    partners: int
+    batch: int
+
+
 def jackknife(products: Products, batch_size: int) -> tuple[Estimate, ...]:
     """Signal, mu, nu, CSC and CCC with their errors, from leaving out each example."""
-    norms, factors, own, toward, target = products
-    size, squares = len(norms), norms[None] ** 2
-    alone = factors * squares
-    # Only pairs of different examples estimate a product of two means.
-    motion, second = factors * (own - alone), factors * alone
-    if toward is None or target is None:
-        descent, partners = factors * (own[-1:] - squares), size - 1
-        # An example leaves the pairs where it is clipped, and where it is the other.
-        share, others_left = descent + own - alone, partners - 1
+    if products.toward is None or products.target is None:
+        values, variances = _on_one_batch(products, batch_size)
     else:
-        descent, partners = factors * toward[None], target.shape[1]
-        share, others_left = descent, partners
-    sums = _Sums(*(jnp.sum(each, axis=1) for each in (descent, motion, second)))
-    values = _criteria(sums, size, partners, batch_size)
-    shares = _Sums(share.T, 2 * motion.T, second.T)
-    variances = _variances(sums, shares, size - 1, others_left, batch_size)
-    if target is not None:
-        still = jnp.zeros_like(target.T)
-        shares = _Sums(target.T, still, still)
-        more = _variances(sums, shares, size, partners - 1, batch_size)
-        variances = [a + b for a, b in zip(variances, more, strict=True)]
+        values, variances = _on_two_batches(
+            products, products.toward, products.target, batch_size
+        )
     return tuple(map(Estimate, values, map(jnp.sqrt, variances)))
 
 
-def _criteria(sums: _Sums, size: int, partners: int, batch_size: int) -> tuple:
-    """Of `size` examples, each with so many `partners` in `descent`."""
-    signal = sums.descent[-1] / (size * partners)
-    moment = sums.second / size
-    moment += (batch_size - 1) * sums.motion / (size * (size - 1))
+def _on_one_batch(products: Products, batch_size: int) -> tuple[tuple, list[Array]]:
+    r"""The criteria and their variances where the batch is judged by itself.
+
+    A product of two means is estimated from pairs of different examples,
+
+    $$\mathrm{descent}_t = \sum_{k \ne i} f_{tk} \langle g_k, g_i \rangle, \qquad
+    \mathrm{motion}_t = \sum_{k \ne i} f_{tk} f_{ti} \langle g_k, g_i \rangle.$$
+
+    An example that is left out leaves the pairs in which it is clipped, and those in
+    which it is the other: it takes
+    $\sum_{i \ne k} (f_{tk} + f_{ti}) \langle g_k, g_i \rangle$ from `descent`.
+    """
+    terms = _terms(products)
+    norms, factors, own = products.norms, products.factors, products.own
+    # The last factors are 1, so that own[-1] is with the sum of all gradients.
+    clipped = factors * (own[-1:] - norms[None] ** 2)
+    as_the_other = own - factors * norms[None] ** 2
+    examples = len(norms)
+    sums = _summed(terms._replace(descent=clipped))
+    shares = _Sums(clipped + as_the_other, 2 * terms.motion, terms.second)
+    sizes = _Sizes(examples, examples - 1, batch_size)
+    without_one = _Sizes(examples - 1, examples - 2, batch_size)
+    return _criteria(sums, sizes), _variances(sums, shares, without_one)
+
+
+def _on_two_batches(
+    products: Products,
+    toward: Float[Array, " b"],
+    target: Float[Array, "t a"],
+    batch_size: int,
+) -> tuple[tuple, list[Array]]:
+    r"""The criteria and their variances where the model is judged on other examples,
+
+    $$\mathrm{descent}_t = \sum_{k, j} f_{tk} \langle g_k, h_j \rangle,$$
+
+    of which both batches are samples, so that the variances add.
+    """
+    terms = _terms(products)._replace(descent=products.factors * toward[None])
+    sums = _summed(terms)
+    examples, partners = len(products.norms), target.shape[1]
+    values = _criteria(sums, _Sizes(examples, partners, batch_size))
+    shares = terms._replace(motion=2 * terms.motion)
+    trained = _variances(sums, shares, _Sizes(examples - 1, partners, batch_size))
+    # An example that the model is judged by moves nothing but the descent.
+    still = jnp.zeros_like(target)
+    judged = _variances(
+        sums,
+        _Sums(target, still, still),
+        _Sizes(examples, partners - 1, batch_size),
+    )
+    return values, [a + b for a, b in zip(trained, judged, strict=True)]
+
+
+def _terms(products: Products) -> _Sums:
+    """What each clipped gradient has with the others, and with itself, shape `(t, b)`;
+    the descent is left open."""
+    norms, factors, own = products.norms, products.factors, products.own
+    with_itself = factors * norms[None] ** 2
+    # Only pairs of different examples estimate a product of two means.
+    motion = factors * (own - with_itself)
+    return _Sums(jnp.zeros_like(motion), motion, factors * with_itself)
+
+
+def _summed(terms: _Sums) -> _Sums:
+    return _Sums(*(jnp.sum(each, axis=1) for each in terms))
+
+
+def _criteria(sums: _Sums, sizes: _Sizes) -> tuple:
+    """Signal, mu, nu, CSC and CCC from the sums; the last threshold is no clip."""
+    examples, partners, batch = sizes
+    signal = sums.descent[-1] / (examples * partners)
+    # The second moment of the mean of `batch` clipped gradients, times `batch`.
+    moment = sums.second / examples
+    moment += (batch - 1) * sums.motion / (examples * (examples - 1))
     mu, nu = sums.descent[:-1] / sums.descent[-1], moment[:-1] / moment[-1]
     return signal, mu, nu, *criteria(mu, nu)
 
 
-def _variances(sums: _Sums, shares: _Sums, *sizes: Any) -> list[Float[Array, "..."]]:
-    """The jackknife's; each row of `shares` is what one example adds to the sums."""
+def _variances(sums: _Sums, shares: _Sums, sizes: _Sizes) -> list[Float[Array, "..."]]:
+    r"""The jackknife's variance of each criterion, $\tfrac{b-1}{b} \sum_k (\theta_k -
+    \bar\theta)^2$ with $\theta_k$ the criterion without example $k$.
 
-    def without(share):
-        return _criteria(jax.tree.map(jnp.subtract, sums, share), *sizes)
+    **Arguments:**
 
-    left = jax.vmap(without)(shares)
+    - `shares`: shape `(t, b)` each, what an example takes from the sums when it goes.
+    - `sizes`: how many terms are left without it.
+    """
+
+    def without(share: _Sums) -> tuple:
+        return _criteria(jax.tree.map(jnp.subtract, sums, share), sizes)
+
+    left = jax.vmap(without)(jax.tree.map(jnp.transpose, shares))
     return [(len(each) - 1) * jnp.var(each, axis=0) for each in left]

@@ -35,7 +35,24 @@ class Request(eqx.Module):
 
 
 class AbstractLimit(eqx.Module):
-    """A differential equation that SGD converges to."""
+    """A differential equation that SGD converges to.
+
+    **An author must guarantee**, and the library does not check, that
+
+    - `curve` is pure, and traceable in the numbers of the problem, the rule and the
+        rate. It must be jitted inside where that pays: [`jaxclip.solve`][] is not;
+    - the clock is that of SGD, one unit a step, and starts at step 0 whatever the first
+        reported step is;
+    - `lr` and the rule's thresholds are read as functions of the step, at fractions of
+        a step too, and a jump between two steps is not missed;
+    - what the limit does not hold for is refused by a `ValueError`: a problem without
+        what it needs, a rule that it does not know, a missing `key`;
+    - the curve's `step` is `request.steps`, and its `risk`, of the same shape, is in
+        the unit of the problem's own risk, finite or infinite and never NaN;
+    - a solver that fails raises where `request.throw` is true. Otherwise the risk is
+        infinite from there on;
+    - the randomness of an SDE comes from `request.key` alone.
+    """
 
     @abc.abstractmethod
     def curve(

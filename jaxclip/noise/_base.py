@@ -14,15 +14,26 @@ from .._repr import Shown
 from .._types import Key, RealScalarLike
 from ._law import AbstractLaw
 
-# The least standard deviation of a signal, in units of the noise's width.
+# The least standard deviation of a signal, in the unit of the residuals.
 _LEAST = 1e-17
 
 
 class AbstractNoise(Shown):
     """The noise of a label: a real random variable of mean 0.
 
-    **An author must guarantee** that `sample` draws what `residual` describes. For a
-    mixture of normal laws return a `NormalMixture`, for anything else a `SmoothLaw`.
+    **An author must guarantee**, and the library does not check, that
+
+    - the mean is 0. SGD would learn another one as an intercept that it has not;
+    - `sample` draws what `residual` describes: from its key alone, so that the same key
+        gives the same draws, in the precision of the noise's own numbers;
+    - `variance` is that of the draws, and infinite where they have none, never NaN;
+    - `residual` describes the signal minus the noise. It is pure and traceable, and
+        its law is finite and differentiable where the signal's variance is 0: a noise
+        with atoms keeps a little of it, as `relative_variance` does;
+    - numbers are array fields, so that they can be swept and differentiated.
+
+    For a mixture of normal laws `residual` returns a [`jaxclip.noise.NormalMixture`][],
+    for anything else a [`jaxclip.noise.SmoothLaw`][].
     """
 
     @abc.abstractmethod
@@ -51,9 +62,9 @@ class AbstractNoise(Shown):
 
 
 def unit_of(signal_variance: RealScalarLike, width: RealScalarLike) -> Float[Array, ""]:
-    """What residuals are measured in: the larger of the signal's standard deviation and
-    the noise's width, so that squares and inverses stay representable. A constant to
-    derivatives, since no result depends on it."""
+    """The unit that residuals are measured in: the larger one of the signal's standard
+    deviation and the noise's width, so that squares and inverses stay representable. To
+    derivatives it is a constant, since no result depends on it."""
     unit = jnp.maximum(jnp.sqrt(jnp.asarray(signal_variance)), width)
     # Without signal and noise one so small that the residual is as good as 0.
     least = float(jnp.finfo(unit.dtype).tiny) ** 0.25
@@ -63,9 +74,10 @@ def unit_of(signal_variance: RealScalarLike, width: RealScalarLike) -> Float[Arr
 def relative_variance(
     signal_variance: RealScalarLike, unit: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """The signal's variance in squared `unit`s, and a little more.
+    """The signal's variance in squared `unit`s, with a floor under it.
 
-    At R = 0 an atom has no density; with 1e-34 of the squared unit it gives the limit,
-    and its derivative is finite. At 1e-12 of the noise's width it moves no digit.
+    Without a signal (R = 0) an atom of the noise has no density. A floor of 1e-34 of
+    the squared unit, a standard deviation of 1e-17 units, leaves it one, which gives
+    the limit with a finite derivative, and changes no digit of any other signal.
     """
     return jnp.asarray(signal_variance) / unit / unit + _LEAST**2

@@ -25,7 +25,25 @@ Function = Callable[[Float[Array, ""]], Any]
 
 
 class AbstractLaw(eqx.Module):
-    """The law of a residual. A scalar random variable with a smooth density."""
+    """The law of a residual: a real random variable with a smooth density.
+
+    Most noises need no class of their own here: a [`jaxclip.noise.SmoothLaw`][] takes a
+    function for the logarithm of the density.
+
+    **An author must guarantee**, and the library does not check, that
+
+    - all methods are pure and traceable, finite for finite arguments, and
+        differentiable in the numbers of the law, which are array fields;
+    - `expect` and `slope` are accurate to about 1e-9 of their size in float64: the
+        limits treat them as exact. Between the kinks they may take the function to be
+        smooth, at a kink it may jump; `function` is defined for norms only, and may
+        be infinite or NaN nowhere;
+    - they use the derivative of the density and not that of `function`, which jumps;
+    - `size` is a length of the order of a typical residual and positive, since it is
+        divided by; no result may depend on it, so that it is a constant to derivatives;
+    - `panel_edges` resolves the density: it is read by quadratures that have a function
+        of their own to integrate, such as that of the score rule.
+    """
 
     @property
     @abc.abstractmethod
@@ -131,7 +149,7 @@ class NormalMixture(AbstractLaw):
         unit = jax.lax.stop_gradient(jnp.min(self.stds))
         means, stds = self.means / unit, self.stds / unit
         sides = jnp.asarray(BOTH_SIDES, stds.dtype)
-        # The wide components know nothing of the narrow ones, so that their panels end
+        # The panels of a wide component do not resolve a narrow one, so that they end
         # where those of the narrow ones do.
         narrow = jnp.argsort(stds)[:4]
         edges = means[narrow][:, None] + jnp.outer(stds[narrow], sides)

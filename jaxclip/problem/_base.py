@@ -14,6 +14,22 @@ class AbstractProblem(eqx.Module):
     Every method is for one example; the library vmaps. An example is a function of the
     stream and of the absolute index of the sample, so that runs that share a key share
     their data, whatever the engine, its block size and the other settings.
+
+    **An author must guarantee**, and the library does not check, that
+
+    - all methods are pure and traceable: JAX operations, no branch in Python on a
+        value. Parameters, stream and index are traced;
+    - `example` depends on the stream and the index alone, and examples of different
+        indices are independent: `jax.random.fold_in(stream, index)` is such a key. It
+        may be called for indices that no step then uses;
+    - `gradient` has the structure, shapes and dtypes of `params`, whose leaves are all
+        arrays of floats, and its mean over examples is the gradient of the expected
+        loss. Engines use nothing else, so that it may also be biased on purpose;
+    - `risk` is a number that does not depend on a random draw, and is differentiable:
+        the gradient flow descends it. An infinite or NaN risk means that a run has
+        diverged, and is recorded as infinite;
+    - `init` returns the same parameters at every call;
+    - numbers are array fields, so that they can be swept and differentiated.
     """
 
     @abc.abstractmethod

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._checks import as_float, count, nonnegative
 from .._schedule import check_rate
@@ -163,7 +163,11 @@ class _Descent:
 
     @property
     def changes(self) -> bool:
-        """Whether the rule or the rate makes any use of the step."""
+        """Whether the rule or the rate makes any use of the step.
+
+        Both are functions that a user wrote, so that nothing but the program that JAX
+        makes of them tells: whether its input for the step is read anywhere.
+        """
         program = jax.make_jaxpr(partial(self._factor, jnp.zeros(())))(0).jaxpr
         used = [*program.outvars, *(v for line in program.eqns for v in line.invars)]
         return any(v is program.invars[0] for v in used)
@@ -188,6 +192,21 @@ def _distances(params: Params, minima: PyTree[Array]) -> Float[Array, " k"]:
     return jax.vmap(distance)(minima)
 
 
+class _Stretch(NamedTuple):
+    """A run after some stretches of `_STRETCH` steps.
+
+    - `done`: how many stretches.
+    - `params`: where it is.
+    - `distances`: shape `(k,)`, from there to each of the minima.
+    - `settled`: whether more steps would not change the minimum that it ends in.
+    """
+
+    done: Any
+    params: Params
+    distances: Float[Array, " k"]
+    settled: Bool[Array, ""]
+
+
 def _settle(
     step: Any,
     params: Params,
@@ -197,25 +216,25 @@ def _settle(
 ) -> Params:
     """The parameters after so many stretches of steps, or once they have settled.
 
-    Steps without noise are one map, the same each time. What is where it was a stretch
-    ago repeats itself for ever. What was close to a minimum a stretch ago and is no
-    farther now is held by it: from an unstable one it would have moved away.
+    Steps without noise are one map, the same each time. So a run has settled where
+
+    - it was close to a minimum a stretch ago and is no farther now: the minimum holds
+        it, since it would have moved away from an unstable one;
+    - it is where it was a stretch ago, and repeats itself for ever;
+    - it has diverged, and is nowhere.
     """
 
-    def going(state):
-        done, _, _, settled = state
-        return (done < stretches) & ~settled
+    def going(run: _Stretch):
+        return (run.done < stretches) & ~run.settled
 
-    def stretch(state):
-        done, params, before, _ = state
-        moved = jax.lax.fori_loop(0, _STRETCH, step, params)
+    def stretch(run: _Stretch):
+        moved = jax.lax.fori_loop(0, _STRETCH, step, run.params)
         now = _distances(moved, minima)
-        held = jnp.any((before <= tolerance) & (now <= before))
-        # What has diverged is nowhere, and stays there.
+        held = jnp.any((run.distances <= tolerance) & (now <= run.distances))
         lost = ~jnp.any(jnp.isfinite(now))
-        same = jax.tree.map(lambda x, y: jnp.all(x == y), params, moved)
+        same = jax.tree.map(lambda x, y: jnp.all(x == y), run.params, moved)
         repeats = jnp.all(jnp.stack(jax.tree.leaves(same)))
-        return done + 1, moved, now, held | lost | repeats
+        return _Stretch(run.done + 1, moved, now, held | lost | repeats)
 
-    state = (0, params, _distances(params, minima), jnp.asarray(False))
-    return jax.lax.while_loop(going, stretch, state)[1]
+    start = _Stretch(0, params, _distances(params, minima), jnp.asarray(False))
+    return jax.lax.while_loop(going, stretch, start).params

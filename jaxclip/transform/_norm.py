@@ -1,4 +1,11 @@
-"""Norms of gradients that neither overflow, underflow nor lose their derivative."""
+"""Norms of gradients that neither overflow, underflow nor lose their derivative.
+
+From the outside to the inside there are three layers. `_norm` has a derivative of its
+own, which is right at 0 too. `_norms_behind(axes)` is what a `vmap` sees: mapped over,
+it becomes `_norms_behind(axes + 1)` in place of being traced again. Inside of it a
+condition takes the plain norm where the squares can be represented, which is almost
+always, and the scaled one elsewhere.
+"""
 
 import math
 from collections.abc import Callable
@@ -13,7 +20,7 @@ from jaxtyping import Array, Float
 from .._types import PyTree
 
 _Leaves: TypeAlias = list[Float[Array, "..."]]
-# Numbers in a leaf, up to which it is copied beside others.
+# Leaves of at most so many numbers are copied into one before their squares are summed.
 _SMALL = 2**14
 
 
@@ -29,8 +36,8 @@ def safe_norm(tree: PyTree[Array]) -> Float[Array, ""]:
 
     - `tree`: a pytree of arrays; `None` and empty trees count as zero.
     """
-    # Leaves of several precisions are mixed on purpose, which a user who forbids it in
-    # the code of their own did not mean.
+    # Mixed precision is intended here, so a user's strict promotion setting, which is
+    # meant for their own code, is overridden.
     with jax.numpy_dtype_promotion("standard"):
         leaves = [_reals(leaf) for leaf in jax.tree.leaves(tree)]
         return _norm(leaves) if leaves else jnp.zeros(())
@@ -50,7 +57,7 @@ def safe_modulus(leaf: Array) -> Float[Array, "..."]:
 
 @jax.custom_jvp
 def _norm(leaves: _Leaves) -> Float[Array, ""]:
-    return _batched(0)(leaves)
+    return _norms_behind(0)(leaves)
 
 
 @_norm.defjvp
@@ -65,11 +72,13 @@ def _norm_jvp(primals, tangents):
 
 
 @cache
-def _batched(axes: int) -> Callable[[_Leaves], Float[Array, "..."]]:
-    """Norms over all but the first few axes of the leaves.
+def _norms_behind(axes: int) -> Callable[[_Leaves], Float[Array, "..."]]:
+    """A function that takes one norm for each index of the leaves' first `axes` axes.
 
-    A `vmap` adds such an axis, where it would turn the condition below into a selection
-    and always compute both norms.
+    A `vmap` over a norm adds such an axis. Left to JAX, it would turn the condition
+    below into a selection, of which both sides are always computed: three passes over
+    the numbers in place of one. So the rule for `vmap` asks for the same function with
+    one axis more, whose condition is one for all of the norms together.
     """
 
     @custom_vmap
@@ -96,7 +105,7 @@ def _batched(axes: int) -> Callable[[_Leaves], Float[Array, "..."]]:
                 leaf if has_axis else jnp.broadcast_to(leaf, (size, *leaf.shape))
                 for leaf, has_axis in zip(leaves, batched[0], strict=True)
             ]
-            return _batched(axes + 1)(leaves), True
+            return _norms_behind(axes + 1)(leaves), True
 
     # Or else an update that is not jitted would compile the condition each time.
     return jax.jit(norms, inline=True)

@@ -28,9 +28,20 @@ from ._norm import safe_modulus, safe_norm
 class AbstractScope(eqx.Module):
     """How an update falls into parts, each with one norm and one factor.
 
-    **An author must guarantee** that `multiply` accepts factors of the shape of `norms`
-    and that neither lets the whole depend on the parts' order. For one update, without
-    a batch axis: the library vmaps.
+    **An author must guarantee**, and the library does not check, that
+
+    - the methods are pure and traceable, and are for one update, without an axis of
+        examples: the library maps them over a batch;
+    - `norms` returns float32 or wider, finite and with derivative 0 at an update of
+        zeros, and handles what half precision would overflow, as
+        [`jaxclip.safe_norm`][] does; an update with a number that is not finite has a
+        norm that is not finite;
+    - the shapes of the norms depend on those of the parameters alone: `parts` asks for
+        them before the first update, with the parameters in place of the updates;
+    - `multiply` accepts factors of the structure and shapes of `norms`, scales a part's
+        norm by its factor, and keeps the dtype of each leaf; factors of 1 change
+        nothing;
+    - `total`, where it is overridden for speed, is the sum of `multiply` over examples.
     """
 
     # Whether norms have a leading axis of examples, which share a threshold.
@@ -118,7 +129,14 @@ class PerTree(AbstractScope):
 
 
 class AbstractPerLeaf(AbstractScope):
-    """A norm for each leaf, times a constant that hangs on the sizes of the leaves."""
+    """One norm per leaf, divided by `unit`, which depends on the leaf sizes.
+
+    The author writes `unit` alone. **They must guarantee** that
+
+    - `unit` returns a positive Python float, which is worked out while tracing: it is
+        handed sizes and no arrays;
+    - it depends on its arguments alone, so that a leaf has the same unit at each step.
+    """
 
     @abc.abstractmethod
     def unit(self, size: int, sizes: list[int]) -> float:

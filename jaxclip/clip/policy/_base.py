@@ -12,10 +12,21 @@ from ..._types import PyTree, Step
 class AbstractPolicy(Shown):
     """Where the threshold of the next step comes from. A new one is a small class.
 
-    **An author must guarantee** that the two methods work for one threshold, without
-    axes of their own, do not branch in Python on a value, and return a state of the
-    same structure. The library runs them over the parts of a gradient, ignores an
-    update whose norms are not finite, and keeps the types of the state.
+    **An author must guarantee**, and the library does not check, that
+
+    - both methods are pure and traceable: JAX operations, no branch in Python on a
+        value, and what must be remembered is in the state alone;
+    - they are for one threshold, without an axis of thresholds: the library maps them
+        over the parts of a gradient;
+    - the state has the same structure and shapes after each update as before the first
+        one, so that it can be carried through a `scan`;
+    - a threshold is not negative and not NaN, before the first norm was seen, too;
+        infinite means that nothing is clipped;
+    - chance comes from a key in a field, folded with the `index` of `init` and with
+        `step`, so that two thresholds of one update differ and a run can be repeated.
+
+    What the library takes care of: an update whose norms are not finite leaves the
+    state as it was, and the state keeps the types that `init` gave it.
     """
 
     @abc.abstractmethod

@@ -23,8 +23,16 @@ class AbstractLandscape(AbstractProblem):
     An example is the noise $\xi$ of one gradient, $\nabla f(x) + \xi$, with independent
     entries of one law; without noise SGD on a landscape is gradient descent.
 
-    **An author must guarantee** that `loss` returns one number in the precision of the
-    parameters, and `slope` its gradient. Neither is checked.
+    **An author must guarantee**, and the library does not check, that
+
+    - `loss` and `slope` are pure and traceable, and are defined wherever a large step
+        may lead: infinite or NaN means that a run has diverged;
+    - `loss` returns one number in the precision of the parameters, which need not be
+        that of `start`, and `slope` its gradient, of the structure of the parameters;
+    - `risk`, which is left to the author too, is the loss less its smallest value, or
+        less any other number;
+    - `start` is a pytree of arrays of floats. `noise` is the law of each entry of the
+        noise, in the unit of the gradient, or `None`.
     """
 
     start: eqx.AbstractVar[Params]

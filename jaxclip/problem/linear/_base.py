@@ -13,6 +13,15 @@ class AbstractLinear(AbstractProblem):
     An example is the pair of the features `a`, shape `(d,)`, and the target `y`. The
     gradient on one sample is a number times `a`, which is what lets the blocked engine
     replace steps by matrix products.
+
+    **An author must guarantee** what [`jaxclip.AbstractProblem`][] says, and that
+
+    - parameters are one vector, shape `(d,)`, and an example is a pair of a vector of
+        that shape and dtype and a number;
+    - `slope` is the derivative of the loss in the prediction, of the prediction's
+        dtype; where the loss has a corner, any value between the slopes beside it;
+    - `gradient` is not overridden: the engines do not call it, but take `slope` times
+        the features.
     """
 
     @abc.abstractmethod

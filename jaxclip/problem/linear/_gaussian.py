@@ -22,15 +22,27 @@ class AbstractGaussianLinear(AbstractLinear):
 
     Parameters are held in the eigenbasis of $K$.
 
-    **An author must guarantee** that a label depends on the features through one fixed
-    direction in each eigenspace at most, since [`jaxclip.Lumped`][] draws only those.
+    **An author must guarantee** what [`jaxclip.problem.AbstractLinear`][] says, and
+
+    - that `label` depends on the features through one fixed direction in each
+        eigenspace at most, since [`jaxclip.Lumped`][] draws only those, and on its key;
+    - that `lumped` is this problem in one or two dimensions for each eigenvalue, in the
+        order that it says: a run on it must have the law of the risk of this one;
+    - that `init` returns components in the eigenbasis, the dimensions of one eigenspace
+        side by side, in the order of `spectrum`.
     """
 
     spectrum: eqx.AbstractVar[Spectrum]
 
     @abc.abstractmethod
     def label(self, key: Key, features: Float[Array, " d"]) -> RealScalar:
-        """The target of a sample with these features."""
+        """The target of a sample.
+
+        **Arguments:**
+
+        - `key`: draws what of it is random.
+        - `features`: shape `(d,)`, those of the sample.
+        """
 
     @abc.abstractmethod
     def lumped(self) -> "AbstractGaussianLinear":
@@ -60,6 +72,14 @@ class AbstractNoisyLinear(AbstractGaussianLinear):
     Only the spectrum of $K$ and the size of the error in each eigenspace matter to the
     law of a run, so parameters are measured from the optimum ($x^* = 0$); the error of
     an eigenspace is spread evenly over its dimensions.
+
+    The author writes `slope` and three fields: `spectrum`, `noise` and `start`. **They
+    must guarantee** what [`jaxclip.problem.AbstractLinear`][] says, and that
+
+    - the loss is a function of the residual alone, with the slope's argument
+        `prediction - target`, and convex: only then is $x^*$ its minimum;
+    - `start` holds the norm of the error in each eigenspace, shape `(m,)`, not
+        negative.
     """
 
     noise: eqx.AbstractVar[AbstractNoise]

@@ -25,8 +25,16 @@ def _level(value: Any) -> Array:
 class AbstractLoss(eqx.Module):
     r"""A loss $\ell(p, y)$ of the prediction $p = \langle a, x \rangle$ of a target.
 
-    **An author must guarantee** that it is convex in the prediction and that `slope` is
-    the derivative of `value`. Neither is checked.
+    **An author must guarantee**, and the library does not check, that
+
+    - `value` is convex in the prediction, and `slope` its derivative in it; at a corner
+        any number between the slopes beside it;
+    - both are pure, traceable functions of two numbers, in their dtype; the library
+        vmaps. `slope` is differentiated once more, by the search for the minimiser on
+        the rows of a table;
+    - a loss whose slope jumps overrides `smoothed`; `smoothed(width)` of any other is
+        the loss itself, the same object, by which the search tells the two apart;
+    - numbers are array fields, of any precision.
     """
 
     @abc.abstractmethod

@@ -28,11 +28,20 @@ class AbstractNoisyProblem(AbstractProblem):
     along that set, slowly, towards solutions that it prefers (Section 1 of
     arXiv:2404.12293).
 
-    **An author must guarantee** that the entries of the noise are independent, of mean
-    0 and of the variance `variance`, and that `residuals` vanishes exactly where the
-    loss without noise does. Neither is checked. Where `power` is 2, `drift` must be
-    overridden. For noise in a model that fits its data, write an injection instead:
+    For noise in a model that fits its data, write an injection instead:
     [`jaxclip.inject.AbstractInjection`][].
+
+    **An author must guarantee**, and nothing of it is checked, that
+
+    - `draw` depends on its key alone, and the entries of what it returns, of the shape
+        `shape`, are independent, of mean 0 and of the variance `variance`;
+    - `loss` and `residuals` are pure, traceable and three times differentiable in the
+        parameters, and `loss` twice in the noise: the limits take such derivatives;
+    - without noise the loss is not negative, and 0 exactly where `residuals`, a vector,
+        is. The Jacobian of `residuals` has full rank there;
+    - where `power` is 2, `drift` is overridden, and the regularizer is constant on the
+        zero-loss set;
+    - `drift` is right for every rule that `check_clip` lets through.
     """
 
     @abc.abstractmethod

@@ -16,6 +16,21 @@ class AbstractEngine(eqx.Module):
 
     `Direct()` and `Blocked()` give the same run for the same key; `Lumped()` gives
     another one of the same law.
+
+    **An author must guarantee**, and the library does not check, that
+
+    - `compute` is pure and traceable: [`jaxclip.simulate`][] compiles it, and users
+        differentiate it and map it over settings, rates and keys;
+    - the law of the run is that of clipped SGD, step by step. Where it is the same run
+        as that of `Direct()`, sample `i` of step `k` has the index
+        `k * run.batch_size + i`, and the data come from `problem.stream(run.key)`;
+    - all that is random comes from `run.key`;
+    - `lr` and the rule are read at whole steps, counted from 0;
+    - a problem, a scope or an `observe` that it cannot do is refused by a `ValueError`
+        that names an engine that can;
+    - the curve has a record at step 0 and after every `run.every` steps, `run.observe`
+        of the same parameters beside it, and a risk that is infinite and not NaN once
+        a run has diverged.
     """
 
     @abc.abstractmethod

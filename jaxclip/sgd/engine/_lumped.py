@@ -29,18 +29,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ..._curve import Curve
-from ..._numerics import exact_dot, exact_einsum, safe_sqrt
+from ..._numerics import exact_dot, exact_einsum
 from ..._random import chi_squared
-from ..._types import Key, PyTree, RealScalar, Schedule
+from ..._types import Key, RealScalar, Schedule
 from ...clip import AbstractClip
 from ...problem import AbstractGaussianLinear, AbstractProblem
 from ...transform import AbstractScope, PerExample
 from .._loop import Run, record
+from ._axes import Axes, Draw, Motion
 from ._base import AbstractEngine
-from ._blocked import clipped
+from ._tiles import clipped
 
 
 class Lumped(AbstractEngine):
@@ -77,43 +78,59 @@ class Lumped(AbstractEngine):
         return run_lumped(problem, clip, lr, run)
 
 
-# Numbers.
+# Numbers that are drawn at once at most: about what a core's cache holds.
 _AT_ONCE = 2**20
 
 
-class _Axes(eqx.Module):
-    """The axes of each eigenspace that a run depends on, and what is beside them."""
+class _Step(eqx.Module):
+    """One step of clipped SGD on the axes.
 
-    problem: AbstractGaussianLinear
-    eigenvalues: Float[Array, " m"]
-    # How many dimensions of each eigenspace are no axis, and which axes there are: in
-    # one dimension a fixed axis leaves none for the rest of the error.
-    hidden: Int[Array, " m"]
-    exists: Bool[Array, " n"]
-    # How many axes, the first ones, do not turn with the error.
-    fixed: int = eqx.field(static=True)
+    - `axes`: what the error is described by.
+    - `clip`, `scope`: how the gradient of a batch is clipped.
+    """
 
-    @classmethod
-    def of(cls, problem: AbstractGaussianLinear) -> "_Axes":
-        lumped, spectrum = problem.lumped(), problem.spectrum
-        blocks = spectrum.eigenvalues.size
-        each = lumped.spectrum.dim // blocks
-        fixed = lumped.spectrum.dim - blocks
-        exists = jnp.concatenate([jnp.ones(fixed, bool), spectrum.multiplicity >= each])
-        hidden = jnp.maximum(spectrum.multiplicity - each, 0)
-        return cls(lumped, spectrum.eigenvalues, hidden, exists, fixed)
+    axes: Axes
+    clip: AbstractClip
+    scope: AbstractScope
 
-    def draw(
-        self, stream: PyTree[Array], key: Key, step: Int[Array, ""], rows: int
-    ) -> tuple[Key, Array, Array, Array]:
-        """What one step needs: a key for its noise, the features of its samples along
-        the axes, their targets, and a triangle for the rest of the features."""
-        index = step * rows + jnp.arange(rows)
-        A, y = jax.vmap(self.problem.example, (None, 0))(stream, index)
-        triangle_key, noise_key = jr.split(jr.fold_in(key, step))
-        root = jnp.sqrt(self.eigenvalues)[:, None, None]
-        L = root * bartlett(triangle_key, self.hidden, rows)
-        return noise_key, jnp.where(self.exists[None, :], A, 0.0), y, L
+    def motion(
+        self, r: Float[Array, " n"], draw: Draw, step: Int[Array, ""], rate: RealScalar
+    ) -> Motion:
+        """What a step subtracts from an error with the components `r`."""
+        A, L = draw.features, draw.triangle
+        # The formulas at the top of the file: p, then G, alpha, and the step in the
+        # axes and beside them. The scale sqrt(lambda_j) is in A and L.
+        prediction = exact_dot(A, r)
+        gram = exact_dot(A, A.T)
+        gram = gram + jnp.sum(exact_einsum("mbi,mci->mbc", L, L), axis=0)
+        slope = jax.vmap(self.axes.problem.slope)(prediction, draw.target)
+        alpha = rate * clipped(self.clip, self.scope, slope, gram, step)
+        along = exact_dot(alpha, A)
+        beside = exact_einsum("mbi,b->mi", L, alpha)
+        return self._with_noise(along, beside, rate, draw.key)
+
+    def _with_noise(
+        self,
+        along: Float[Array, " n"],
+        beside: Float[Array, "m b"],
+        rate: RealScalar,
+        key: Key,
+    ) -> Motion:
+        """The motion, with the noise of the scope where it has any."""
+        axes, scope = self.axes, self.scope
+        if not isinstance(scope, PerExample) or scope.noise_std is None:
+            return Motion(along, jnp.sum(beside**2, axis=1))
+        scale = rate * scope.noise_std
+        axes_key, rows_key, rest_key = jr.split(key, 3)
+        noise = jnp.where(axes.exists, jr.normal(axes_key, along.shape), 0.0)
+        # Of the directions that the samples span, no more than there are dimensions.
+        rows = jnp.arange(beside.shape[1])
+        within = rows[None, :] < axes.hidden[:, None]
+        drawn = jnp.where(within, jr.normal(rows_key, beside.shape), 0.0)
+        # In all other directions there is noise alone, of which the length counts.
+        rest = chi_squared(rest_key, axes.hidden - len(rows))
+        square = jnp.sum((beside + scale * drawn) ** 2, axis=1) + scale**2 * rest
+        return Motion(along + scale * noise, square)
 
 
 def run_lumped(
@@ -123,7 +140,8 @@ def run_lumped(
     run: Run,
 ) -> Curve:
     """Clipped SGD on the axes that matter of each eigenspace."""
-    axes, batch_size, scope = _Axes.of(problem), run.batch_size, run.scope
+    axes, batch_size = Axes.of(problem), run.batch_size
+    one = _Step(axes, clip, run.scope)
     data_key, rest_key = jr.split(run.key)
     stream = axes.problem.stream(data_key)
     # Steps drawn at once: many spare time, and too many do not fit into the cache.
@@ -131,17 +149,9 @@ def run_lumped(
     size = max(1, min(size, 64, run.every))
 
     def step(state, xs):
-        params, lost = state
-        k, rate, noise_key, A, y, L = xs
-        gram = exact_dot(A, A.T)
-        gram = gram + jnp.sum(exact_einsum("mbi,mci->mbc", L, L), axis=0)
-        prediction = exact_dot(A, params)
-        slope = jax.vmap(axes.problem.slope)(prediction, y)
-        alpha = rate * clipped(clip, scope, slope, gram, k)
-        along = exact_dot(alpha, A)
-        beside = exact_einsum("mbi,b->mi", L, alpha)
-        along, square = _with_noise(scope, rate, noise_key, axes, along, beside)
-        return _add(params, lost, _change(axes.fixed, params, along, square)), None
+        (r, lost), (k, rate, draw) = state, xs
+        motion = one.motion(r, draw, k, rate)
+        return _add(r, lost, axes.change(r, motion)), None
 
     # Without the checkpoint a reverse pass would keep the draws of every step.
     @jax.checkpoint
@@ -150,7 +160,7 @@ def run_lumped(
         # A step beyond the end has no rate, and moves nothing.
         rates = jnp.where(k < end, jax.vmap(lambda k: jnp.asarray(lr(k)))(k), 0.0)
         draws = jax.vmap(lambda k: axes.draw(stream, rest_key, k, batch_size))(k)
-        return jax.lax.scan(step, state, (k, rates, *draws))[0]
+        return jax.lax.scan(step, state, (k, rates, draws))[0]
 
     def advance(state, first):
         def body(state, i):
@@ -158,68 +168,10 @@ def run_lumped(
 
         return jax.lax.scan(body, state, jnp.arange(-(-run.every // size)))[0]
 
-    params = axes.problem.init()
-    curve = record(
-        axes.problem,
-        run,
-        advance,
-        (params, jnp.zeros_like(params)),
-        params_of=lambda state: state[0],
-    )
+    r = axes.problem.init()
+    start = (r, jnp.zeros_like(r))
+    curve = record(axes.problem, run, advance, start, params_of=lambda state: state[0])
     return Curve(curve.step, curve.risk, reduced=curve.params)
-
-
-def bartlett(
-    key: Key, dims: Int[Array, " m"], rows: int
-) -> Float[Array, "m {rows} {rows}"]:
-    """Triangular L with L L' distributed like X X', X a matrix of standard normal
-    numbers with `rows` rows and `dims[j]` columns, of which there may be fewer."""
-    normal_key, square_key = jr.split(key)
-    left = dims[:, None] - jnp.arange(rows)[None, :]
-    diagonal = jnp.sqrt(chi_squared(square_key, left))
-    L = diagonal[:, :, None] * jnp.eye(rows)[None]
-    if rows == 1:
-        return L
-    below = jnp.tril(jr.normal(normal_key, (dims.size, rows, rows)), -1)
-    return L + jnp.where((left > 0)[:, None, :], below, 0.0)
-
-
-def _with_noise(
-    scope: AbstractScope,
-    rate: RealScalar,
-    key: Key,
-    axes: _Axes,
-    along: Float[Array, " n"],
-    beside: Float[Array, "m b"],
-) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    """The step along the axes, and its squared length beside them, with the scope's
-    noise, if it has any."""
-    square = jnp.sum(beside**2, axis=1)
-    if not isinstance(scope, PerExample) or scope.noise_std is None:
-        return along, square
-    scale = rate * scope.noise_std
-    axes_key, rows_key, rest_key = jr.split(key, 3)
-    noise = jnp.where(axes.exists, jr.normal(axes_key, along.shape), 0.0)
-    rows = jnp.arange(beside.shape[1])
-    within = rows[None, :] < axes.hidden[:, None]
-    beside = beside + scale * jnp.where(within, jr.normal(rows_key, beside.shape), 0.0)
-    rest = chi_squared(rest_key, axes.hidden - len(rows))
-    return along + scale * noise, jnp.sum(beside**2, axis=1) + scale**2 * rest
-
-
-def _change(
-    fixed: int,
-    params: Float[Array, " n"],
-    along: Float[Array, " n"],
-    square: Float[Array, " m"],
-) -> Float[Array, " n"]:
-    r"""What a step adds: $-s$ on a fixed axis, $\sqrt{(r - s)^2 + q} - r$ to a norm,
-    written so that rounding leaves more of it than of the norm."""
-    r, s = params[fixed:], along[fixed:]
-    total = (r - s) ** 2 + square
-    new = safe_sqrt(total)
-    both = jnp.where(new + r > 0, new + r, 1.0)
-    return jnp.concatenate([-along[:fixed], (s * (s - 2 * r) + square) / both])
 
 
 def _add(

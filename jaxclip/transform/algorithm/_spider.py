@@ -22,11 +22,27 @@ from .._scope import PerTree
 
 
 class AbstractSpiderVariant(eqx.Module):
-    """When SPIDER renews its estimator, and what it makes of it."""
+    """When SPIDER renews its estimator, and what it makes of it.
+
+    **An author must guarantee**, and the library does not check, that
+
+    - both methods are pure and traceable; the step is traced;
+    - `anchors` is true at step 0, before which there is no estimator, and depends on
+        the step and on fields alone: it is asked twice for a step, by the caller, who
+        has to take a large batch, and by the update;
+    - `clip` returns two pytrees of the structure, shapes and dtypes of the estimator:
+        the first is taken for a gradient, the second is carried on;
+    - chance comes from a key in a field, folded with the step.
+    """
 
     @abc.abstractmethod
     def anchors(self, step: Step) -> Bool[Array, ""]:
-        """Whether the estimator is renewed at this `step`; it must be at step 0."""
+        """Whether the estimator is renewed at this `step`; it must be at step 0.
+
+        **Arguments:**
+
+        - `step`: the number of updates made before.
+        """
 
     @abc.abstractmethod
     def clip(

@@ -25,6 +25,9 @@ class AbstractInjection(eqx.Module):
 
     **An author must guarantee**, and nothing of it is checked, that
 
+    - all methods are pure and traceable. `draw` and `example` depend on their key and
+        on `fit` alone, and `loss` may be differentiated three times in the parameters
+        and twice in the noise;
     - the entries of the noise are independent, of mean 0 and of the variance
         `variance`;
     - `loss` without noise is not negative, and 0 exactly where `residuals` is. The

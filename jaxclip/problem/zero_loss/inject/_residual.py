@@ -26,9 +26,15 @@ class AbstractResidualInjection(AbstractInjection):
     each entry of $\eta$.
 
     **An author must guarantee** what [`jaxclip.inject.AbstractInjection`][] says, and
-    that the residuals depend smoothly on a small noise: the drift is of second order in
-    it. With a clip, of the residuals or of the gradient, the drift is known for
-    Gaussian noise, to the same order.
+
+    - that `noisy_residuals` returns the vector of all residuals, shape `(m,)`, in the
+        unit of a label, and that its noise has the shape that `shape` gives;
+    - that residuals are twice differentiable in the noise near 0: the drift is of
+        second order in it. Noise that is not small moves SGD otherwise;
+    - that without noise they are those of the model, or vanish on the same set.
+
+    With a clip, of the residuals or of the gradient, the drift is known for Gaussian
+    noise, to the same order.
     """
 
     noise: eqx.AbstractVar[AbstractNoise]
@@ -37,7 +43,18 @@ class AbstractResidualInjection(AbstractInjection):
     def noisy_residuals(
         self, fit: Fit, params: Params, noise: Float[Array, "..."]
     ) -> Float[Array, " m"]:
-        r"""The residuals $r(w, \eta)$ of all outputs of all examples."""
+        r"""The residuals $r(w, \eta)$ of all outputs of all examples.
+
+        **Arguments:**
+
+        - `fit`: the model and its data, without the noise.
+        - `params`: $w$, of the structure of the model's parameters.
+        - `noise`: $\eta$, of the shape that `shape` gives for `fit`.
+
+        **Returns:**
+
+        Shape `(m,)`, in the unit of a label.
+        """
 
     def variance(self, fit: Fit) -> Float[Array, ""]:
         del fit
