@@ -1,12 +1,22 @@
-"""Policies: thresholds that adapt to the norms that have been seen, or are drawn."""
+"""Policies: thresholds that adapt to the norms that have been seen, or are drawn.
+
+| policy | threshold | source |
+|---|---|---|
+| `Percentile` | a percentile of the norms so far | AutoClip, arXiv:2007.14469 |
+| `QuantileDescent` | descends to a quantile of the norms | arXiv:1905.03871 |
+| `ZScore` | below any outlier among the norms | ZClip, arXiv:2504.02507 |
+| `AdaGC` | a multiple of the norm's running mean | AdaGC, arXiv:2502.11034 |
+| `SecondMoment` | a multiple of Adam's denominator | SPAM, arXiv:2501.06842 |
+| `RandomThreshold` | there or not by chance, likelier for long gradients | below |
+"""
 
 from ._base import AbstractPolicy as AbstractPolicy
 from ._policies import (
     AdaGC as AdaGC,
     Percentile as Percentile,
     QuantileDescent as QuantileDescent,
-    RandomThreshold as RandomThreshold,
     RingBuffer as RingBuffer,
     SecondMoment as SecondMoment,
 )
+from ._random_threshold import RandomThreshold as RandomThreshold
 from ._z_score import ZScore as ZScore, ZScoreState as ZScoreState

@@ -1,27 +1,15 @@
-"""The policies: where a threshold that changes by itself comes from.
-
-| policy | threshold | source |
-|---|---|---|
-| `Percentile` | a percentile of the norms so far | AutoClip, arXiv:2007.14469 |
-| `QuantileDescent` | descends to a quantile of the norms | arXiv:1905.03871 |
-| `ZScore` | below any outlier among the norms | ZClip, arXiv:2504.02507 |
-| `AdaGC` | a multiple of the norm's running mean | AdaGC, arXiv:2502.11034 |
-| `SecondMoment` | a multiple of Adam's denominator | SPAM, arXiv:2501.06842 |
-| `RandomThreshold` | there or not by chance, likelier for long gradients | below |
-"""
+"""The policies that remember the norms: percentiles, quantiles and moments."""
 
 from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, Float, Int
 
 from ..._checks import check, count, fraction, nonnegative, positive
 from ..._numerics import safe_sqrt
-from ..._schedule import as_schedule
-from ..._types import Key, Schedule, Step
+from ..._types import Step
 from ._base import AbstractPolicy
 
 
@@ -205,46 +193,3 @@ class SecondMoment(AbstractPolicy):
         threshold = jnp.where(state > 0, safe_sqrt(self.theta * state), jnp.inf)
         square = jnp.mean(jnp.minimum(norms, threshold) ** 2)
         return threshold, self.decay * state + (1 - self.decay) * square
-
-
-class RandomThreshold(AbstractPolicy):
-    r"""A threshold that is there by chance: random clipping.
-
-    $$c_t = \begin{cases} c & \text{with probability } \beta^{(c / n)^k} \text{ where }
-    n > c \\ \infty & \text{otherwise.} \end{cases}$$
-
-    The longer the gradient, the likelier it is clipped; with $k = 1$ linear and with
-    $k = 2$ quadratic, as in the package TorchClippedOptimizers.
-
-    **Arguments:**
-
-    - `threshold`: $c$, a number, an array or a function of the step.
-    - `beta`: the probability at $n = c$, from 0 to 1.
-    - `power`: $k$, 1 or 2.
-    - `key`: determines the draws, together with the step, the part of the gradient and
-        the example.
-    """
-
-    bound: Schedule
-    beta: Float[Array, ""]
-    key: Key
-    power: int = eqx.field(static=True)
-
-    def __init__(self, threshold: Any, *, key: Key, beta: Any = 0.5, power: int = 1):
-        self.bound = as_schedule(threshold, "threshold")
-        self.beta = fraction("beta", beta)
-        self.key, self.power = key, count("power", power)
-
-    def init(self, dtype: Any, index: Int[Array, ""]) -> Int[Array, ""]:
-        del dtype
-        return index
-
-    def threshold(
-        self, norms: Float[Array, " n"], state: Int[Array, ""], step: Step
-    ) -> tuple[Float[Array, " n"], Int[Array, ""]]:
-        c = jnp.asarray(self.bound(step)).astype(norms.dtype)
-        key = jr.fold_in(jr.fold_in(self.key, state), step)
-        long = norms > c
-        odds = self.beta ** ((c / jnp.where(long, norms, 1.0)) ** self.power)
-        drawn = jr.uniform(key, norms.shape, norms.dtype) < odds
-        return jnp.where(long & drawn, c, jnp.inf), state

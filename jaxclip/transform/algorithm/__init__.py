@@ -1,4 +1,4 @@
-"""Optimisers that are built on a clipping rule."""
+"""Optimisers that are built on a rule, and means of several workers' gradients."""
 
 from ._aggregate import (
     CenteredClipState as CenteredClipState,
