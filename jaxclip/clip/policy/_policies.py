@@ -132,8 +132,7 @@ class AdaGC(AbstractPolicy):
     ```python
     warmup = jc.HardClip(lambda step: jnp.where(step < 100, 1.0, jnp.inf))
     adaptive = jc.Adaptive(jc.policy.AdaGC(warmup=100))
-    after = jc.as_transform(adaptive, jc.PerLeaf())
-    optax.chain(jc.as_transform(warmup), after)
+    optax.chain(jc.as_transform(warmup), jc.as_transform(adaptive, jc.PerLeaf()))
     ```
 
     **Arguments:**
