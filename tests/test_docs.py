@@ -16,7 +16,11 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES)
+# An example of each verb, whose compilations take minutes together.
+_LONG = [pytest.param("examples.md", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p != "examples.md"] + _LONG)
 def test_the_examples_run(page, tmp_path, monkeypatch) -> None:
     """The blocks of one page in order, in one namespace; what one of them asserts is
     checked here."""

@@ -88,9 +88,13 @@ def compare(
     if not np.isfinite(first) or not np.isfinite(second):
         gain = 0.0 if first == second else float(np.sign(first - second))
         return Gain(gain, 0.0, 0.0, 0.0, risks)
+    # To first order the gain's error is that of second - ratio * first, over first: the
+    # delta method for a ratio. All three parts below are variances of that difference.
     ratio = second / first
     reference = study.reference
     root = _root(reference.covariance)
+    # First, the rows held out: what each adds to the difference, averaged over the
+    # repetitions that have held it out.
     rows, seen = np.zeros(len(study.y)), np.zeros(len(study.y))
     for split, a, b in zip(splits, plain.params, clipped.params, strict=True):
         a, b = a.mean(axis=0), b.mean(axis=0)
@@ -98,12 +102,17 @@ def compare(
         rows[split.test] += added
         seen[split.test] += 1
     each = rows[seen > 0] / seen[seen > 0]
+    # Rows are independent samples, so that their mean has this variance.
     sampled = float(np.var(each, ddof=1) / len(each))
+    # Second, the rows trained on. At the same settings in every split, since a choice
+    # that jumps from one fold to the next is no error that the jackknife could see.
     whitened = [
         [e.params[i].mean(axis=0) @ root for e in settings] for i in range(len(splits))
     ]
     ratio_fixed = settings[1].mean / settings[0].mean
     table_variance = _of_the_table(np.asarray(whitened), folds, ratio_fixed)
+    # Third, the keys: paired, since a key gives both kinds the same data, and within a
+    # split, whose mean differs from the next one's for reasons that are counted above.
     runs = np.concatenate(clipped.risks) - ratio * np.concatenate(plain.risks)
     by_key = [b - ratio * a for a, b in zip(plain.risks, clipped.risks, strict=True)]
     keys = float(np.mean([np.var(values, ddof=1) for values in by_key]) / len(runs))
@@ -125,11 +134,17 @@ def _of_the_table(whitened: np.ndarray, folds: int, ratio: float) -> float:
     - `whitened`: shape `(splits, 2, d)`, the mean ends where the covariance of the
         features is the identity; the folds of each repetition together.
     """
+    # A split trains without one fold, so that its mean end is an estimate with that one
+    # left out: the jackknife's variance is (folds - 1) / folds times a sum of squares.
     parts = whitened.reshape(-1, folds, *whitened.shape[1:])
     moved = (parts - parts.mean(axis=1, keepdims=True)) * np.sqrt((folds - 1) / folds)
     moved = moved.reshape(whitened.shape) / np.sqrt(len(parts))
+    # The products of the folds' moves with each other stand for M C: both have the same
+    # trace of the square, and these have as few rows as there are splits.
     form = moved[:, 1] @ moved[:, 1].T - ratio * moved[:, 0] @ moved[:, 0].T
     freedom = len(parts) * (folds - 1)
+    # E tr(W^2) of an estimate W with so many degrees of freedom is too large by about
+    # (tr W)^2 over them.
     square = np.sum(form**2) - np.trace(form) ** 2 / freedom
     return max(0.0, float(square)) / 2
 

@@ -56,8 +56,12 @@ class Reference:
         inverse = pseudoinverse(covariance)
         plain = fit(X, y, np.inf)
         residuals = y - X @ plain
+        # The median of |Z| is 0.6745 for a normal Z: a scale that outliers do not move.
         scale = np.median(np.abs(residuals)) / 0.6745
+        # A row pulls the fit towards itself, and its own residual down by 1 - leverage.
+        # Beyond one half that is no small correction, and is not trusted.
         leverage = np.minimum(np.einsum("ni,ni->n", X @ inverse, X) / len(X), 0.5)
+        # Coordinates in which the excess risk is half a sum of squares.
         unit, straight = X @ _root(inverse), _root(covariance)
         cuts = np.asarray(_THRESHOLDS) * (scale if scale > 0 else residuals.std())
         fits = [fit(X, y, cut, plain) for cut in cuts]
@@ -70,11 +74,15 @@ class Reference:
         def bias(i, j):
             """Coordinate by coordinate, since a bias often has one direction: the part
             of the distance of two fits that chance does not explain."""
+            # Two fits differ by chance, too, by as much as the moves of their rows do:
+            # what is beyond twice that variance is taken for a bias.
             square = ((fits[i] - fits[j]) @ straight) ** 2 / 2
             apart = (moves[i] - moves[j])[:, None]
             scatter = np.mean((unit * apart) ** 2, axis=0) / (2 * len(X))
             return np.sum(np.maximum(square - 2 * scatter, 0.0))
 
+        # The sandwich formula: the variance of a fit is the mean square of what its
+        # rows move it by, over their number.
         errors = [np.mean(np.sum(unit**2, axis=1) * m**2) / (2 * len(X)) for m in moves]
         last = len(cuts) - 1
         # A bias that is lost in the noise of least squares may show beside a fit whose
@@ -171,7 +179,10 @@ def fit(
         residuals = y - X @ x
         inside = np.abs(residuals) <= threshold
         cut = np.clip(residuals, -threshold, threshold)
-        # The Hessian is at most the covariance: with it every step goes down.
+        # The Hessian of the mean Huber loss is at most the covariance, so that a step
+        # with the covariance for it goes down always; divided by the share of the rows
+        # inside the threshold, which is about the ratio of the two, it is Newton's. The
+        # floor keeps it from going too far where few rows are inside.
         step = inverse @ (X.T @ cut / len(X))
         x = x + step / max(float(inside.mean()), 0.5)
         if np.linalg.norm(step) <= 1e-6 * (np.linalg.norm(x) + 1e-12):
@@ -207,6 +218,7 @@ def rest(reference: Reference, X: np.ndarray, y: np.ndarray, threshold: float) -
     x = reference.solution
     for _ in range(200):
         residuals = np.maximum(np.abs(y - X @ x), tiny)
+        # The factor of the clip, which is what a Huber loss weighs a row by.
         weights = np.minimum(1.0, threshold / (norms * residuals))
         hessian = (X.T * weights) @ X / len(X)
         new = pseudoinverse(hessian) @ (X.T @ (weights * y) / len(X))

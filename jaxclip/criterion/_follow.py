@@ -81,6 +81,8 @@ class _Feedback(eqx.Module):
 
     def __call__(self, step: Step, risk: RealScalar) -> tuple[RealScalar, RealScalar]:
         rate = self.lr(step)
+        # Compensated, gamma = q / mu: the noise is q^2 second / mu^2, the rate over the
+        # efficiency, which may be known without any moment.
         if self.compensate and self.efficiency is not None:
             return rate, rate**2 / self.efficiency(risk)
         m = self.moments(risk)

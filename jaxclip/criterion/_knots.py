@@ -30,13 +30,15 @@ def risk_knots(lr: Schedule, steps: int) -> Float[Array, " k"]:
         return knots
     end = jnp.asarray(steps, knots.dtype)
     made = jnp.asarray(np.linspace(0, steps, min(steps, _MADE) + 1), knots.dtype)
+    # The clock of the ODE: how far the risk has gone is a function of the rates' sum.
     spent = jnp.cumsum(jax.vmap(lambda k: jnp.asarray(lr(k)))(made[:-1]))
     spent = jnp.concatenate([jnp.zeros(1, spent.dtype), spent])
     shares = jnp.linspace(0, spent[-1], _BETWEEN + 2)[1:-1]
     more = jnp.interp(shares, spent, made)
     stops = Reading.of(lr, end).stops(_BETWEEN)
     knots = jnp.concatenate([knots, more, jnp.minimum(stops, end)])
-    # Increasing strictly, where some of them agree.
+    # Increasing strictly, where some of them agree: what is left of a knot less its
+    # place times a tiny gap may not fall, and the gaps are then added again.
     apart = 16 * jnp.finfo(knots.dtype).eps * end
     index = jnp.arange(len(knots), dtype=knots.dtype)
     knots = jax.lax.cummax(jnp.sort(knots) - apart * index) + apart * index

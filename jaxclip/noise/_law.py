@@ -34,10 +34,10 @@ class AbstractLaw(eqx.Module):
 
     - all methods are pure and traceable, finite for finite arguments, and
         differentiable in the numbers of the law, which are array fields;
-    - `expect` and `slope` are accurate to about 1e-9 of their size in float64: the
-        limits treat them as exact. Between the kinks they may take the function to be
-        smooth, at a kink it may jump; `function` is defined for norms only, and may
-        be infinite or NaN nowhere;
+    - `expect` and `slope` are accurate to more digits than the limits are solved to,
+        1e-9 in float64 and 1e-5 in float32: the limits treat them as exact. Between
+        two kinks they may take the function to be smooth, and at a kink it may jump.
+        `function` is finite, and is called with norms only;
     - they use the derivative of the density and not that of `function`, which jumps;
     - `size` is a length of the order of a typical residual and positive, since it is
         divided by; no result may depend on it, so that it is a constant to derivatives;

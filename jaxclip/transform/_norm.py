@@ -65,7 +65,8 @@ def _norm_jvp(primals, tangents):
     (leaves,), (moved,) = primals, tangents
     with jax.numpy_dtype_promotion("standard"):
         norm = _norm(leaves)
-        # g / n is a unit vector; at 0 it is taken to be 0.
+        # The derivative is <g / n, dg>, divided first: the unit vector g / n can be
+        # represented whatever the size of g. At 0 it is taken to be 0.
         length = jnp.where(norm > 0, norm, 1.0)
         along = [jnp.sum(g / length * dg) for g, dg in zip(leaves, moved, strict=True)]
         return norm, sum(along, jnp.zeros((), norm.dtype)).astype(norm.dtype)
@@ -133,6 +134,8 @@ def _scaled_norms(leaves: _Leaves, axes: int, dtype) -> Float[Array, "..."]:
         over = tuple(range(axes, leaf.ndim))
         size = jnp.max(jnp.abs(leaf), axis=over, initial=0.0).astype(dtype)
         largest = jnp.maximum(largest, size)
+    # By the largest number, after which no square overflows, and those that underflow
+    # are too small to count. A norm that is not finite stays so.
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
     unit = [leaf / _with_axes(scale, leaf.ndim) for leaf in leaves]
     return scale * jnp.sqrt(_sum_of_squares(unit, axes, dtype))

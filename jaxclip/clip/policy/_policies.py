@@ -118,9 +118,9 @@ class AdaGC(AbstractPolicy):
     that part would ever pass.) It clips the global norm meanwhile, so that the whole is
 
     ```python
-    warmup = HardClip(lambda step: jnp.where(step < 100, 1.0, jnp.inf))
-    policy = Adaptive(AdaGC(warmup=100))
-    optax.chain(as_transform(warmup), as_transform(policy, PerLeaf()))
+    warmup = jc.HardClip(lambda step: jnp.where(step < 100, 1.0, jnp.inf))
+    adaptive = jc.Adaptive(jc.policy.AdaGC(warmup=100))
+    optax.chain(jc.as_transform(warmup), jc.as_transform(adaptive, jc.PerLeaf()))
     ```
 
     **Arguments:**

@@ -195,7 +195,7 @@ def _solve_linear(function, value):
 
 def _error(found: OverStep, y1: Float[Array, " n"]) -> RealScalar:
     """An estimate of the error of the risk at the end of a step: that of cubics through
-    all four nodes minus that of quadratics, which leave out the first inner one.
+    all four nodes minus that of quadratics, which leave out the second inner one.
 
     To first order it has two parts: the clock is off by what the cubic term of `q` adds
     to its integral (`lag`), and what drives the modes by its own cubic term.

@@ -17,8 +17,10 @@ from jaxtyping import Array, Float
 from ..._types import RealScalar, RealScalarLike
 from ...problem import Modes
 
-# Gauss-Lobatto nodes on [0, 1], and powers of c in the integrals from 0 to c of the
-# Lagrange polynomials on them.
+# Gauss-Lobatto nodes on [0, 1]: with both ends among them the last node of one step is
+# the first of the next, so that only three are new. Row i of `LAGRANGE` holds the
+# coefficients, by power, of the polynomial that is 1 at node i and 0 at the others;
+# `_INTEGRAL` those of its integral from 0 to c, over c.
 NODES = np.array([0.0, (1 - 5**-0.5) / 2, (1 + 5**-0.5) / 2, 1.0])
 LAGRANGE = np.linalg.inv(np.vander(NODES, increasing=True)).T
 _INTEGRAL = LAGRANGE / np.arange(1, 5)
@@ -121,9 +123,11 @@ def propagate(
 def _phi(z: Float[Array, " n"]) -> Float[Array, "4 n"]:
     r"""$\varphi_1 \dots \varphi_4$ at $-z$, where
     $\varphi_{k+1}(-z) = (1/k! - \varphi_k(-z)) / z$."""
+    # In two branches, since z may be anything from 0 to a stiff mode's thousands.
     small = z < 1.0
     # Where z is small the recurrence loses all digits; run down from a series it gains.
     near = jnp.where(small, z, 0.0)
+    # phi_4 by its series, sum (-z)^n / (n + 4)!: 15 terms are exact to 1e-16 up to 1.
     series = jnp.zeros_like(z)
     for n in reversed(range(15)):
         series = series * -near + 1 / math.factorial(n + 4)
@@ -139,6 +143,8 @@ def _phi(z: Float[Array, " n"]) -> Float[Array, "4 n"]:
 
 def _polynomial(x: Float[Array, " 4"], values: Float[Array, " 4"]):
     """The cubic through values at the nodes 0, x1, x2, 1, and its cubic coefficient."""
+    # Newton's divided differences, of order 1 to 3, then expanded in powers of x. The
+    # first node is at 0, which leaves out all terms with it.
     first = (values[1:] - values[:-1]) / jnp.diff(x)
     second = (first[1:] - first[:-1]) / (x[2:] - x[:-2])
     third = (second[1] - second[0]) / (x[3] - x[0])

@@ -81,6 +81,8 @@ def _descend(
     the set exponentially, and they square the little that is left. With the largest
     residual before them, and how regular the tangent kernel is."""
 
+    # Two ends: on the set, or at a critical point of positive loss, where the flow may
+    # go on for ever. Which of them it was is told by the residual that is left.
     def arrived(t, y, args, **kwargs):
         del t, args, kwargs
         return jnp.max(jnp.abs(manifold.residuals(y))) < _ON_THE_SET
@@ -104,6 +106,7 @@ def _descend(
     assert solution.ys is not None
     w = solution.ys[-1]
     left, ratio = _distance(manifold, w)[0], manifold.regularity(w)
+    # With a singular kernel a Gauss-Newton step may lead anywhere.
     regular = (left < _REACHED) & (ratio > _SINGULAR)
     retract = partial(manifold.retract, times=_RETRACTIONS)
     return jax.lax.cond(regular, retract, lambda w: w, w), left, ratio

@@ -103,6 +103,7 @@ def _run(
         start, length, index = interval
         made, inside = steps_inside(start, length, dt)
         rates = jax.vmap(lambda k: jnp.asarray(lr(k)))(made)
+        # The clock of the diffusion: gamma^2 sigma^2, summed over the interval.
         spent = jnp.sum(rates**2 * inside) * problem.variance
         columns = problem.diffusion(manifold.unravel(w))
         drift = limit_map_curvature(manifold, w, columns @ columns.T) / 2
@@ -125,17 +126,24 @@ def limit_map_curvature(
 ) -> Float[Array, " d"]:
     r"""$D^2\Phi(w)[S]$, the second derivative of the limit map on the zero-loss set."""
     hessian = jax.hessian(manifold.loss)
+    # The rows of the Jacobian span the normal space; singular vectors are orthonormal.
     normal = jnp.linalg.svd(manifold.jacobian(w), full_matrices=False)[2].T
     # Eigenvectors of the Hessian within the normal space.
     eigenvalues, q = jnp.linalg.eigh(normal.T @ hessian(w) @ normal)
     normal = normal @ q
+    # In this basis H is diagonal, so that H^+ is a division by the eigenvalues, and the
+    # solution of H V + V H = P_N S P_N one by the sums of two of them. All of them are
+    # positive: on the set the loss grows in every normal direction.
     inverse = (normal / eigenvalues[None]) @ normal.T
     tangent = jnp.eye(w.size) - normal @ normal.T
     inside = (normal.T @ s @ normal) / (eigenvalues[:, None] + eigenvalues[None])
 
+    # D^3 L[V], a vector: the gradient of <H(w), V>, without a tensor of third order.
     def third(v):
         return jax.grad(lambda w: jnp.sum(hessian(w) * v))(w)
 
+    # D^3 L is linear, so that what P multiplies is one call for the last two terms. It
+    # sees the symmetric part of V alone, which is why P S H^+ counts twice.
     along = 2 * tangent @ s @ inverse + normal @ inside @ normal.T
     return -inverse @ third(tangent @ s @ tangent) - tangent @ third(along)
 

@@ -72,7 +72,9 @@ class ZeroLossSet(eqx.Module):
     ) -> Float[Array, " d"]:
         r"""$P v - p\, J^T K^{-1} r$: the part of a velocity along the set, and a pull
         towards it of the rate $p$, with one solution of a linear system for both."""
+        # P v - p J' K^-1 r = v - J' z with K z = J v + p r: one system for both terms.
         if self.matrix_free:
+            # `along` is J and `across` its transpose, each the cost of a few residuals.
             r, along = jax.linearize(self.residuals, w)
             across = jax.vjp(self.residuals, w)[1]
             kernel = lx.FunctionLinearOperator(
@@ -85,6 +87,7 @@ class ZeroLossSet(eqx.Module):
             z = lx.linear_solve(kernel, along(v) + pull * r, solver).value
             return v - across(z)[0]
         r, jacobian = self.residuals(w), self.jacobian(w)
+        # K is symmetric, and positive where the residuals are independent.
         factor = jsp.linalg.cho_factor(exact_dot(jacobian, jacobian.T))
         return v - jacobian.T @ jsp.linalg.cho_solve(factor, jacobian @ v + pull * r)
 

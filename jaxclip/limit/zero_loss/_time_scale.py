@@ -82,9 +82,13 @@ def _push(
     def at(point):
         value, slope = jax.value_and_grad(regularizer)(point)
         length = jnp.linalg.norm(slope)
+        # A constant regularizer has a slope of rounding, which must count as no push:
+        # so it is compared with the regularizer's size over that of the point, too.
         scale = length + jnp.abs(value) / jnp.linalg.norm(point)
         return jnp.linalg.norm(manifold.project(point, slope)), scale
 
+    # The second point: a fixed random direction along the set, 5% of the parameters'
+    # norm away, brought back to the set.
     aside = manifold.project(w, jr.normal(jr.key(0), w.shape, w.dtype))
     size = jnp.linalg.norm(w) / jnp.linalg.norm(aside)
     beside = manifold.retract(w + 0.05 * size * aside, _RETRACTIONS)

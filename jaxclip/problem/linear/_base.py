@@ -20,8 +20,8 @@ class AbstractLinear(AbstractProblem):
         that shape and dtype and a number;
     - `slope` is the derivative of the loss in the prediction, of the prediction's
         dtype; where the loss has a corner, any value between the slopes beside it;
-    - `gradient` is not overridden: the engines do not call it, but take `slope` times
-        the features.
+    - `gradient` is not overridden: the engines for linear models do not call it, but
+        take `slope` times the features.
     """
 
     @abc.abstractmethod
