@@ -7,7 +7,7 @@
 | `ZScore` | below any outlier among the norms | ZClip, arXiv:2504.02507 |
 | `AdaGC` | a multiple of the norm's running mean | AdaGC, arXiv:2502.11034 |
 | `SecondMoment` | a multiple of Adam's denominator | SPAM, arXiv:2501.06842 |
-| `RandomThreshold` | there or not by chance, likelier for long gradients | its docstring |
+| `RandomThreshold` | there or not by chance, likelier for long ones | its docstring |
 """
 
 from ._base import AbstractPolicy as AbstractPolicy
