@@ -403,6 +403,7 @@ def schedules(problem, lr):
     )
 
 
+@pytest.mark.optimised
 @optimised
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 @pytest.mark.parametrize("excess", [5.0, 1e-4], ids=["falling", "climbing"])
@@ -712,6 +713,7 @@ def test_rows_are_refused_with_the_way_out(verb):
         getattr(jc, verb)(rows, *arguments, steps=steps)
 
 
+@pytest.mark.optimised
 def test_a_threshold_that_jumps_is_handed_out_with_its_jump():
     """Between two knots at which the best threshold is another by a factor of 3 or more
     there is next to nothing: interpolated, a clip that does not act yet would be made

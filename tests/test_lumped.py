@@ -112,6 +112,7 @@ def direct():
 _SLOW = ("one sample", "batch", "per example", "noise on one sample")
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     "mode",
     [pytest.param(m, marks=pytest.mark.slow) if m in _SLOW else m for m in MODES],

@@ -40,6 +40,7 @@ SPECTRA = {
 
 
 # Section 2.3 of docs/theory.md: 10^5 eigenvalues, at t = .01, 1, 10, 100, 1000.
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     "exponent, digits",
     [
@@ -64,6 +65,7 @@ def test_reference_values_of_many_eigenvalues(exponent, digits):
     np.testing.assert_allclose(risk, np.array(digits.split(), float), rtol=2e-8)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("noise", [1.0, 1e-3])
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_compressed_is_full(spectrum, noise):
@@ -160,6 +162,7 @@ def _warmed_up(step):
     return 0.1 * t * jnp.exp(1 - t)
 
 
+@pytest.mark.optimised
 def test_schedules_against_scipy():
     problem, clip = _SMALL, jc.HardClip(lambda step: 1.5 + jnp.sin(step / 30.0))
     steps = np.array([0.0, 3.0, 20.0, 100.0, 400.0])

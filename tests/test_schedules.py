@@ -269,6 +269,7 @@ def test_the_sde_reads_every_step(dt):
 # An unstable rate
 
 
+@pytest.mark.optimised
 @float32
 @pytest.mark.parametrize("noise", [jc.Gaussian(1.0), jc.StudentT(3.0, 1.0)])
 def test_an_unstable_rate_ends_in_infinite_risk_at_once(noise):
