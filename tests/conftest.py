@@ -10,12 +10,12 @@ os.environ["MPLBACKEND"] = "Agg"  # before anything can import matplotlib
 # Compiling is what takes the time, and without optimisation it takes a third of that.
 # Programs as users have them: `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= pytest`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-_FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
-# Newer versions of XLA do not have the other way, and end at a flag that they do not
-# know.
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
+# XLA ends at a flag that it does not know, and newer ones do not know the second.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_parallel_codegen_split_count=1"
+    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
+)
 # What is compiled is kept for the processes beside this one, and for the next run.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache")
