@@ -240,13 +240,9 @@ def summary(rows: list[Row]) -> list[Claim]:
             np.median(ratios),
             1.25,
         ),
-        # Always is out of reach on 500 rows: neither the risk on rows held out nor the
-        # ODE, nor any mixture of them that was tried, picks within 2 on every table.
-        at_most(
-            "tables on which it is above 2, of 100",
-            share(lambda r: r.ratio > 2, rows),
-            2,
-        ),
+        # On 500 rows this fails: neither the risk on rows held out nor the ODE, nor any
+        # mixture of them that was tried, picks within 2 on every table.
+        at_most("the same, the largest", np.max(ratios), 2),
         at_most(
             '"cannot tell" at 4000 x 10, of 100 tables',
             share(lambda r: r.decision == "cannot tell", middle),
