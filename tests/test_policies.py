@@ -9,16 +9,9 @@ import optax
 import pytest
 
 import jaxclip as jc
+from registry import POLICIES
 
 KEY = jr.key(7)
-POLICIES = {
-    "percentile": jc.policy.Percentile(30.0, window=16),
-    "quantile": jc.policy.QuantileDescent(0.7, lr=0.1, initial=1.0),
-    "z_score": jc.policy.ZScore(1.5, decay=0.9, max_norm=4.0, warmup=5),
-    "adagc": jc.policy.AdaGC(1.1, decay=0.9, warmup=5),
-    "second_moment": jc.policy.SecondMoment(4.0, decay=0.9),
-    "random": jc.policy.RandomThreshold(1.0, beta=0.5, key=KEY),
-}
 all_policies = pytest.mark.parametrize("name", POLICIES)
 
 
@@ -108,11 +101,11 @@ def second_moment(norms, k, v):
 
 
 RECURRENCES = {
-    "percentile": percentile,
-    "quantile": quantile,
-    "z_score": z_score,
-    "adagc": adagc,
-    "second_moment": second_moment,
+    "Percentile": percentile,
+    "QuantileDescent": quantile,
+    "ZScore": z_score,
+    "AdaGC": adagc,
+    "SecondMoment": second_moment,
 }
 
 
