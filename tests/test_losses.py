@@ -353,8 +353,12 @@ def test_blocked_is_direct(scope, batch_size):
         return jax.jit(jax.vmap(one))(jnp.arange(len(PROBLEMS)))
 
     direct, blocked = run(jc.Direct()), run(jc.Blocked(3 * batch_size))
-    np.testing.assert_allclose(blocked.risk, direct.risk, rtol=1e-12)
-    np.testing.assert_allclose(blocked.params, direct.params, atol=1e-12)
+    # The noise is made in single precision, and some compilers round its last digit
+    # otherwise in another program.
+    noisy = scope is _NOISY
+    tolerance = 1e-7 if noisy else 1e-12
+    np.testing.assert_allclose(blocked.risk, direct.risk, rtol=tolerance)
+    np.testing.assert_allclose(blocked.params, direct.params, atol=tolerance)
     assert len(np.unique(np.asarray(direct.risk[:, -1]))) == len(PROBLEMS)
 
 
