@@ -15,14 +15,13 @@ from ._guard import (
 from ._monitor import MonitorState as MonitorState, monitor as monitor
 from ._norm import safe_norm as safe_norm
 from ._parts import Parts as Parts
-from ._scope import (
+from ._scope import AbstractScope as AbstractScope, PerTree as PerTree
+from ._scope_example import PerExample as PerExample
+from ._scope_leaf import (
     AbstractPerLeaf as AbstractPerLeaf,
-    AbstractScope as AbstractScope,
     PerCoordinate as PerCoordinate,
     PerLeaf as PerLeaf,
     PerLeafRMS as PerLeafRMS,
     PerLeafShare as PerLeafShare,
-    PerTree as PerTree,
 )
-from ._scope_example import PerExample as PerExample
 from ._scope_unit import PerUnit as PerUnit

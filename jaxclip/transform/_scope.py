@@ -17,12 +17,12 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from .._numerics import exact_dot
 from .._types import PyTree, Step
-from ._norm import safe_modulus, safe_norm
+from ._norm import safe_norm
+from ._sums import AxisName
 
 
 class AbstractScope(eqx.Module):
@@ -46,6 +46,12 @@ class AbstractScope(eqx.Module):
 
     # Whether norms have a leading axis of examples, which share a threshold.
     examples: ClassVar[bool] = False
+
+    @property
+    def reads_step(self) -> bool:
+        """Whether `perturb` does something that depends on the step, so that a
+        transform has to count its updates."""
+        return type(self).perturb is not AbstractScope.perturb
 
     @abc.abstractmethod
     def norms(
@@ -109,13 +115,25 @@ class AbstractScope(eqx.Module):
 
 
 class PerTree(AbstractScope):
-    """One norm over all leaves: clipping by the global norm."""
+    """One norm over all leaves: clipping by the global norm.
+
+    Gradients that are sharded over a mesh need nothing: the norm is that of all of
+    their numbers. Inside of `jax.shard_map`, where a device sees its own part alone,
+    name the axes that the parts lie on, or each is clipped by the norm of its part.
+
+    **Arguments:**
+
+    - `axis_name`: the name of a mesh axis, or a tuple of them, over which each device
+        holds a part of the gradient; by default none.
+    """
+
+    axis_name: AxisName = eqx.field(static=True, default=None)
 
     def norms(
         self, updates: PyTree[Array], params: PyTree[Array] | None
     ) -> Float[Array, ""]:
         del params
-        return safe_norm(updates)
+        return safe_norm(updates, self.axis_name)
 
     def multiply(
         self, updates: PyTree[Array], factors: Float[Array, ""]
@@ -125,104 +143,7 @@ class PerTree(AbstractScope):
     def total(
         self, updates: PyTree[Array], factors: Float[Array, " n"]
     ) -> PyTree[Array]:
-        return jax.tree.map(lambda leaf: _weighted_sum(leaf, factors), updates)
-
-
-class AbstractPerLeaf(AbstractScope):
-    """One norm per leaf, divided by `unit`, which depends on the leaf sizes.
-
-    The author writes `unit` alone. **They must guarantee** that
-
-    - `unit` returns a positive Python float, which is worked out while tracing: it is
-        handed sizes and no arrays;
-    - it depends on its arguments alone, so that a leaf has the same unit at each step.
-    """
-
-    @abc.abstractmethod
-    def unit(self, size: int, sizes: list[int]) -> float:
-        """What the Euclidean norm of a leaf is divided by.
-
-        **Arguments:**
-
-        - `size`: how many numbers the leaf has, at least 1.
-        - `sizes`: the same of all leaves.
-        """
-
-    def norms(
-        self, updates: PyTree[Array], params: PyTree[Array] | None
-    ) -> PyTree[Float[Array, ""]]:
-        del params
-        sizes = [max(jnp.size(leaf), 1) for leaf in jax.tree.leaves(updates)]
-
-        def norm(leaf):
-            return safe_norm(leaf) / self.unit(max(jnp.size(leaf), 1), sizes)
-
-        return jax.tree.map(norm, updates)
-
-    def multiply(
-        self, updates: PyTree[Array], factors: PyTree[Float[Array, ""]]
-    ) -> PyTree[Array]:
-        return jax.tree.map(times, updates, factors)
-
-    def total(
-        self, updates: PyTree[Array], factors: PyTree[Float[Array, " n"]]
-    ) -> PyTree[Array]:
-        return jax.tree.map(_weighted_sum, updates, factors)
-
-
-class PerLeaf(AbstractPerLeaf):
-    """One norm for each leaf: layerwise clipping.
-
-    A pytree of rules gives each leaf a threshold of its own,
-    `as_transform(jax.tree.map(HardClip, thresholds), PerLeaf())`.
-    """
-
-    def unit(self, size: int, sizes: list[int]) -> float:
-        del size, sizes
-        return 1.0
-
-
-class PerLeafRMS(AbstractPerLeaf):
-    """The root mean square of each leaf, as `optax.clip_by_block_rms` takes it: a
-    threshold means the same for a small and a large leaf."""
-
-    def unit(self, size: int, sizes: list[int]) -> float:
-        del sizes
-        return float(np.sqrt(size))
-
-
-class PerLeafShare(AbstractPerLeaf):
-    r"""Each leaf by its share of one threshold, so that the tree stays within it.
-
-    $c_l = c / \sqrt K$ for each of $K$ leaves, or $c \sqrt{D_l / D}$ for $D_l$ of $D$
-    numbers (McMahan et al. 2018, arXiv:1710.06963). Within [`jaxclip.PerExample`][]
-    these are the two forms of `optax.per_example_layer_norm_clip`.
-
-    **Arguments:**
-
-    - `by_size`: whether a leaf's share grows with its size.
-    """
-
-    by_size: bool = eqx.field(static=True, default=False)
-
-    def unit(self, size: int, sizes: list[int]) -> float:
-        share = size / sum(sizes) if self.by_size else 1 / len(sizes)
-        return float(np.sqrt(share))
-
-
-class PerCoordinate(AbstractScope):
-    """Every number by its modulus: value clipping, as `optax.clip` does it."""
-
-    def norms(
-        self, updates: PyTree[Array], params: PyTree[Array] | None
-    ) -> PyTree[Float[Array, "..."]]:
-        del params
-        return jax.tree.map(safe_modulus, updates)
-
-    def multiply(
-        self, updates: PyTree[Array], factors: PyTree[Float[Array, "..."]]
-    ) -> PyTree[Array]:
-        return jax.tree.map(times, updates, factors)
+        return jax.tree.map(lambda leaf: weighted_sum(leaf, factors), updates)
 
 
 def times(leaf: Array, factor: Float[Array, "..."]) -> Array:
@@ -235,11 +156,23 @@ def times(leaf: Array, factor: Float[Array, "..."]) -> Array:
         return scaled if whole else scaled.astype(leaf.dtype)
 
 
-def _weighted_sum(leaf: Array, factors: Float[Array, " n"]) -> Array:
+def _is_split(leaf: Array) -> bool:
+    """Whether the leading axis is known to be sharded: under explicit mesh axes."""
+    spec = jax.typeof(leaf).sharding.spec
+    return len(spec) > 0 and spec[0] is not None
+
+
+def weighted_sum(leaf: Array, factors: Float[Array, " n"]) -> Array:
     """The sum over the leading axis, as one product of a vector and a matrix: ten times
     the speed of a product and a sum, and without a copy of the leaf."""
     leaf = jnp.asarray(leaf)
     with jax.numpy_dtype_promotion("standard"):
-        total = exact_dot(factors, leaf)
+        if _is_split(leaf):
+            # Of a product over an axis that lies on several devices JAX asks where
+            # the result is to be; of a sum it knows.
+            spread = jnp.expand_dims(factors, tuple(range(1, leaf.ndim)))
+            total = jnp.sum(spread * leaf, axis=0)
+        else:
+            total = exact_dot(factors, leaf)
         whole = not jnp.issubdtype(leaf.dtype, jnp.inexact)
         return total if whole else total.astype(leaf.dtype)
