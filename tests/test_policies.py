@@ -216,9 +216,14 @@ def test_parts_have_thresholds_of_their_own(name, scope):
     for _ in range(2):
         value, state = update(gradient, state, params)
     assert jax.tree.map(jnp.shape, value) == jax.tree.map(jnp.shape, params)
-    # Two units of a matrix, one of a vector; or one threshold for each leaf.
-    parts = [jax.tree.leaves(s)[0].shape[0] for s in state.policies]
-    assert parts == ([1, 1] if scope.examples else [2, 1])
+    # One threshold for each leaf, on an axis; or two units of a matrix and one of a
+    # vector, each field of the state a pytree like the parameters.
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state.policies)]
+    if scope.examples:
+        assert {shape[0] for shape in shapes} == {2}
+    else:
+        assert {shape[:2] for shape in shapes[::2]} == {(1, 2)}
+        assert {shape[:1] for shape in shapes[1::2]} == {(1,)}
 
 
 def test_another_rule_and_a_tree_of_them():

@@ -3,7 +3,7 @@
 from . import algorithm as algorithm
 from ._as_transform import (
     ClipState as ClipState,
-    ClipTransformation as ClipTransformation,
+    ClipUpdate as ClipUpdate,
     as_transform as as_transform,
 )
 from ._clipped_grad import clipped_grad as clipped_grad

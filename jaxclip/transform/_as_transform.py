@@ -1,6 +1,5 @@
 """A clipping rule as an optax transform."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,12 +14,16 @@ from ._parts import (
     factors,
     has_state,
     init_policies,
+    reads_step,
 )
 from ._scope import AbstractScope, PerTree
+from ._trees import split
 
 
 class ClipState(NamedTuple):
-    """The state of a clipping transform.
+    """The state of a clipping transform that has something to remember.
+
+    A rule whose factor depends on the norm alone has optax's `EmptyState` in its place.
 
     - `step`: the number of updates made so far.
     - `policies`: what the policies of adaptive thresholds remember.
@@ -30,27 +33,91 @@ class ClipState(NamedTuple):
     policies: PolicyStates = ()
 
 
-class ClipTransformation(optax.GradientTransformationExtraArgs):
-    """An optax transform that can also tell what it saw and did.
+class ClipUpdate:
+    """The `update` of a clipping transform, which can also tell what it saw and did.
 
-    What [`jaxclip.as_transform`][] returns: `init` and `update` are those of any
-    transform, `clip` and `scope` what it was made of, and `examine` is for
-    [`jaxclip.monitor`][].
+    It is opaque to JAX, as the closures of optax's own transforms are, so that a
+    transform may be copied, be a leaf of a pytree, or an argument of
+    `equinox.filter_jit`.
+
+    - `clip`, `scope`: what the transform was made of.
+    - `counts`: whether its state counts the updates.
     """
 
-    clip: Rules
-    scope: AbstractScope
-    examine: Callable[..., tuple[optax.Updates, ClipState, Parts]]
+    def __init__(self, clip: Rules, scope: AbstractScope, counts: bool = False):
+        self.clip, self.scope = clip, scope
+        self.counts = counts or scope.reads_step or reads_step(clip)
 
-    def __new__(
-        cls, init: Any, update: Any, clip: Rules, scope: Any, examine: Any
-    ) -> "ClipTransformation":
-        self = super().__new__(cls, init, update)
-        self.clip, self.scope, self.examine = clip, scope, examine
-        return self
+    def init(self, params: optax.Params) -> ClipState | optax.EmptyState:
+        if not self.counts:
+            return optax.EmptyState()
+        params, _, _ = split(params)
+        policies = init_policies(self.clip, self.scope, params)
+        return ClipState(jnp.zeros((), jnp.int32), policies)
+
+    def examine(
+        self,
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        rules: Rules | None = None,
+    ) -> tuple[optax.Updates, Any, Parts]:
+        """An update, and what was seen and done."""
+        if rules is not None:
+            self._check_override(rules)
+        known = state if isinstance(state, ClipState) else ClipState(_first_step())
+        scope = self.scope
+        gradients, params, join = split(updates, params)
+        norms = scope.norms(gradients, params)
+        rules = self.clip if rules is None else rules
+        parts, policies = factors(
+            rules, norms, known.policies, known.step, scope.examples
+        )
+        if not scope.examples:
+            gradients = scope.multiply(gradients, parts.prescales)
+        scaled = scope.multiply(gradients, parts.factors)
+        scaled = join(scope.perturb(scaled, known.step))
+        if not isinstance(state, ClipState):
+            # A state of its own kind, or none, as optax's stateless transforms take it.
+            return scaled, state, parts
+        step = jnp.asarray(optax.safe_increment(known.step))
+        return scaled, ClipState(step, policies), parts
+
+    def __call__(
+        self,
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        clip: Rules | None = None,
+        **others: Any,
+    ) -> tuple[optax.Updates, Any]:
+        del others
+        scaled, state, _ = self.examine(updates, state, params, clip)
+        return scaled, state
+
+    def _check_override(self, clip: Any) -> None:
+        check_rules(clip)
+        if has_state(clip):
+            raise ValueError(
+                "`clip` given to `update` must not be adaptive: its state would be "
+                "lost. Hand an `Adaptive` rule to `as_transform`."
+            )
+        if not self.counts and reads_step(clip):
+            raise ValueError(
+                "`clip` given to `update` has a threshold that depends on the step, "
+                "which this transform does not count, since its own rule does not. "
+                f"Hand the schedule to `as_transform`. Got {clip!r}."
+            )
 
 
-def as_transform(clip: Rules, scope: AbstractScope = PerTree()) -> ClipTransformation:
+def _first_step() -> Int[Array, ""]:
+    return jnp.zeros((), jnp.int32)
+
+
+def as_transform(
+    clip: Rules, scope: AbstractScope = PerTree()
+) -> optax.GradientTransformationExtraArgs:
     """A clipping rule as an optax transform, to be chained with any optimiser.
 
     ```python
@@ -62,6 +129,10 @@ def as_transform(clip: Rules, scope: AbstractScope = PerTree()) -> ClipTransform
     norm whose square overflows is still right, a half-precision leaf has its norm taken
     in float32, and a gradient with a number that is not finite stays so: wrap it in
     [`jaxclip.skip_nonfinite`][] or [`jaxclip.zero_nonfinite`][] where that may happen.
+
+    Gradients may be sharded over a mesh in any way, and stay as they are: no numbers
+    travel but sums of squares. What is no gradient in the pytree (a function in a
+    model, an index, a key) passes as it is; of a sparse matrix the entries are clipped.
 
     Thresholds that live among a user's own parameters, to be trained with them, are
     handed to `update` at each step, `update(g, state, params, clip=HardClip(c))`: optax
@@ -76,7 +147,10 @@ def as_transform(clip: Rules, scope: AbstractScope = PerTree()) -> ClipTransform
 
     **Returns:**
 
-    An `optax.GradientTransformationExtraArgs` whose state is a [`jaxclip.ClipState`][].
+    An `optax.GradientTransformationExtraArgs`. Its state is `optax.EmptyState`, as of
+    `optax.clip_by_global_norm`, whose checkpoints it takes; or a
+    [`jaxclip.ClipState`][] where the rule depends on the step or on earlier gradients,
+    or the scope adds noise.
 
     **Raises:**
 
@@ -84,56 +158,15 @@ def as_transform(clip: Rules, scope: AbstractScope = PerTree()) -> ClipTransform
     gradient.
     """
     check_rules(clip)
-    examine = _examiner(clip, scope)
-
-    def init(params: optax.Params) -> ClipState:
-        return ClipState(jnp.zeros((), jnp.int32), init_policies(clip, scope, params))
-
-    def update(
-        updates: optax.Updates,
-        state: ClipState,
-        params: optax.Params | None = None,
-        *,
-        clip: Rules | None = None,
-        **others: Any,
-    ) -> tuple[optax.Updates, ClipState]:
-        del others
-        if clip is not None:
-            _check_override(clip)
-        scaled, state, _ = examine(updates, state, params, clip)
-        return scaled, state
-
-    return ClipTransformation(init, update, clip, scope, examine)
+    return _transform(ClipUpdate(clip, scope))
 
 
-def _examiner(
-    clip: Rules, scope: AbstractScope
-) -> Callable[..., tuple[optax.Updates, ClipState, Parts]]:
-    """An update that tells what it saw and did, as well."""
-
-    def examine(
-        updates: optax.Updates,
-        state: ClipState,
-        params: optax.Params | None = None,
-        rules: Rules | None = None,
-    ) -> tuple[optax.Updates, ClipState, Parts]:
-        norms = scope.norms(updates, params)
-        rules = clip if rules is None else rules
-        parts, policies = factors(
-            rules, norms, state.policies, state.step, scope.examples
-        )
-        scaled = scope.multiply(updates, parts.factors)
-        scaled = scope.perturb(scaled, state.step)
-        step = jnp.asarray(optax.safe_increment(state.step))
-        return scaled, ClipState(step, policies), parts
-
-    return examine
+def counting(
+    clip: Rules, scope: AbstractScope = PerTree()
+) -> optax.GradientTransformationExtraArgs:
+    """The same, with a state that counts the updates in any case."""
+    return _transform(ClipUpdate(clip, scope, counts=True))
 
 
-def _check_override(clip: Any) -> None:
-    check_rules(clip)
-    if has_state(clip):
-        raise ValueError(
-            "`clip` given to `update` must not be adaptive: its state would be lost. "
-            "Hand an `Adaptive` rule to `as_transform`."
-        )
+def _transform(update: ClipUpdate) -> optax.GradientTransformationExtraArgs:
+    return optax.GradientTransformationExtraArgs(update.init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree

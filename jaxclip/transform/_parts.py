@@ -8,12 +8,13 @@ from jaxtyping import Array, Float, Int
 
 from .._types import PyTree, Step
 from ..clip import AbstractClip, Adaptive
+from ._policy_state import PolicyState, adapt, init_state
 from ._scope import AbstractScope
 
 # One rule for all parts, or a pytree of rules with one for each leaf.
 Rules: TypeAlias = PyTree[AbstractClip | Adaptive]
-# The state of each adaptive rule; empty for the others.
-PolicyStates: TypeAlias = tuple[PyTree[Array], ...]
+# The state of each adaptive rule in the pytree of rules; empty where none is adaptive.
+PolicyStates: TypeAlias = tuple[PolicyState, ...]
 
 
 class Parts(NamedTuple):
@@ -21,12 +22,18 @@ class Parts(NamedTuple):
 
     - `norms`: as the scope takes them.
     - `factors`: what the parts are multiplied by.
+    - `prescales`: what they are multiplied by before that: 1, but where the factor is
+        the smaller one of two, whose product no float can hold.
     - `regimes`: between which of the rule's kinks a norm lies: 0 up to the first.
+    - `thresholds`: the norm at which the rule sets in: its first kink, or for a smooth
+        rule its threshold; infinite for a rule that has neither.
     """
 
     norms: PyTree[Float[Array, "..."]]
     factors: PyTree[Float[Array, "..."]]
+    prescales: PyTree[Float[Array, "..."]]
     regimes: PyTree[Int[Array, "..."]]
+    thresholds: PyTree[Float[Array, "..."]]
 
 
 def check_rules(clip: Any) -> None:
@@ -51,6 +58,26 @@ def is_rule(value: Any) -> bool:
     return isinstance(value, AbstractClip | Adaptive)
 
 
+def reads_step(clip: Rules) -> bool:
+    """Whether one of the rules depends on the step."""
+    rules = jax.tree.leaves(clip, is_leaf=is_rule)
+    return any(isinstance(rule, Adaptive) or _reads_step(rule) for rule in rules)
+
+
+def _reads_step(rule: AbstractClip) -> bool:
+    def of(step):
+        return rule.factor(jnp.ones(()), step), rule.kinks(step)
+
+    try:
+        jaxpr = jax.make_jaxpr(of)(jnp.zeros((), jnp.int32)).jaxpr
+    except jax.errors.ConcretizationTypeError:
+        # A schedule in Python, which branches on the step's value.
+        return True
+    (step,) = jaxpr.invars
+    used = [v for eqn in jaxpr.eqns for v in eqn.invars]
+    return any(variable is step for variable in (*used, *jaxpr.outvars))
+
+
 def init_policies(
     clip: Rules, scope: AbstractScope, params: PyTree[Array]
 ) -> PolicyStates:
@@ -59,18 +86,14 @@ def init_policies(
         return ()
     parts = scope.parts(params)
     states, index = [], 0
-    for rule, part in zip(_matched(clip, parts), jax.tree.leaves(parts), strict=True):
-        # Each threshold has a number of its own: a policy may draw by it.
-        numbers = jnp.arange(index, index + part.size, dtype=jnp.int32)
-        index += part.size
-        states.append(_init(rule, part.dtype, numbers))
+    for rule, group in _groups(clip, parts):
+        state = ()
+        if isinstance(rule, Adaptive):
+            # Each threshold has a number of its own: a policy may draw by it.
+            state = init_state(rule, scope, group, index)
+        index += sum(part.size for part in jax.tree.leaves(group))
+        states.append(state)
     return tuple(states)
-
-
-def _init(rule: AbstractClip | Adaptive, dtype: Any, numbers: Int[Array, " p"]) -> Any:
-    if isinstance(rule, AbstractClip):
-        return ()
-    return jax.vmap(lambda number: rule.policy.init(dtype, number))(numbers)
 
 
 def factors(
@@ -86,71 +109,79 @@ def factors(
 
     - `norms`: as the scope takes them, with a leading axis of examples if `examples`.
     """
-    leaves, structure = jax.tree.flatten(norms)
-    states_before = states or ((),) * len(leaves)
-    multipliers, regimes, states_after = [], [], []
-    rules = _matched(clip, norms)
-    for rule, norm, state in zip(rules, leaves, states_before, strict=True):
+    groups = _groups(clip, norms)
+    seen, after = [], []
+    for (rule, group), state in zip(groups, states or ((),) * len(groups), strict=True):
         if isinstance(rule, Adaptive):
-            factor, regime, state = _adapt(rule, norm, state, step, examples)
+            columns, state = adapt(rule, group, state, step, examples, apply)
         else:
-            factor, regime = _apply(rule, norm, step)
-        multipliers.append(factor)
-        regimes.append(regime)
-        states_after.append(state)
-    parts = Parts(
-        norms,
-        jax.tree.unflatten(structure, multipliers),
-        jax.tree.unflatten(structure, regimes),
-    )
-    return parts, tuple(states_after) if states else ()
+            leaves, structure = jax.tree.flatten(group)
+            rows = [apply(rule, norm, step) for norm in leaves]
+            columns = [
+                structure.unflatten([row[i] for row in rows])
+                for i in range(len(Parts._fields) - 1)
+            ]
+        seen.append(columns)
+        after.append(state)
+    columns = [_joined(clip, list(column)) for column in zip(*seen, strict=True)]
+    return Parts(norms, *columns), tuple(after) if states else ()
 
 
-def _apply(
+def apply(
     rule: AbstractClip, norm: Float[Array, "..."], step: Step
-) -> tuple[Float[Array, "..."], Int[Array, "..."]]:
-    """The factor of each norm, and how many kinks it lies above."""
+) -> tuple[Array, ...]:
+    """Of each norm what `Parts` has, in its order."""
+    kinks = rule.kinks(step)
+    smooth = getattr(rule, "threshold", None)
     # A threshold may be of another precision than the gradient.
     with jax.numpy_dtype_promotion("standard"):
-        above = [(norm > kink).astype(jnp.int32) for kink in rule.kinks(step)]
-    return rule.factor(norm, step), sum(above, jnp.zeros(norm.shape, jnp.int32))
+        above = [(norm > kink).astype(jnp.int32) for kink in kinks]
+        regime = sum(above, jnp.zeros_like(norm, jnp.int32))
+        first = kinks[0] if kinks else smooth(step) if callable(smooth) else jnp.inf
+        threshold = jnp.zeros_like(norm) + jnp.asarray(first).astype(norm.dtype)
+    factor = rule.factor(norm, step)
+    factor, prescale = _representable(rule, norm, step, factor)
+    return factor, prescale, regime, threshold
 
 
-def _adapt(
-    rule: Adaptive,
-    norm: Float[Array, "..."],
-    state: PyTree[Array],
-    step: Step,
-    examples: bool,
-) -> tuple[Float[Array, "..."], Int[Array, "..."], PyTree[Array]]:
-    """The same under a policy, whose states have an axis of parts."""
+def _representable(
+    rule: AbstractClip, norm: Float[Array, "..."], step: Step, factor: Array
+) -> tuple[Array, Array]:
+    """The factor as a product of two, where it alone is below the smallest float.
 
-    def of_one_threshold(norms, state):
-        settled, state = rule.at(norms, state, step)
-        return *_apply(settled, norms, step), state
-
-    shared = norm.shape[0] if examples else 1
-    rows = jnp.moveaxis(norm.reshape(shared, -1), 0, 1)
-    factor, regime, state = jax.vmap(of_one_threshold)(rows, state)
-
-    def back(numbers):
-        return jnp.moveaxis(numbers, 0, 1).reshape(norm.shape)
-
-    return back(factor), back(regime), state
+    A gradient of norm 1e38 that is clipped to 1 has a factor that is flushed to zero,
+    and would be dropped. There the rule is asked at a smaller norm, to which the
+    gradient is shortened first. A rule that keeps a fraction of the longest gradients
+    has no such factor, and one that drops them is asked in vain.
+    """
+    most = jnp.asarray(float(jnp.finfo(norm.dtype).max) ** 0.5, norm.dtype)
+    lost = (factor == 0) & (norm > most)
+    safe = jnp.where(lost, norm, most)
+    prescale = jnp.where(lost, most / safe, jnp.ones_like(norm))
+    shorter = rule.factor(jnp.minimum(norm, most), step)
+    return jnp.where(lost, shorter, factor), prescale
 
 
-def _matched(clip: Rules, parts: PyTree[Any]) -> list[AbstractClip | Adaptive]:
-    """The rule of each leaf of the norms."""
+def _groups(clip: Rules, tree: PyTree[Any]) -> list[tuple[Any, PyTree[Any]]]:
+    """Each rule, with the norms that it is for."""
     if is_rule(clip):
-        return [clip] * len(jax.tree.leaves(parts))
+        return [(clip, tree)]
+    rules, structure = jax.tree.flatten(clip, is_leaf=is_rule)
+    if not jax.tree.leaves(tree):
+        return [(rule, tree) for rule in rules]
     try:
-        full = jax.tree.broadcast(clip, parts, is_leaf=is_rule)
+        return list(zip(rules, structure.flatten_up_to(tree), strict=True))
     except ValueError as error:
         raise ValueError(
             "`clip` is a pytree of rules that does not match what there are norms of: "
             "it needs a rule for each leaf of the gradient, and a scope with a norm "
             "for each, such as `PerLeaf()`. Got rules "
-            f"{jax.tree.structure(clip, is_leaf=is_rule)} and norms "
-            f"{jax.tree.structure(parts)}."
+            f"{structure} and norms {jax.tree.structure(tree)}."
         ) from error
-    return jax.tree.leaves(full, is_leaf=is_rule)
+
+
+def _joined(clip: Rules, columns: list[PyTree[Array]]) -> PyTree[Array]:
+    """The trees of all groups as one."""
+    if is_rule(clip):
+        return columns[0]
+    return jax.tree.structure(clip, is_leaf=is_rule).unflatten(columns)

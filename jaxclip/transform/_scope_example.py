@@ -69,6 +69,10 @@ class PerExample(AbstractScope):
                 f"{self.within!r}."
             )
 
+    @property
+    def reads_step(self) -> bool:
+        return self.noise_std is not None
+
     def share(self, examples: int) -> float:
         """What each of so many examples counts in the reduced gradient."""
         return 1.0 if self.reduce == "sum" else 1 / examples

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ..._checks import count, positive
 from ..._types import RealScalarLike
 from ...clip import AbstractClip
-from .._as_transform import ClipState, as_transform
+from .._as_transform import ClipState, counting
 from .._norm import safe_norm
 from .._scope_example import PerExample
 from ._tree import plus
@@ -45,7 +45,7 @@ def centered_clip(
     - `iterations`: how often, at each update.
     """
     count("iterations", iterations)
-    transform = as_transform(clip, PerExample())
+    transform = counting(clip, PerExample())
 
     def init(params: optax.Params) -> CenteredClipState:
         center = jax.tree.map(jnp.zeros_like, params)
@@ -102,7 +102,7 @@ def _centered(
     params: optax.Params | None,
 ) -> optax.Updates:
     """The aggregate after so many moves from the last one."""
-    transform = as_transform(clip, PerExample())
+    transform = counting(clip, PerExample())
 
     def move(_, center):
         around = _around(updates, center)

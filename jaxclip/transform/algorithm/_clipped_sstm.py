@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from ..._checks import positive
 from ..._types import RealScalarLike
 from ...clip import AbstractClip
-from .._as_transform import as_transform
+from .._as_transform import counting
 from .._scope import times
 from ._tree import mean_of, plus
 
@@ -53,7 +53,7 @@ def clipped_sstm(
     - `lr`: positive, per step.
     - `clip`: the rule for a step, in the parameters' unit.
     """
-    rate, transform = positive("lr", lr), as_transform(clip)
+    rate, transform = positive("lr", lr), counting(clip)
 
     def init(params: optax.Params) -> ClippedSSTMState:
         return ClippedSSTMState(

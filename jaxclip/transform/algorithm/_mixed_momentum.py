@@ -55,7 +55,10 @@ def mixed_momentum(
 
     def init(params: optax.Params) -> MixedMomentumState:
         momentum = jax.tree.map(jnp.zeros_like, params)
-        return MixedMomentumState(momentum, (transform.init(params),) * 2)
+        # Each its own, not one twice: a buffer can be donated once.
+        return MixedMomentumState(
+            momentum, (transform.init(params), transform.init(params))
+        )
 
     def update(
         updates: optax.Updates,
