@@ -1,7 +1,11 @@
 """Checks at the door: what came, what is wanted, what to do.
 
 A concrete value fails at once with a `ValueError`; a traced one fails when the
-compiled program runs, through `equinox.error_if`.
+compiled program runs, through `equinox.error_if`. That is a callback to the host, which
+no training step may hold and no exported program can: the numbers of rules, policies
+and scopes, which may be traced within a step, become NaN there instead, and what is
+called from outside refuses a NaN. With the environment variable `EQX_ON_ERROR=nan`
+that is so everywhere.
 """
 
 import operator
@@ -15,11 +19,20 @@ import numpy as np
 from jaxtyping import Array, Float
 
 
-def check(value: Array, is_bad: Callable[[Any], Any], message: str) -> Array:
+def check(
+    value: Array, is_bad: Callable[[Any], Any], message: str, *, in_step: bool = False
+) -> Array:
     """Returns `value`, or fails with `message` where `is_bad(value)` has a true entry.
 
     The result must be used: under `jit` an unused check is removed as dead code.
+
+    **Arguments:**
+
+    - `in_step`: whether it is a number of a rule, which may be traced within a training
+        step: where it is bad it then becomes NaN, without a callback to the host.
     """
+    if is_traced(value) and in_step:
+        return jnp.where(is_bad(value), jnp.nan, value)
     if is_traced(value):
         return eqx.error_if(value, jnp.any(is_bad(value)), message)
     # In numpy: under `jit` even a comparison of two constants would be traced.
@@ -28,31 +41,34 @@ def check(value: Array, is_bad: Callable[[Any], Any], message: str) -> Array:
     return value
 
 
-def nonnegative(name: str, value: Any) -> Array:
+def nonnegative(name: str, value: Any, *, in_step: bool = False) -> Array:
     """`value` as an array of floats, none of them negative or NaN (inf is allowed)."""
     # Written as a negation so that NaN, which compares false, is caught too.
     return check(
         as_float(name, value),
         lambda x: ~(x >= 0),
         f"`{name}` must be non-negative and not NaN.",
+        in_step=in_step,
     )
 
 
-def positive(name: str, value: Any) -> Array:
+def positive(name: str, value: Any, *, in_step: bool = False) -> Array:
     """`value` as an array of floats, all of them positive and finite."""
     return check(
         as_float(name, value),
         lambda x: ~((x > 0) & (x < np.inf)),
         f"`{name}` must be positive and finite.",
+        in_step=in_step,
     )
 
 
-def fraction(name: str, value: Any) -> Array:
+def fraction(name: str, value: Any, *, in_step: bool = False) -> Array:
     """`value` as an array of floats, all of them from 0 to 1."""
     return check(
         as_float(name, value),
         lambda x: ~((x >= 0) & (x <= 1)),
         f"`{name}` must lie between 0 and 1.",
+        in_step=in_step,
     )
 
 

@@ -91,19 +91,6 @@ class _Closure(eqx.Module):
         return function(*args, **kwargs)
 
 
-class _Record(eqx.Module):
-    """A named tuple with attributes beside its fields, which JAX would lose."""
-
-    kind: type = eqx.field(static=True)
-    fields: tuple[Any, ...]
-    attributes: dict[str, Any]
-
-    def together(self) -> Any:
-        record = tuple.__new__(self.kind, _together(self.fields))
-        vars(record).update(_together(self.attributes))
-        return record
-
-
 def _apart(tree: Any, outside: frozenset[int] = frozenset()) -> Any:
     """A pytree with the functions among its leaves taken apart.
 
@@ -114,14 +101,11 @@ def _apart(tree: Any, outside: frozenset[int] = frozenset()) -> Any:
     """
 
     def leaf(value: Any) -> Any:
-        if _is_record(value):
-            fields = _apart(tuple(value), outside)
-            return _Record(type(value), fields, _apart(dict(vars(value)), outside))
         if isinstance(value, FunctionType) and id(value) not in outside:
             return _closure(value, outside | {id(value)})
         return value if eqx.is_array(value) else hashable(value)
 
-    return jax.tree.map(leaf, tree, is_leaf=_is_record)
+    return jax.tree.map(leaf, tree)
 
 
 def _closure(function: FunctionType, outside: frozenset[int]) -> Any:
@@ -143,17 +127,9 @@ def _together(tree: Any) -> Any:
     """What was taken apart, as the code that it is handed to knows it."""
 
     def leaf(value: Any) -> Any:
-        if isinstance(value, _Record):
-            return value.together()
         return value.value if isinstance(value, ByIdentity) else value
 
-    return jax.tree.map(
-        leaf, tree, is_leaf=lambda value: isinstance(value, _Record | _Closure)
-    )
-
-
-def _is_record(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(getattr(value, "__dict__", None))
+    return jax.tree.map(leaf, tree, is_leaf=lambda value: isinstance(value, _Closure))
 
 
 def _as_number(leaf: Any) -> Any:

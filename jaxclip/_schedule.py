@@ -148,7 +148,7 @@ def as_schedule(value: Any, name: str = "value") -> Schedule:
         return value
     if callable(value):
         return FromFunction(hashable(value), name)
-    return Constant(nonnegative(name, value))
+    return Constant(nonnegative(name, value, in_step=True))
 
 
 def check_rate(lr: Any, steps: Real[Array, " s"]) -> Schedule:

@@ -457,7 +457,7 @@ def test_each_optimiser_has_numbers_of_its_own():
         # `optax.apply_if_finite` and `optax.masked` hold transforms in closures.
         optax.apply_if_finite(optax.adam(0.1), 2),
         optax.masked(optax.sgd(0.1, momentum=0.9), True),
-        # The clip's `examine` is an attribute beside the two functions.
+        # What the monitor asks for is an attribute of the clip's `update`.
         optax.chain(jc.monitor(jc.as_transform(jc.HardClip(1.0))), optax.adam(0.1)),
         jc.skip_nonfinite(optax.adagrad(0.1)),
         # A number decides what is computed.

@@ -30,7 +30,7 @@ def per_example(scope, gradients, threshold):
     clip = jc.as_transform(jc.HardClip(threshold), scope)
     examples = jax.tree.map(lambda leaf: leaf[0], gradients)
     total, _ = clip.update(gradients, clip.init(examples))
-    _, _, parts = clip.update.examine(gradients, clip.init(examples))
+    _, _, parts = clip.update.clipping.examine(gradients, clip.init(examples))
     return total, jax.tree.map(jnp.sum, parts.regimes)
 
 

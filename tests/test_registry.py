@@ -112,6 +112,18 @@ def test_a_kink_that_is_not_listed_is_seen(monkeypatch):
 
 
 @pytest.mark.parametrize("name", RULES)
+def test_a_rule_with_a_number_that_is_none(name):
+    """It would otherwise clip nothing, or everything, in silence."""
+    leaves, structure = jax.tree.flatten(RULES[name])
+    for i, leaf in enumerate(leaves):
+        bad = structure.unflatten(
+            [*leaves[:i], jnp.full_like(leaf, jnp.nan), *leaves[i + 1 :]]
+        )
+        factor = eqx.filter_jit(bad.factor)(jnp.array([1e-3, 1.0, 1e3]), 0)
+        assert jnp.all(jnp.isnan(factor))
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_a_rule_has_the_derivative_of_its_factor(name):
     rule, h = RULES[name], 1e-4
     norms = NORMS[_beside_kinks(rule, NORMS, h)]

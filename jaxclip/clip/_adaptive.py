@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import check, is_traced
 from .._repr import Shown
 from .._schedule import Constant
 from .._types import PyTree, Step
@@ -50,8 +51,10 @@ class Adaptive(Shown):
         # A parameter of the policy may be of another precision than the gradient.
         with jax.numpy_dtype_promotion("standard"):
             threshold, after = self.policy.threshold(norms, state, step)
-            # One infinite norm would stay in an average for ever.
-            usable = jnp.all(jnp.isfinite(norms))
+            # One infinite norm would stay in an average for ever. And norms that are
+            # all 0 say nothing about the size of gradients: an expert that got no
+            # tokens, a layer that is frozen. Counted, they would set a threshold of 0.
+            usable = jnp.all(jnp.isfinite(norms)) & jnp.any(norms > 0)
             after = jax.tree.map(
                 lambda new, old: jnp.where(usable, new, old).astype(old.dtype),
                 after,
@@ -59,6 +62,19 @@ class Adaptive(Shown):
             )
         # As a schedule: a number would be checked again at every step.
         return self.rule(Constant(jnp.asarray(threshold, norms.dtype))), after
+
+
+def _not_nan(number: Any) -> Any:
+    """A number of a rule; where it is traced, an error at run time if it is NaN: what
+    the rule made of one that it does not allow."""
+    if not (is_traced(number) and jnp.issubdtype(number.dtype, jnp.floating)):
+        return number
+    return check(
+        number,
+        jnp.isnan,
+        "`clip` holds a number that its rule does not allow, such as a threshold that "
+        "is negative or NaN.",
+    )
 
 
 def need_rule(clip: Any, verb: str) -> AbstractClip:
@@ -69,7 +85,7 @@ def need_rule(clip: Any, verb: str) -> AbstractClip:
     - `verb`: the function that needs it, as an error calls it.
     """
     if isinstance(clip, AbstractClip):
-        return clip
+        return jax.tree.map(_not_nan, clip)
     if isinstance(clip, Adaptive):
         raise ValueError(
             f"`{verb}` needs a rule whose factor depends on the norm and the step "

@@ -37,7 +37,8 @@ class Normalize(AbstractClip):
     ) -> Float[Array, "..."]:
         norm, eps = at(self.eps, norm, step)
         total = norm + eps
-        return jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
+        none = total <= 0
+        return jnp.where(none, 0.0, 1 / jnp.where(none, 1.0, total))
 
     def kinks(self, step: Step) -> tuple[()]:
         del step
@@ -95,7 +96,7 @@ class PSAC(AbstractClip):
     ) -> Float[Array, "..."]:
         norm, r = at(self.stability, norm, step)
         # At 0 / 0, without a constant, a zero gradient has no direction.
-        regular = norm + r > 0
+        regular = ~(norm + r <= 0)
         n, r = jnp.where(regular, norm, 1.0), jnp.where(regular, r, 0.0)
         factor = ratio(jnp.ones_like(n), n + ratio(r, n + r))
         return jnp.where(regular, factor, 0.0)

@@ -61,7 +61,8 @@ class HardClip(AbstractClip):
         norm, c = at(self.threshold, norm, step)
         # The operand is made safe before the division, and the result selected after
         # it: 0 / 0 and inf / inf would poison the derivative of the other branch.
-        active = norm > c
+        # Written so that a threshold that is no number leaves nothing unclipped.
+        active = ~(norm <= c)
         clipped = ratio(jnp.where(active, c, 1.0), jnp.where(active, norm, 1.0))
         return jnp.where(active, clipped, 1.0)
 
@@ -87,7 +88,7 @@ class SoftClip(AbstractClip):
     ) -> Float[Array, "..."]:
         norm, c = at(self.threshold, norm, step)
         # c / (c + n), which is 0 / 0 at the origin and inf / inf without a threshold.
-        regular = jnp.isfinite(c) & (c + norm > 0)
+        regular = ~(jnp.isinf(c) | (c + norm <= 0))
         c, norm = jnp.where(regular, c, 1.0), jnp.where(regular, norm, 0.0)
         return ratio(c, c + norm)
 
@@ -113,7 +114,7 @@ class RootSoftClip(AbstractClip):
         self, norm: Float[Array, "..."] | RealScalarLike, step: Step
     ) -> Float[Array, "..."]:
         norm, c = at(self.threshold, norm, step)
-        regular = jnp.isfinite(c) & (c + norm > 0)
+        regular = ~(jnp.isinf(c) | (c + norm <= 0))
         c, norm = jnp.where(regular, c, 1.0), jnp.where(regular, norm, 0.0)
         # Scaled, since the squares alone overflow float32 at 2e19. The scale cancels,
         # so its derivative is left out.
@@ -151,8 +152,8 @@ class DeltaClip(AbstractClip):
         hard = HardClip(self.threshold).factor(norm, step)
         _, delta = at(self.delta, norm, step)
         # A tie goes to the hard clip and to the identity: the inactive sides.
-        floored = jnp.where(delta > hard, delta, hard)
-        return jnp.where(floored < 1, floored, jnp.ones_like(floored))
+        floored = jnp.where((delta > hard) | jnp.isnan(delta), delta, hard)
+        return jnp.where(floored >= 1, jnp.ones_like(floored), floored)
 
     def kinks(self, step: Step) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         c = jnp.asarray(self.threshold(step))
@@ -182,7 +183,8 @@ class SkipClip(AbstractClip):
         self, norm: Float[Array, "..."] | RealScalarLike, step: Step
     ) -> Float[Array, "..."]:
         norm, c = at(self.threshold, norm, step)
-        return jnp.where(norm > c, jnp.zeros_like(norm), jnp.ones_like(norm))
+        kept = jnp.where(norm <= c, jnp.ones_like(norm), jnp.nan)
+        return jnp.where(norm > c, jnp.zeros_like(norm), kept)
 
     def kinks(self, step: Step) -> tuple[Float[Array, "..."]]:
         return (self.threshold(step),)

@@ -34,7 +34,7 @@ class ScoreClip(AbstractClip):
     noise: AbstractNoise
     risk: Schedule = eqx.field(converter=partial(as_schedule, name="risk"))
     feature_norm: Float[Array, ""] = eqx.field(
-        converter=lambda value: positive("feature_norm", value)
+        converter=lambda value: positive("feature_norm", value, in_step=True)
     )
 
     def factor(

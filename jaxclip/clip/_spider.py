@@ -47,7 +47,11 @@ class SpiderClip(AbstractClip):
         linear = HardClip(self._linear).factor(norm, step)
         # c1 / n^2 as a square: neither n^2 nor its derivative overflows.
         square = HardClip(self._root).factor(norm, step) ** 2
-        return jnp.where(square < linear, square, linear)
+        factor = jnp.where(square < linear, square, linear)
+        # A number that is none would be taken for a kink that is not there.
+        numbers = [jnp.asarray(f(step)) for f in (self.l0, self.l1, self.eps)]
+        lost = jnp.isnan(numbers[0]) | jnp.isnan(numbers[1]) | jnp.isnan(numbers[2])
+        return jnp.where(lost, jnp.nan, factor)
 
     def kinks(self, step: Step) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         c0, root = self._linear(step), self._root(step)

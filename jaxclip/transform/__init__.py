@@ -2,8 +2,8 @@
 
 from . import algorithm as algorithm
 from ._as_transform import (
+    Clipping as Clipping,
     ClipState as ClipState,
-    ClipUpdate as ClipUpdate,
     as_transform as as_transform,
 )
 from ._clipped_grad import clipped_grad as clipped_grad

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
@@ -33,22 +34,23 @@ class ClipState(NamedTuple):
     policies: PolicyStates = ()
 
 
-class ClipUpdate:
-    """The `update` of a clipping transform, which can also tell what it saw and did.
+class Clipping(eqx.Module):
+    """What a clipping transform is made of, which can also tell what it saw and did.
 
-    It is opaque to JAX, as the closures of optax's own transforms are, so that a
-    transform may be copied, be a leaf of a pytree, or an argument of
-    `equinox.filter_jit`.
+    The attribute `clipping` of the transform's `update`.
 
-    - `clip`, `scope`: what the transform was made of.
-    - `counts`: whether its state counts the updates.
+    **Arguments:**
+
+    - `clip`, `scope`: as of [`jaxclip.as_transform`][].
+    - `counts`: whether the state counts the updates.
     """
 
-    def __init__(self, clip: Rules, scope: AbstractScope, counts: bool = False):
-        self.clip, self.scope = clip, scope
-        self.counts = counts or scope.reads_step or reads_step(clip)
+    clip: Rules
+    scope: AbstractScope
+    counts: bool = eqx.field(static=True)
 
     def init(self, params: optax.Params) -> ClipState | optax.EmptyState:
+        """The state before the first update."""
         if not self.counts:
             return optax.EmptyState()
         params, _, _ = split(params)
@@ -64,7 +66,7 @@ class ClipUpdate:
     ) -> tuple[optax.Updates, Any, Parts]:
         """An update, and what was seen and done."""
         if rules is not None:
-            self._check_override(rules)
+            self.check_override(rules)
         known = state if isinstance(state, ClipState) else ClipState(_first_step())
         scope = self.scope
         gradients, params, join = split(updates, params)
@@ -83,20 +85,8 @@ class ClipUpdate:
         step = jnp.asarray(optax.safe_increment(known.step))
         return scaled, ClipState(step, policies), parts
 
-    def __call__(
-        self,
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-        *,
-        clip: Rules | None = None,
-        **others: Any,
-    ) -> tuple[optax.Updates, Any]:
-        del others
-        scaled, state, _ = self.examine(updates, state, params, clip)
-        return scaled, state
-
-    def _check_override(self, clip: Any) -> None:
+    def check_override(self, clip: Any) -> None:
+        """Raises where a rule given to `update` is not one that it can follow."""
         check_rules(clip)
         if has_state(clip):
             raise ValueError(
@@ -158,15 +148,37 @@ def as_transform(
     gradient.
     """
     check_rules(clip)
-    return _transform(ClipUpdate(clip, scope))
+    return _transform(clip, scope, scope.reads_step or reads_step(clip))
 
 
 def counting(
     clip: Rules, scope: AbstractScope = PerTree()
 ) -> optax.GradientTransformationExtraArgs:
     """The same, with a state that counts the updates in any case."""
-    return _transform(ClipUpdate(clip, scope, counts=True))
+    return _transform(clip, scope, True)
 
 
-def _transform(update: ClipUpdate) -> optax.GradientTransformationExtraArgs:
-    return optax.GradientTransformationExtraArgs(update.init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
+def _transform(
+    clip: Rules, scope: AbstractScope, counts: bool
+) -> optax.GradientTransformationExtraArgs:
+    clipping = Clipping(clip, scope, counts)
+
+    def init(params: optax.Params) -> ClipState | optax.EmptyState:
+        return clipping.init(params)
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        clip: Rules | None = None,
+        **others: Any,
+    ) -> tuple[optax.Updates, Any]:
+        del others
+        scaled, state, _ = clipping.examine(updates, state, params, clip)
+        return scaled, state
+
+    # Beside the function and not in the transform, which stays a pair of functions: it
+    # may be copied, be a leaf of a pytree, or an argument of `equinox.filter_jit`.
+    update.clipping = clipping  # pyright: ignore[reportFunctionMemberAccess]
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from .._checks import count
 from .._schedule import Constant
 from ..clip import AbstractClip, Adaptive
-from ._as_transform import ClipUpdate
+from ._as_transform import Clipping
 from ._parts import Parts, Rules, is_rule
 from ._trees import split
 
@@ -128,15 +128,15 @@ def monitor(
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
 
 
-def _need_clip(transform: Any) -> ClipUpdate:
-    update = getattr(transform, "update", None)
-    if not isinstance(update, ClipUpdate):
+def _need_clip(transform: Any) -> Clipping:
+    clipping = getattr(getattr(transform, "update", None), "clipping", None)
+    if not isinstance(clipping, Clipping):
         raise ValueError(
             "`monitor` watches what `as_transform` returns, such as "
             "`monitor(as_transform(HardClip(1.0)))`; wrap that link of a chain and not "
             f"the chain. Got {transform!r}."
         )
-    return update
+    return clipping
 
 
 def _record(state: MonitorState, inner: Any, parts: Parts, window: int) -> MonitorState:

@@ -46,7 +46,9 @@ class PerExample(AbstractScope):
 
     reduce: Literal["mean", "sum"] = eqx.field(static=True, default="mean")
     noise_std: Float[Array, ""] | None = eqx.field(
-        converter=lambda std: None if std is None else nonnegative("noise_std", std),
+        converter=lambda std: (
+            None if std is None else nonnegative("noise_std", std, in_step=True)
+        ),
         default=None,
     )
     key: Key | None = None

@@ -59,7 +59,9 @@ class PerUnit(AbstractScope):
     missing or of another shape, or where a leaf has none of the axes.
     """
 
-    eps: Float[Array, ""] = eqx.field(converter=partial(positive, "eps"), default=1e-3)
+    eps: Float[Array, ""] = eqx.field(
+        converter=partial(positive, "eps", in_step=True), default=1e-3
+    )
     axis: Axes | Callable[[str, Any], Axes | None] | None = eqx.field(
         static=True, default=None
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
@@ -13,6 +14,7 @@ from .._checks import count, is_traced, leading_length
 from .._optimiser import Optimiser, as_pytree, with_optimiser
 from .._static import hashable
 from .._types import PyTree
+from ..transform import GuardState
 
 
 def unroll(
@@ -37,10 +39,11 @@ def unroll(
 
     The result is differentiable, forward and backward, in whatever numbers the
     optimiser holds (the hypergradient of Maclaurin et al. 2015, arXiv:1502.03492), in
-    `params` and in `batches`. Backward, the parameters are kept at the start of each
-    segment only, and within one segment while it is run again: with the default
-    segment the memory grows with the square root of the window, at the cost of one
-    more pass forward.
+    `params` and in `batches`. A step that a guard such as [`jaxclip.skip_nonfinite`][]
+    skips has no part in the derivative. Backward, the parameters are kept at the start
+    of each segment only, and within one segment while it is run again: with the default
+    segment the memory grows with the square root of the window, at the cost of one more
+    pass forward.
 
     **Arguments:**
 
@@ -88,7 +91,8 @@ def _train(
 
     def step(carry, batch):
         moved, state = carry
-        updates = gradient(eqx.combine(moved, fixed), batch)
+        seen = _without_skipped(gradient, moved, fixed, batch) if guarded else moved
+        updates = gradient(eqx.combine(seen, fixed), batch)
         # A gradient may come as a model, with what is no array beside its numbers.
         updates = eqx.filter(updates, eqx.is_inexact_array)
         updates, state = optimiser.update(updates, state, moved)
@@ -102,9 +106,35 @@ def _train(
     head = jax.tree.map(lambda x: x[:whole].reshape(-1, length, *x.shape[1:]), batches)
     tail = jax.tree.map(lambda x: x[whole:], batches)
     carry = moved, optimiser.init(moved) if state is None else state
+    guarded = _has_guard(carry[1])
     carry, _ = jax.lax.scan(run, carry, head)
     (moved, state), _ = run(carry, tail)
     return eqx.combine(moved, fixed), state
+
+
+def _has_guard(state: Any) -> bool:
+    def is_guard(node):
+        return isinstance(node, GuardState)
+
+    return any(map(is_guard, jax.tree.leaves(state, is_leaf=is_guard)))
+
+
+def _without_skipped(
+    gradient: Callable[[Any, Any], Any], moved: Any, fixed: Any, batch: Any
+) -> Any:
+    """The parameters, of which the gradient is a constant where it is not finite.
+
+    What a guard leaves out has no part in the derivative. Backward that would not come
+    by itself: its zero is multiplied by the second derivative of a loss that is NaN.
+    The gradient's values are asked for twice, which XLA computes once.
+    """
+    constant = jax.lax.stop_gradient(moved)
+    values = eqx.filter(
+        gradient(eqx.combine(constant, fixed), batch), eqx.is_inexact_array
+    )
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(values)]
+    usable = jnp.all(jnp.array(finite))
+    return jax.tree.map(lambda x, y: jnp.where(usable, x, y), moved, constant)
 
 
 _train_jitted = eqx.filter_jit(_train)

@@ -25,8 +25,9 @@ class AbstractPolicy(Shown):
     - chance comes from a key in a field, folded with the `index` of `init` and with
         `step`, so that two thresholds of one update differ and a run can be repeated.
 
-    What the library takes care of: an update whose norms are not finite leaves the
-    state as it was, and the state keeps the types that `init` gave it.
+    What the library takes care of: an update whose norms are not finite, or are all 0
+    (a part that got no gradient), leaves the state as it was, and the state keeps the
+    types that `init` gave it.
     """
 
     @abc.abstractmethod

@@ -41,7 +41,7 @@ class Percentile(AbstractPolicy):
     """
 
     percent: Float[Array, ""] = eqx.field(
-        converter=partial(nonnegative, "percent"), default=10.0
+        converter=partial(nonnegative, "percent", in_step=True), default=10.0
     )
     window: int = eqx.field(static=True, default=1000)
 
@@ -88,11 +88,13 @@ class QuantileDescent(AbstractPolicy):
     """
 
     quantile: Float[Array, ""] = eqx.field(
-        converter=partial(fraction, "quantile"), default=0.5
+        converter=partial(fraction, "quantile", in_step=True), default=0.5
     )
-    lr: Float[Array, ""] = eqx.field(converter=partial(positive, "lr"), default=0.2)
+    lr: Float[Array, ""] = eqx.field(
+        converter=partial(positive, "lr", in_step=True), default=0.2
+    )
     initial: Float[Array, ""] = eqx.field(
-        converter=partial(positive, "initial"), default=0.1
+        converter=partial(positive, "initial", in_step=True), default=0.1
     )
 
     def init(self, dtype: Any, index: Int[Array, ""]) -> Float[Array, ""]:
@@ -104,7 +106,9 @@ class QuantileDescent(AbstractPolicy):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         del step
         below = jnp.mean(norms <= state, dtype=norms.dtype)
-        return state, state * jnp.exp(-self.lr * (below - self.quantile))
+        moved = state * jnp.exp(-self.lr * (below - self.quantile))
+        # From 0 it would never rise again.
+        return state, jnp.maximum(moved, jnp.finfo(state.dtype).tiny)
 
 
 class AdaGC(AbstractPolicy):
@@ -131,10 +135,10 @@ class AdaGC(AbstractPolicy):
     """
 
     relative: Float[Array, ""] = eqx.field(
-        converter=partial(positive, "relative"), default=1.05
+        converter=partial(positive, "relative", in_step=True), default=1.05
     )
     decay: Float[Array, ""] = eqx.field(
-        converter=partial(fraction, "decay"), default=0.98
+        converter=partial(fraction, "decay", in_step=True), default=0.98
     )
     warmup: int = eqx.field(static=True, default=100)
 
@@ -175,10 +179,10 @@ class SecondMoment(AbstractPolicy):
     """
 
     theta: Float[Array, ""] = eqx.field(
-        converter=partial(positive, "theta"), default=5000.0
+        converter=partial(positive, "theta", in_step=True), default=5000.0
     )
     decay: Float[Array, ""] = eqx.field(
-        converter=partial(fraction, "decay"), default=0.999
+        converter=partial(fraction, "decay", in_step=True), default=0.999
     )
 
     def init(self, dtype: Any, index: Int[Array, ""]) -> Float[Array, ""]:

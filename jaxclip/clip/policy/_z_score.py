@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..._checks import count, fraction, nonnegative, positive
@@ -42,16 +43,20 @@ class ZScore(AbstractPolicy):
 
     - `z`: $z_* > 0$.
     - `decay`: the weight of the past in the averages, from 0 to 1.
-    - `max_norm`: an upper bound of the threshold; infinite for none.
+    - `max_norm`: an upper bound of the threshold, infinite by default: none. (The
+        authors' code has 1.0, with which a rule such as [`jaxclip.SkipClip`][] drops
+        every gradient above 1.)
     - `warmup`: in updates, at least 1.
     """
 
-    z: Float[Array, ""] = eqx.field(converter=partial(positive, "z"), default=2.5)
+    z: Float[Array, ""] = eqx.field(
+        converter=partial(positive, "z", in_step=True), default=2.5
+    )
     decay: Float[Array, ""] = eqx.field(
-        converter=partial(fraction, "decay"), default=0.97
+        converter=partial(fraction, "decay", in_step=True), default=0.97
     )
     max_norm: Float[Array, ""] = eqx.field(
-        converter=partial(nonnegative, "max_norm"), default=1.0
+        converter=partial(nonnegative, "max_norm", in_step=True), default=np.inf
     )
     warmup: int = eqx.field(static=True, default=25)
 
