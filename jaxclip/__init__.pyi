@@ -47,7 +47,6 @@ from .diagnosis import (
 )
 from .grid import Sweep as Sweep, sweep as sweep
 from .limit import (
-    ExponentialModes as ExponentialModes,
     GradientFlow as GradientFlow,
     HomogenizedSDE as HomogenizedSDE,
     RiskODE as RiskODE,
@@ -63,7 +62,6 @@ from .noise import (
     Exponential as Exponential,
     Gaussian as Gaussian,
     Laplace as Laplace,
-    NormalMixture as NormalMixture,
     Rademacher as Rademacher,
     StudentT as StudentT,
     Uniform as Uniform,
@@ -97,20 +95,19 @@ from .sgd import (
     train as train,
 )
 from .transform import (
-    ClipState as ClipState,
     PerCoordinate as PerCoordinate,
     PerExample as PerExample,
     PerLeaf as PerLeaf,
-    PerLeafRMS as PerLeafRMS,
-    PerLeafShare as PerLeafShare,
     PerTree as PerTree,
     PerUnit as PerUnit,
     algorithm as algorithm,
     as_transform as as_transform,
+    clip_metrics as clip_metrics,
     clipped_grad as clipped_grad,
     monitor as monitor,
     safe_norm as safe_norm,
     skip_nonfinite as skip_nonfinite,
+    skip_spikes as skip_spikes,
     zero_nonfinite as zero_nonfinite,
 )
 from .tuning import tune as tune, unroll as unroll

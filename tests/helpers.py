@@ -111,7 +111,7 @@ class Skewed(jc.AbstractNoise):
     def residual(self, signal_variance):
         variances = signal_variance + (self.std * self.stds) ** 2
         weights, means = jnp.asarray(self.weights), -self.std * self.means
-        return jc.NormalMixture(weights, means, jnp.sqrt(variances))
+        return jc.noise.NormalMixture(weights, means, jnp.sqrt(variances))
 
 
 # Seven residuals, not symmetric, as a data set would leave them.

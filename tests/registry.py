@@ -84,8 +84,8 @@ LOSSES: dict[str, jc.problem.AbstractLoss] = {
 SCOPES: dict[str, jc.transform.AbstractScope] = {
     "PerTree": jc.PerTree(),
     "PerLeaf": jc.PerLeaf(),
-    "PerLeafRMS": jc.PerLeafRMS(),
-    "PerLeafShare": jc.PerLeafShare(),
+    "PerLeafRMS": jc.transform.PerLeafRMS(),
+    "PerLeafShare": jc.transform.PerLeafShare(),
     "PerUnit": jc.PerUnit(),
     "PerCoordinate": jc.PerCoordinate(),
     "PerExample": jc.PerExample(),

@@ -171,8 +171,8 @@ TRANSFORMS = {
     "skip_nonfinite": jc.skip_nonfinite(jc.as_transform(ONE)),
     "zero_nonfinite": jc.zero_nonfinite(jc.as_transform(ONE)),
     "per_leaf": jc.as_transform(ONE, jc.PerLeaf()),
-    "per_leaf_rms": jc.as_transform(ONE, jc.PerLeafRMS()),
-    "per_leaf_share": jc.as_transform(ONE, jc.PerLeafShare()),
+    "per_leaf_rms": jc.as_transform(ONE, jc.transform.PerLeafRMS()),
+    "per_leaf_share": jc.as_transform(ONE, jc.transform.PerLeafShare()),
     "per_unit": jc.as_transform(ONE, jc.PerUnit()),
     "per_coordinate": jc.as_transform(ONE, jc.PerCoordinate()),
     "a_rule_for_each": jc.as_transform({"a": ONE, "b": jc.PSAC()}, jc.PerLeaf()),
@@ -269,7 +269,9 @@ def test_inject_hyperparams(scope):
         for k in range(2):
             value, state = update(GRADIENT, state, PARAMS)
             expected = jc.as_transform(jc.HardClip(1.0 + k), scope)
-            alone, _ = expected.update(GRADIENT["a"], jc.ClipState(jnp.array(0)))
+            alone, _ = expected.update(
+                GRADIENT["a"], jc.transform.ClipState(jnp.array(0))
+            )
             np.testing.assert_allclose(value["a"], alone)
             np.testing.assert_allclose(value["b"], [[12.0]])
 

@@ -45,7 +45,7 @@ IMPORTS = {
     "limit": _MODEL,
     "criterion": {*_MODEL, "limit"},
     "curvature": {*_GROUND, "clip"},
-    "tuning": {*_GROUND, "_optimiser"},
+    "tuning": {*_GROUND, "_optimiser", "transform"},
     "grid": _GROUND,
     "diagnosis": {*_GROUND, "clip", "transform"},
     "advice": {*_MODEL, "transform", "sgd", "limit", "criterion", "tuning"},

@@ -39,7 +39,7 @@ class Mixture(jc.AbstractNoise):
 
     def residual(self, signal_variance):
         stds = jnp.sqrt(signal_variance + self.stds**2)
-        return jc.NormalMixture(self.weights, -self.means, stds)
+        return jc.noise.NormalMixture(self.weights, -self.means, stds)
 
 
 L = 3.2**0.5

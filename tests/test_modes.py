@@ -78,9 +78,9 @@ def test_compressed_is_full(spectrum, noise):
     steps = jnp.asarray(dim * np.concatenate([[0.0], np.geomspace(1e-5, 1e3, 25)]))
     # Half of what is stable: the largest eigenvalue may be far above the mean.
     settings = (jc.HardClip(0.7 * dim**0.5), jnp.asarray(0.5 / dim))
+    limit = jc.RiskODE(jc.limit.ExponentialModes())
     risk, exact = (
-        _solve(p, *settings, steps=steps, limit=jc.RiskODE(jc.ExponentialModes())).risk
-        for p in (few, full)
+        _solve(p, *settings, steps=steps, limit=limit).risk for p in (few, full)
     )
     np.testing.assert_allclose(risk[0], exact[0], rtol=1e-13)
     np.testing.assert_allclose(risk, exact, rtol=1e-6)
@@ -166,7 +166,7 @@ def _warmed_up(step):
 def test_schedules_against_scipy():
     problem, clip = _SMALL, jc.HardClip(lambda step: 1.5 + jnp.sin(step / 30.0))
     steps = np.array([0.0, 3.0, 20.0, 100.0, 400.0])
-    ode = jc.RiskODE(jc.ExponentialModes(), rtol=1e-9)
+    ode = jc.RiskODE(jc.limit.ExponentialModes(), rtol=1e-9)
     ours = _solve(problem, clip, _warmed_up, steps=jnp.asarray(steps), limit=ode)
     lam = np.asarray(problem.spectrum.eigenvalues)
     norm = problem.spectrum.feature_norm
@@ -196,7 +196,7 @@ def test_sixth_order():
         )
         return diffrax.diffeqsolve(
             diffrax.ODETerm(lambda k, u, e: e(k, u)),
-            jc.ExponentialModes(),
+            jc.limit.ExponentialModes(),
             0.0,
             60.0,
             60.0 / count,
@@ -227,7 +227,7 @@ def _log_final(values, adjoint=None):
     """The end of a run from three knots of a threshold, a noise and a rate."""
     clip = jc.HardClip(jc.PiecewiseLinear(_KNOTS, values[:3]))
     noisy = eqx.tree_at(lambda p: p.noise.std, _SMALL, values[3])
-    ode = jc.RiskODE(jc.ExponentialModes(), rtol=1e-10)
+    ode = jc.RiskODE(jc.limit.ExponentialModes(), rtol=1e-10)
     steps = np.array([0.0, 200.0])
     curve = jc.solve(noisy, clip, values[4], steps=steps, adjoint=adjoint, limit=ode)
     return jnp.log(curve.risk[-1])
@@ -280,7 +280,7 @@ def test_propagation_against_quadrature():
 @pytest.mark.float32
 def test_single_precision_and_nothing_to_do():
     problem = _SMALL
-    ode, steps = jc.RiskODE(jc.ExponentialModes()), jnp.array([0.0, 100.0])
+    ode, steps = jc.RiskODE(jc.limit.ExponentialModes()), jnp.array([0.0, 100.0])
     risk = _solve(problem, jc.HardClip(2.0), 0.02, steps=steps, limit=ode).risk
     assert risk.dtype == jnp.result_type(float)
     np.testing.assert_allclose(

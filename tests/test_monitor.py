@@ -154,7 +154,7 @@ def test_microbatches_give_the_same_gradient(reduce):
     scope = jc.PerExample(reduce, noise_std=0.1, key=KEY)
     rule = jc.HardClip(lambda step: 0.3 + 0.1 * jnp.asarray(step, float))
     gradients = jax.vmap(jax.grad(loss), (None, 0))(PARAMS, BATCH)
-    state = jc.ClipState(jnp.asarray(2, jnp.int32))
+    state = jc.transform.ClipState(jnp.asarray(2, jnp.int32))
     expected, _ = jc.as_transform(rule, scope).update(gradients, state)
     assert 0 < jnp.sum(jax.vmap(jc.safe_norm)(gradients) > 0.5) < 12
     for microbatch in (None, 1, 4, 12):

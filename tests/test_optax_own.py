@@ -35,14 +35,14 @@ def per_example(scope, gradients, threshold):
 
 
 def by_layer(gradients, global_l2_norm_clip, uniform=True):
-    share = jc.PerLeafShare(by_size=not uniform)
+    share = jc.transform.PerLeafShare(by_size=not uniform)
     scope = jc.PerExample("sum", within=share)
     return per_example(scope, gradients, global_l2_norm_clip)
 
 
 OURS = SimpleNamespace(
     clip=lambda max_delta: ours(jc.PerCoordinate(), max_delta),
-    clip_by_block_rms=lambda threshold: ours(jc.PerLeafRMS(), threshold),
+    clip_by_block_rms=lambda threshold: ours(jc.transform.PerLeafRMS(), threshold),
     clip_by_global_norm=lambda max_norm: ours(jc.PerTree(), max_norm),
     adaptive_grad_clip=lambda clipping, axis=None: ours(
         jc.PerUnit(axis=axis), clipping

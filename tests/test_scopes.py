@@ -21,8 +21,8 @@ WEIGHTS = np.array([0.3, 0.4, 1.2])
 SCOPES = {
     "tree": (jc.PerTree(), 1.0),
     "leaf": (jc.PerLeaf(), 1.0),
-    "leaf_rms": (jc.PerLeafRMS(), np.sqrt(3)),
-    "leaf_share": (jc.PerLeafShare(), 1.0),
+    "leaf_rms": (jc.transform.PerLeafRMS(), np.sqrt(3)),
+    "leaf_share": (jc.transform.PerLeafShare(), 1.0),
     "unit": (jc.PerUnit(), 1.3),
     "coordinate": (jc.PerCoordinate(), 1.0),
     "example": (jc.PerExample("sum"), 1.0),
@@ -169,14 +169,17 @@ def through(transform):
 
 PAIRS = {
     "clip": (jc.PerCoordinate(), lambda c: through(optax.clip(c))),
-    "block_rms": (jc.PerLeafRMS(), lambda c: through(optax.clip_by_block_rms(c))),
+    "block_rms": (
+        jc.transform.PerLeafRMS(),
+        lambda c: through(optax.clip_by_block_rms(c)),
+    ),
     "agc": (jc.PerUnit(), lambda c: through(optax.adaptive_grad_clip(c))),
     "layers": (
-        jc.PerExample("sum", within=jc.PerLeafShare()),
+        jc.PerExample("sum", within=jc.transform.PerLeafShare()),
         lambda c: lambda g, _: by_layer(g, c, True),
     ),
     "layers_by_size": (
-        jc.PerExample("sum", within=jc.PerLeafShare(by_size=True)),
+        jc.PerExample("sum", within=jc.transform.PerLeafShare(by_size=True)),
         lambda c: lambda g, _: by_layer(g, c, False),
     ),
 }
@@ -243,7 +246,7 @@ G = jnp.array([3.0, -4.0, 12.0])
     ("scope", "clip", "value"),
     [
         (jc.PerCoordinate(), jc.HardClip(3.5), (3, -3.5, 3.5)),
-        (jc.PerLeafRMS(), jc.HardClip(1.0), (0.399704, -0.532939, 1.598816)),
+        (jc.transform.PerLeafRMS(), jc.HardClip(1.0), (0.399704, -0.532939, 1.598816)),
         (jc.PerUnit(), jc.HardClip(0.01), (0.001154, -0.001538, 0.004615)),
     ],
 )

@@ -40,7 +40,7 @@ def test_golden_factors(norm, factor):
 
 def test_golden_vector():
     clipped, _ = jc.as_transform(CLIP).update(
-        jnp.array([3.0, -4.0, 12.0]), jc.ClipState(jnp.array(0))
+        jnp.array([3.0, -4.0, 12.0]), jc.transform.ClipState(jnp.array(0))
     )
     np.testing.assert_allclose(clipped, np.array([3, -4, 12]) / 169, rtol=1e-14)
 

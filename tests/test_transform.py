@@ -15,7 +15,7 @@ import jaxclip as jc
 from helpers import RULES, all_clips, all_rules, finite_difference
 
 SATURATING = ["hard", "soft", "root_soft", "delta"]
-START = jc.ClipState(jnp.zeros((), jnp.int32))
+START = jc.transform.ClipState(jnp.zeros((), jnp.int32))
 
 
 @pytest.fixture
@@ -389,7 +389,7 @@ def test_a_threshold_follows_the_count_of_updates(mixing):
         value, state = transform.update(gradient, state)
         lengths.append(float(jc.safe_norm(value)))
     np.testing.assert_allclose(lengths, [1, 1, 0.5, 0.5], rtol=1e-6)
-    assert state == jc.ClipState(4)
+    assert state == jc.transform.ClipState(4)
 
 
 @pytest.mark.float32
@@ -417,7 +417,7 @@ def test_a_scan_keeps_all_types(dtype):
 
 def test_the_count_stops_rather_than_overflows():
     transform = jc.as_transform(jc.HardClip(1.0))
-    last = jc.ClipState(jnp.asarray(2**31 - 1, jnp.int32))
+    last = jc.transform.ClipState(jnp.asarray(2**31 - 1, jnp.int32))
     _, state = transform.update(jnp.ones(2), last)
     assert state == last
 

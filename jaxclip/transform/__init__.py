@@ -9,9 +9,12 @@ from ._as_transform import (
 from ._clipped_grad import clipped_grad as clipped_grad
 from ._guard import (
     GuardState as GuardState,
+    SpikeState as SpikeState,
     skip_nonfinite as skip_nonfinite,
+    skip_spikes as skip_spikes,
     zero_nonfinite as zero_nonfinite,
 )
+from ._metrics import clip_metrics as clip_metrics
 from ._monitor import MonitorState as MonitorState, monitor as monitor
 from ._norm import safe_norm as safe_norm
 from ._parts import Parts as Parts

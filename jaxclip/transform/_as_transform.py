@@ -139,8 +139,8 @@ def as_transform(
 
     An `optax.GradientTransformationExtraArgs`. Its state is `optax.EmptyState`, as of
     `optax.clip_by_global_norm`, whose checkpoints it takes; or a
-    [`jaxclip.ClipState`][] where the rule depends on the step or on earlier gradients,
-    or the scope adds noise.
+    [`jaxclip.transform.ClipState`][] where the rule depends on the step or on earlier
+    gradients, or the scope adds noise.
 
     **Raises:**
 

@@ -1,4 +1,8 @@
-"""Guards against gradients that are not finite. Clipping by itself hands them on."""
+"""Guards: what leaves out a whole step, or a part of one.
+
+Clipping by itself hands on what is not finite, and shortens a spike, which then moves
+the momentum of the optimiser that follows all the same.
+"""
 
 from typing import Any, NamedTuple
 
@@ -9,6 +13,10 @@ from jaxtyping import Array, Bool, Int
 
 from .._checks import is_traced
 from .._types import PyTree
+from ..clip import AbstractClip, Adaptive
+from ._as_transform import Clipping
+from ._scope import AbstractScope, PerTree
+from ._trees import spread
 
 
 class GuardState(NamedTuple):
@@ -20,6 +28,19 @@ class GuardState(NamedTuple):
 
     inner: PyTree[Array]
     nonfinite: Int[Array, ""]
+
+
+class SpikeState(NamedTuple):
+    """The state of [`jaxclip.skip_spikes`][].
+
+    - `inner`: the state of the wrapped transform.
+    - `watched`: the state of the threshold.
+    - `skipped`: how many steps were left out so far.
+    """
+
+    inner: PyTree[Array]
+    watched: Any
+    skipped: Int[Array, ""]
 
 
 def skip_nonfinite(
@@ -49,26 +70,108 @@ def skip_nonfinite(
         **extra: Any,
     ) -> tuple[optax.Updates, GuardState]:
         finite = all_finite(updates)
-
-        # Behind a condition, so that what is skipped is not computed either.
-        def go(updates):
-            return guarded.update(updates, state.inner, params, **extra)
-
-        shapes, _ = jax.eval_shape(go, updates)
-
-        def skip(updates):
-            del updates
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-            return zeros, state.inner
-
-        if is_traced(finite):
-            updates, inner = jax.lax.cond(finite, go, skip, updates)
-        else:
-            # An update that is not jitted would compile the condition each time.
-            updates, inner = go(updates) if finite else skip(updates)
-        return updates, GuardState(inner, _count(state, finite))
+        step = _step_if(finite, guarded, updates, state.inner, params, extra)
+        return step[0], GuardState(step[1], _count(state.nonfinite, finite))
 
     return _guard(guarded, update)
+
+
+def skip_spikes(
+    transform: optax.GradientTransformation,
+    clip: AbstractClip | Adaptive,
+    scope: AbstractScope = PerTree(),
+) -> optax.GradientTransformationExtraArgs:
+    """Leaves out a whole step where the gradient's norm is a spike, and counts it.
+
+    ```python
+    spike = jaxclip.Adaptive(jaxclip.policy.ZScore(4.0))
+    optimiser = jaxclip.skip_spikes(optax.adam(1e-3), spike)
+    ```
+
+    A spike is a norm above the rule's threshold, or one that is not finite. What comes
+    out is then zero and the state of `transform` is left as it was, its moments
+    included: `optax.chain(as_transform(SkipClip(c)), optax.adam(lr))` would hand Adam a
+    gradient of zero, which moves the parameters and both moments. The threshold itself
+    goes on to adapt, so that gradients which have become larger for good are not left
+    out for ever; with a threshold that does not, they are.
+
+    **Arguments:**
+
+    - `transform`: the whole optimiser, clipping included where a gradient that is no
+        spike is to be clipped.
+    - `clip`: the rule whose threshold parts spikes from the rest, such as
+        `Adaptive(ZScore(4.0))` or `HardClip(100.0)`; its factor is not used.
+    - `scope`: what norms are taken over; with several, one of them is enough.
+
+    **Returns:**
+
+    An `optax.GradientTransformationExtraArgs` whose state is a
+    [`jaxclip.transform.SpikeState`][].
+
+    **Raises:**
+
+    A `ValueError` where `clip` is no rule, or has no threshold.
+    """
+    guarded = optax.with_extra_args_support(transform)
+    watch = _watch(clip, scope)
+
+    def init(params: optax.Params) -> SpikeState:
+        skipped = jnp.zeros((), jnp.int32)
+        return SpikeState(guarded.init(params), watch.init(params), skipped)
+
+    def update(
+        updates: optax.Updates,
+        state: SpikeState,
+        params: optax.Params | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, SpikeState]:
+        _, watched, parts = watch.examine(updates, state.watched, params)
+        norms, thresholds = map(jax.tree.leaves, (parts.norms, parts.thresholds))
+        below = [n <= t for n, t in zip(norms, thresholds, strict=True)]
+        usual = all_finite(norms) & jnp.all(jnp.array([jnp.all(b) for b in below]))
+        step = _step_if(usual, guarded, updates, state.inner, params, extra)
+        return step[0], SpikeState(step[1], watched, _count(state.skipped, usual))
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
+
+
+def _watch(clip: AbstractClip | Adaptive, scope: AbstractScope) -> Clipping:
+    """What tells a spike, by a rule with a threshold."""
+    adapts = isinstance(clip, Adaptive)
+    if not (adapts or clip.kinks(0) or callable(getattr(clip, "threshold", None))):
+        raise ValueError(
+            "`clip` must have a threshold, which parts spikes from the rest, such as "
+            f"`HardClip(100.0)` or `Adaptive(ZScore(4.0))`. Got {clip!r}."
+        )
+    return Clipping(clip, scope, counts=True)
+
+
+def _step_if(
+    good: Bool[Array, ""],
+    transform: optax.GradientTransformationExtraArgs,
+    updates: optax.Updates,
+    inner: PyTree[Array],
+    params: optax.Params | None,
+    extra: dict[str, Any],
+) -> tuple[optax.Updates, PyTree[Array]]:
+    """The update of a transform where all is well; no step and its old state else."""
+
+    # Behind a condition, so that what is skipped is not computed either.
+    def go(updates):
+        return transform.update(updates, inner, params, **extra)
+
+    shapes, after = jax.eval_shape(go, updates)
+
+    def skip(updates):
+        del updates
+        none = jax.tree.map(lambda x: spread(jnp.zeros(x.shape, x.dtype), x), shapes)
+        # A moment that began in the precision of the parameters takes the gradient's.
+        return none, jax.tree.map(lambda x, new: x.astype(new.dtype), inner, after)
+
+    if is_traced(good):
+        return jax.lax.cond(good, go, skip, updates)
+    # An update that is not jitted would compile the condition each time.
+    return go(updates) if good else skip(updates)
 
 
 def zero_nonfinite(
@@ -96,7 +199,7 @@ def zero_nonfinite(
         params: optax.Params | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, GuardState]:
-        count = _count(state, all_finite(updates))
+        count = _count(state.nonfinite, all_finite(updates))
         updates = jax.tree.map(
             lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, jnp.zeros_like(leaf)),
             updates,
@@ -113,9 +216,8 @@ def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
     return jnp.all(jnp.array(each))
 
 
-def _count(state: GuardState, finite: Bool[Array, ""]) -> Int[Array, ""]:
-    more = optax.safe_increment(state.nonfinite)
-    return jnp.where(finite, state.nonfinite, more)
+def _count(before: Int[Array, ""], good: Bool[Array, ""]) -> Int[Array, ""]:
+    return jnp.where(good, before, optax.safe_increment(before))
 
 
 def _guard(

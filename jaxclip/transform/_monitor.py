@@ -91,25 +91,7 @@ def monitor(
     count("window", window)
 
     def init(params: optax.Params) -> MonitorState:
-        parts = watched.scope.parts(split(params)[0])
-        leaves = jax.tree.leaves(parts)
-        # A tree of norms becomes a vector, so that no field looks like the parameters.
-        shape = () if parts is (leaves or [None])[0] else (len(leaves),)
-        with jax.numpy_dtype_promotion("standard"):
-            dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
-        # Each its own array, not one in several places: a buffer can be donated once.
-        return MonitorState(
-            inner=watched.init(params),
-            updates=jnp.zeros((), jnp.int32),
-            norm=jnp.zeros(shape, dtype),
-            factor=jnp.zeros(shape, dtype),
-            threshold=jnp.zeros(shape, dtype),
-            removed=jnp.zeros((), dtype),
-            clipped=jnp.zeros((), dtype),
-            recent=jnp.zeros((), dtype),
-            regimes=jnp.zeros(_regimes(watched.clip), jnp.int32),
-            nonfinite=jnp.zeros((), jnp.int32),
-        )
+        return _start(watched, params)
 
     def update(
         updates: optax.Updates,
@@ -126,6 +108,28 @@ def monitor(
             return updates, _record(state, inner, parts, window)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
+
+
+def _start(watched: Clipping, params: optax.Params) -> MonitorState:
+    parts = watched.scope.parts(split(params)[0])
+    leaves = jax.tree.leaves(parts)
+    # A tree of norms becomes a vector, so that no field looks like the parameters.
+    shape = () if parts is (leaves or [None])[0] else (len(leaves),)
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+    # Each its own array, not one in several places: a buffer can be donated once.
+    return MonitorState(
+        inner=watched.init(params),
+        updates=jnp.zeros((), jnp.int32),
+        norm=jnp.zeros(shape, dtype),
+        factor=jnp.zeros(shape, dtype),
+        threshold=jnp.zeros(shape, dtype),
+        removed=jnp.zeros((), dtype),
+        clipped=jnp.zeros((), dtype),
+        recent=jnp.zeros((), dtype),
+        regimes=jnp.zeros(_regimes(watched.clip), jnp.int32),
+        nonfinite=jnp.zeros((), jnp.int32),
+    )
 
 
 def _need_clip(transform: Any) -> Clipping:

@@ -16,12 +16,12 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from .._types import PyTree, Step
 from ..clip import Adaptive
 from ._scope import AbstractScope
+from ._trees import spread
 
 PolicyState: TypeAlias = PyTree[Array]
 
@@ -52,7 +52,7 @@ def init_state(
         for _ in range(part.ndim):
             of = jax.vmap(of)
         states.append(
-            jax.tree.map(lambda x, p=part: _spread(x, p), of(_numbers(part, first)))
+            jax.tree.map(lambda x, p=part: spread(x, p), of(_numbers(part, first)))
         )
         first += part.size
     return _transposed(states, structure)
@@ -92,7 +92,7 @@ def adapt(
         for _ in range(norm.ndim - examples):
             of = jax.vmap(of, (int(examples), 0), (int(examples), 0))
         part = jax.eval_shape(lambda n: n[0], norm) if examples else jax.typeof(norm)
-        row, new = of(norm, jax.tree.map(lambda x, p=part: _spread(x, p), before))
+        row, new = of(norm, jax.tree.map(lambda x, p=part: spread(x, p), before))
         rows.append(row)
         after.append(new)
     columns = [structure.unflatten(column) for column in zip(*rows, strict=True)]
@@ -133,14 +133,4 @@ def _numbers(part: Any, first: int) -> Int[Array, "..."]:
     flat = jnp.zeros(part.shape, jnp.int32)
     for axis, size in enumerate(part.shape):
         flat = flat * size + jax.lax.broadcasted_iota(jnp.int32, part.shape, axis)
-    return _spread(flat + first, part)
-
-
-def _spread(leaf: Array, part: Any) -> Array:
-    """The array, sharded along its first axes as the part is, where that is known."""
-    sharding = getattr(part, "sharding", None)
-    spec = getattr(sharding, "spec", ())
-    if not any(axis is not None for axis in spec):
-        return leaf
-    rest = (None,) * (leaf.ndim - len(spec))
-    return jax.sharding.reshard(leaf, PartitionSpec(*spec, *rest))
+    return spread(flat + first, part)

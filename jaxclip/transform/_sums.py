@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._varying import varying_axes
+
 Leaves: TypeAlias = list[Float[Array, "..."]]
 # The axes of a mesh that shards of the user's own lie on.
 AxisName: TypeAlias = str | tuple[str, ...] | None
@@ -52,13 +54,20 @@ def branchless(leaves: Leaves, kept: int, axis_name: AxisName) -> Float[Array, "
     # What is lost to a scale here is beyond the digits of what it is added to.
     return jnp.where(
         high > 0,
-        jnp.sqrt(high + middle * down * down) * up,
+        jnp.sqrt(high + _scaled_square(middle, down)) * up,
         jnp.where(
             middle == 0,
             jnp.sqrt(low) * down,
-            jnp.sqrt(middle + low * down * down),
+            jnp.sqrt(middle + _scaled_square(low, down)),
         ),
     )
+
+
+def _scaled_square(square: Array, scale: Array) -> Array:
+    """A square, of numbers scaled. Without the barrier XLA would join the two scales to
+    one, which is flushed to zero."""
+    root = jax.lax.optimization_barrier(jnp.sqrt(square) * scale)
+    return root * root
 
 
 def branching(leaves: Leaves, kept: int, axis_name: AxisName) -> Float[Array, "..."]:
@@ -138,9 +147,9 @@ def _varying(number: Array, axis_name: AxisName) -> tuple[str, ...]:
         return ()
     names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
     # Where JAX does not keep account of it, not even an index is said to vary.
-    known = [name for name in names if jax.typeof(jax.lax.axis_index(name)).vma]
-    vma = jax.typeof(number).vma
-    return tuple(name for name in names if name in vma or name not in known)
+    known = [name for name in names if varying_axes(jax.lax.axis_index(name))]
+    over = varying_axes(number)
+    return tuple(name for name in names if name in over or name not in known)
 
 
 def device_count(leaf: Array, axis_name: AxisName) -> int:

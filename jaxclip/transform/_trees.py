@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from .._types import PyTree
@@ -78,16 +79,15 @@ def _merged(leaf: Any) -> Any:
 def _numbers(leaf: Any) -> Array | None:
     if _is_sparse(leaf):
         return leaf.data
-    return leaf if _is_number(leaf) else None
+    return jnp.asarray(leaf) if _is_number(leaf) else None
 
 
 def _is_number(leaf: Any) -> bool:
-    if isinstance(leaf, bool) or not isinstance(
-        leaf, jax.Array | np.ndarray | np.generic | float | complex | int
-    ):
+    if isinstance(leaf, bool):
         return False
-    dtype = jnp.result_type(leaf) if np.isscalar(leaf) else leaf.dtype
-    return jnp.issubdtype(dtype, jnp.number)
+    if isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        return jnp.issubdtype(leaf.dtype, jnp.number)
+    return isinstance(leaf, int | float | complex)
 
 
 def _put(leaf: Any, number: Any) -> Any:
@@ -97,3 +97,13 @@ def _put(leaf: Any, number: Any) -> Any:
         return number
     entries, structure = jax.tree.flatten(leaf)
     return structure.unflatten([number, *entries[1:]])
+
+
+def spread(leaf: Array, part: Any) -> Array:
+    """The array, sharded along its first axes as the part is, where that is known."""
+    sharding = getattr(part, "sharding", None)
+    spec = getattr(sharding, "spec", ())
+    if not any(axis is not None for axis in spec):
+        return leaf
+    rest = (None,) * (leaf.ndim - len(spec))
+    return jax.sharding.reshard(leaf, PartitionSpec(*spec, *rest))

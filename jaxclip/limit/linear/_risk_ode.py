@@ -62,10 +62,11 @@ class RiskODE(AbstractLimit):
 
     **Arguments:**
 
-    - `solver`: a diffrax solver of ODEs. By default [`jaxclip.ExponentialModes`][] for
-        a wide spectrum, on which it takes few steps: one whose eigenvalues differ by a
-        factor of more than 100, or, where that is not known before tracing, one of more
-        than 64. Tsitouras' 5/4 method, which costs less a step, for the others.
+    - `solver`: a diffrax solver of ODEs. By default
+        [`jaxclip.limit.ExponentialModes`][] for a wide spectrum, on which it takes few
+        steps: one whose eigenvalues differ by a factor of more than 100, or, where that
+        is not known before tracing, one of more than 64. Tsitouras' 5/4 method, which
+        costs less a step, for the others.
     - `rtol`: the relative tolerance of the adaptive steps, of the risk that is left,
         however far it has fallen. By default 1e-9 in float64,
         1e-8 with `ExponentialModes`, whose error is below it, and 1e-5 in float32.

@@ -21,7 +21,7 @@ class CenteredClipState(NamedTuple):
     """The state of `centered_clip`.
 
     - `center`: the last aggregate.
-    - `inner`: the state of the clip, a [`jaxclip.ClipState`][].
+    - `inner`: the state of the clip, a [`jaxclip.transform.ClipState`][].
     """
 
     center: optax.Updates

@@ -21,7 +21,7 @@ class ClippedSSTMState(NamedTuple):
     - `average`: $y_k$, what to evaluate and to keep: the method's result.
     - `far`: $z_k$, which the clipped gradients move.
     - `total`: $A_k$.
-    - `clip`: the state of the clip, a [`jaxclip.ClipState`][].
+    - `clip`: the state of the clip, a [`jaxclip.transform.ClipState`][].
     """
 
     average: optax.Params
