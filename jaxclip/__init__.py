@@ -20,7 +20,7 @@ _HOMES = {
 _ROOMS = {name for name, home in _HOMES.items() if home == f".{name}"}
 # The other rooms are there too (`jaxclip.noise.SmoothLaw`), for who adds to them.
 __all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]
-    (_HOMES.keys() - _ROOMS) | {"curvature"}
+    (_HOMES.keys() - _ROOMS) | {"curvature", "privacy"}
 )
 
 

@@ -47,6 +47,7 @@ IMPORTS = {
     "curvature": {*_GROUND, "clip"},
     "tuning": {*_GROUND, "_optimiser", "transform"},
     "grid": _GROUND,
+    "privacy": _GROUND,
     "diagnosis": {*_GROUND, "clip", "transform"},
     "advice": {*_MODEL, "transform", "sgd", "limit", "criterion", "tuning"},
     "cli": {*_MODEL, "sgd", "grid", "advice"},
@@ -189,7 +190,7 @@ changed = {k for k, v in jax.config.values.items() if before.get(k) != v}
 assert not changed, changed
 assert not xla_bridge.backends_are_initialized(), "a device is in use"
 extras = {"matplotlib", "pandas", "sklearn", "tqdm", "tyro", "xarray", "zarr"}
-extras |= {"duckdb", "openpyxl", "polars", "pyarrow", "skrub"}
+extras |= {"dp_accounting", "duckdb", "openpyxl", "polars", "pyarrow", "skrub"}
 assert not extras & set(sys.modules), extras & set(sys.modules)
 """
 
@@ -219,7 +220,7 @@ def test_the_version_is_written_once_more_in_the_citation():
 
 # The public names
 
-_NAMESPACES = ("algorithm", "curvature", "inject", "policy")
+_NAMESPACES = ("algorithm", "curvature", "inject", "policy", "privacy")
 # What stands at a room's door for its other users is not only for other rooms: every
 # class, and these functions.
 _ROOMS = ("advice", "clip", "criterion", "diagnosis", "grid", "limit", "noise")

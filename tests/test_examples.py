@@ -34,6 +34,14 @@ lrs, thresholds = jnp.array([0.1, 0.5]), jnp.array([0.1, 1.0])
 batch, optimiser = jnp.ones((64, 3)), optax.sgd(0.1)
 state = optimiser.init(params)
 """,
+    "clipped_value_and_grad": _MODEL + """
+batch = jnp.ones((64, 3))
+""",
+    "privacy.epsilon": "c, n, z = 1.0, 64, 1.1",
+    "privacy.noise_multiplier": "",
+    "transform.ClippedGradient": _MODEL + """
+policy, batch = jaxclip.policy.Percentile(50.0), jnp.ones((64, 3))
+""",
     "monitor": _MODEL + """
 watched = jaxclip.monitor(jaxclip.as_transform(jaxclip.HardClip(1.0)))
 state = optax.chain(watched, optax.adam(1e-3)).init(params)

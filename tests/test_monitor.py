@@ -1,6 +1,4 @@
-"""What the monitor records, the guards, and gradients clipped per example."""
-
-from functools import partial
+"""What the monitor records, and the guards."""
 
 import jax
 import jax.numpy as jnp
@@ -135,61 +133,3 @@ def test_zeroing_clips_what_is_left():
     np.testing.assert_allclose(value["a"], [0.6, 0.0, 0.8])
     assert state.nonfinite == 1
     assert state.inner == optax.EmptyState()
-
-
-# Gradients clipped per example
-
-
-def loss(params, example):
-    x, y = example
-    return (jnp.tanh(x @ params["w"]) + params["b"] - y) ** 2
-
-
-PARAMS = {"w": jnp.array([0.5, -1.0, 0.3]), "b": jnp.array(0.1)}
-BATCH = jr.normal(KEY, (12, 3)), 3.0 * jr.normal(jr.fold_in(KEY, 1), (12,))
-
-
-@pytest.mark.parametrize("reduce", ["mean", "sum"])
-def test_microbatches_give_the_same_gradient(reduce):
-    scope = jc.PerExample(reduce, noise_std=0.1, key=KEY)
-    rule = jc.HardClip(lambda step: 0.3 + 0.1 * jnp.asarray(step, float))
-    gradients = jax.vmap(jax.grad(loss), (None, 0))(PARAMS, BATCH)
-    state = jc.transform.ClipState(jnp.asarray(2, jnp.int32))
-    expected, _ = jc.as_transform(rule, scope).update(gradients, state)
-    assert 0 < jnp.sum(jax.vmap(jc.safe_norm)(gradients) > 0.5) < 12
-    for microbatch in (None, 1, 4, 12):
-        gradient = jc.clipped_grad(loss, rule, scope, microbatch=microbatch)
-        value = jax.jit(partial(gradient, step=2))(PARAMS, BATCH)
-        for key, leaf in expected.items():
-            np.testing.assert_allclose(value[key], leaf, rtol=1e-12)
-
-
-def test_microbatches_bound_the_memory():
-    params, batch = jnp.ones((64, 64)), jnp.ones((32, 64))
-
-    def held(microbatch):
-        gradient = jc.clipped_grad(
-            lambda w, x: jnp.sum(jnp.tanh(x @ w)),
-            jc.HardClip(1.0),
-            microbatch=microbatch,
-        )
-        compiled = jax.jit(gradient).lower(params, batch).compile()
-        return compiled.memory_analysis().temp_size_in_bytes / params.nbytes
-
-    assert held(None) > 31
-    assert held(4) < 7
-
-
-def test_examples_within_a_step_keep_half_precision():
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
-    batch = jax.tree.map(lambda x: x.astype(jnp.bfloat16), BATCH)
-    gradient = jc.clipped_grad(loss, jc.HardClip(0.5), microbatch=2)
-    value = gradient(params, batch)
-    assert {leaf.dtype for leaf in jax.tree.leaves(value)} == {jnp.dtype(jnp.bfloat16)}
-
-
-def test_misuse_of_clipped_grad():
-    with pytest.raises(ValueError, match="`microbatch` must divide"):
-        jc.clipped_grad(loss, jc.HardClip(1.0), microbatch=5)(PARAMS, BATCH)
-    with pytest.raises(ValueError, match="`microbatch` must be at least 1"):
-        jc.clipped_grad(loss, jc.HardClip(1.0), microbatch=0)

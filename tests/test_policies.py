@@ -286,8 +286,6 @@ def test_limits_refuse_them_by_name():
         jc.moments(clip, jc.Gaussian(1.0), 1.0, 1.0)
     with pytest.raises(ValueError, match=said.format("simulate")):
         jc.simulate(problem, clip, 0.1, steps=1, key=KEY)
-    with pytest.raises(ValueError, match=said.format("clipped_grad")):
-        jc.clipped_grad(lambda p, x: p, clip)
     # And this is what to do.
     optimiser = optax.chain(jc.as_transform(clip), optax.sgd(0.1))
     curve = jc.train(problem, optimiser, steps=2, key=KEY)

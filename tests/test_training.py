@@ -243,6 +243,19 @@ def test_a_gradient_near_the_ends_of_float32(numbers, dtype, jit):
     assert numpy_norm(kept) == pytest.approx(expected, rel=1e-2)
 
 
+@pytest.mark.float32
+@pytest.mark.parametrize("passes", [1, 2])
+def test_an_example_near_the_end_of_float32_is_left_out(passes):
+    """The weight of each in the sum is one number, and its is too small for one."""
+    batch = jnp.array([[2e38, 2e38], [3.0, 4.0]], jnp.float32)
+    scope = jc.PerExample("sum")
+    value, _ = jc.as_transform(HARD, scope).update(batch, None)
+    np.testing.assert_allclose(value, [0.6, 0.8], rtol=1e-6)
+    gradient = jc.clipped_grad(jnp.vdot, HARD, scope, passes=passes)
+    value = gradient(jnp.zeros(2, jnp.float32), batch)
+    np.testing.assert_allclose(value, [0.6, 0.8], rtol=1e-6)
+
+
 # State
 
 

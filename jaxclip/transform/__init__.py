@@ -6,7 +6,11 @@ from ._as_transform import (
     ClipState as ClipState,
     as_transform as as_transform,
 )
-from ._clipped_grad import clipped_grad as clipped_grad
+from ._clipped_grad import (
+    clipped_grad as clipped_grad,
+    clipped_value_and_grad as clipped_value_and_grad,
+)
+from ._clipped_gradient import ClippedGradient as ClippedGradient
 from ._guard import (
     GuardState as GuardState,
     SpikeState as SpikeState,
@@ -18,6 +22,7 @@ from ._metrics import clip_metrics as clip_metrics
 from ._monitor import MonitorState as MonitorState, monitor as monitor
 from ._norm import safe_norm as safe_norm
 from ._parts import Parts as Parts
+from ._reduced import Examples as Examples
 from ._scope import AbstractScope as AbstractScope, PerTree as PerTree
 from ._scope_example import PerExample as PerExample
 from ._scope_leaf import (

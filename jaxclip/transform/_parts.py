@@ -124,7 +124,14 @@ def factors(
         seen.append(columns)
         after.append(state)
     columns = [_joined(clip, list(column)) for column in zip(*seen, strict=True)]
-    return Parts(norms, *columns), tuple(after) if states else ()
+    parts = Parts(norms, *columns)
+    if examples:
+        # The sum over examples has one weight for each: a product that no float holds
+        # leaves the example out.
+        whole = jax.tree.map(jnp.multiply, parts.factors, parts.prescales)
+        ones = jax.tree.map(jnp.ones_like, parts.prescales)
+        parts = parts._replace(factors=whole, prescales=ones)
+    return parts, tuple(after) if states else ()
 
 
 def apply(

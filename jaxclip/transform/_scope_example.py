@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import leading_length, nonnegative
+from .._checks import leading_length, nonnegative, positive
 from .._types import Key, PyTree, Step
 from ._scope import AbstractScope, PerTree, times
 
@@ -19,27 +20,32 @@ class PerExample(AbstractScope):
     The updates carry a leading axis of examples on every leaf; what comes out has lost
     it. With `noise_std` and a hard clip this is the step of differentially private SGD
     (Abadi et al. 2016, arXiv:1607.00133), $\tilde g_k + \sigma \Xi_k$ with the reduced
-    gradient $\tilde g_k$ and a standard normal $\Xi_k$; the privacy it buys is not
-    worked out here. [`jaxclip.clipped_grad`][] takes the gradients, too, a few examples
-    at a time.
+    gradient $\tilde g_k$ and a standard normal $\Xi_k$; the privacy it buys is counted
+    by [`jaxclip.privacy.epsilon`][]. [`jaxclip.clipped_grad`][] takes the gradients,
+    too, a few examples at a time.
 
     **Arguments:**
 
     - `reduce`: what becomes of the clipped gradients of the examples: `"mean"`, or
         `"sum"`. No other: a median, say, is not one factor for each example.
     - `noise_std`: $\sigma$, the standard deviation of the noise that is added to each
-        coordinate of the reduced gradient, in the gradient's unit. None by default,
-        which draws nothing.
+        coordinate of the reduced gradient, in the gradient's unit; of a complex number
+        the real and the imaginary part are two coordinates. None by default, which
+        draws nothing.
     - `key`: determines the noise, together with the index of the step: for
         [`jaxclip.as_transform`][], whose state counts the steps. In
         [`jaxclip.simulate`][] leave it out: the noise comes from the run's own key.
+    - `denominator`: what a mean divides by, a positive number, in place of the number
+        of the examples there are: the expected one where Poisson sampling draws them,
+        since differential privacy does not let their number show. The noise of a mean
+        that has the multiplier $z$ is `noise_std` = $z$ times the threshold over it.
     - `within`: what norms are taken over within an example: `PerLeaf()`,
         `PerLeafShare()` ... In `simulate` leave it out.
 
     **Raises:**
 
-    A `ValueError` where `reduce` is neither of the two, where the noise is negative, or
-    where there is a key without noise.
+    A `ValueError` where `reduce` is neither of the two, where the noise is negative,
+    where there is a key without noise, or a denominator of a sum.
     """
 
     examples: ClassVar[bool] = True
@@ -53,6 +59,10 @@ class PerExample(AbstractScope):
     )
     key: Key | None = None
     within: AbstractScope = PerTree()
+    denominator: Float[Array, ""] | None = eqx.field(
+        converter=lambda n: None if n is None else positive("denominator", n),
+        default=None,
+    )
 
     def __check_init__(self) -> None:
         if self.reduce not in ("mean", "sum"):
@@ -65,6 +75,11 @@ class PerExample(AbstractScope):
             raise ValueError(
                 "`key` draws the noise of `noise_std`, and there is none. Give both."
             )
+        if self.denominator is not None and self.reduce == "sum":
+            raise ValueError(
+                "`denominator` is what a mean divides by, and a sum has none. Got "
+                f'{self.denominator} with reduce="sum"; take reduce="mean".'
+            )
         if self.within.examples:
             raise ValueError(
                 "`within` must be a scope of one example, such as `PerLeaf()`. Got "
@@ -75,8 +90,10 @@ class PerExample(AbstractScope):
     def reads_step(self) -> bool:
         return self.noise_std is not None
 
-    def share(self, examples: int) -> float:
-        """What each of so many examples counts in the reduced gradient."""
+    def share(self, examples: Any) -> Any:
+        """What each of so many examples counts in the reduced gradient: a number."""
+        if self.denominator is not None:
+            return 1 / self.denominator
         return 1.0 if self.reduce == "sum" else 1 / examples
 
     def norms(
@@ -124,5 +141,8 @@ def _add_noise(leaf: Array, std: Float[Array, ""], key: Key) -> Array:
     # Drawn in float32 or better: half precision has no tails to speak of.
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            # A standard complex normal number has variance 1/2 in each of its parts.
+            std = std * np.sqrt(2)
         noise = std * jr.normal(key, leaf.shape, dtype)
         return (leaf + noise).astype(leaf.dtype)

@@ -93,14 +93,14 @@ def _scaled(leaves: Leaves, kept: int, axis_name: AxisName) -> Float[Array, "...
     largest = _across(sizes, axis_name, jax.lax.pmax, jnp.max)
     usable = (largest > 0) & jnp.isfinite(largest)
     # In two halves: one over the largest number itself may be flushed to zero.
-    half = _root_power(jnp.where(usable, largest, 1.0))
+    half = root_power(jnp.where(usable, largest, 1.0))
     unit = [leaf * (1 / with_axes(half, leaf.ndim)) for leaf in leaves]
     unit = [leaf * (1 / with_axes(half, leaf.ndim)) for leaf in unit]
     root = jnp.sqrt(total([leaf**2 for leaf in unit], kept, axis_name))
     return root * half * half
 
 
-def _root_power(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def root_power(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """A power of two, by which nothing is rounded, within a factor 2 of the root of a
     positive normal number: the one with half of its exponent."""
     info = jnp.finfo(x.dtype)

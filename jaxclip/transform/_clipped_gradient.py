@@ -1,0 +1,158 @@
+"""What `clipped_grad` returns: a function with its checks at the door."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from .._checks import leading_length
+from .._types import Key, Params, PyTree, Step
+from ._as_transform import ClipState
+from ._parts import has_state, init_policies
+from ._per_example import Engine
+from ._reduced import reduced
+from ._varying import varying_axes
+
+
+# Told apart by identity, as functions are: numbers have no hash.
+@dataclass(frozen=True, eq=False)
+class ClippedGradient:
+    """A function that returns the clipped gradient of a batch, as
+    [`jaxclip.clipped_grad`][] and [`jaxclip.clipped_value_and_grad`][] make it.
+
+    ```python
+    gradient = jaxclip.clipped_grad(loss, jaxclip.Adaptive(policy))
+    state = gradient.init(params)
+    value, state = gradient(params, batch, state=state)
+    ```
+
+    Inside of `jax.shard_map` it is that of the examples of one device, and what it
+    returns varies between devices: take `jax.lax.pmean`, or `psum` of a sum.
+    """
+
+    _engine: Engine
+    _with_value: bool
+
+    def init(self, params: Params) -> ClipState:
+        """The state before the first step: what the policies of adaptive rules
+        remember, and the number of steps made.
+
+        **Arguments:**
+
+        - `params`: a pytree of arrays.
+        """
+        policies = init_policies(self._engine.clip, self._engine.scope, params)
+        return ClipState(jnp.zeros((), jnp.int32), policies)
+
+    def __call__(
+        self,
+        params: Params,
+        batch: PyTree[Array],
+        *,
+        step: Step | None = None,
+        key: Key | None = None,
+        mask: Bool[Array, " n"] | None = None,
+        state: ClipState | None = None,
+    ) -> Any:
+        """The clipped gradient of a batch.
+
+        **Arguments:**
+
+        - `params`: a pytree of arrays.
+        - `batch`: a pytree of arrays with a leading axis of examples. There may be
+            none of them, as Poisson sampling draws now and then: what is left then is
+            the noise.
+        - `step`: the index of the SGD step, at which schedules are evaluated. Noise
+            needs it too, or a `key` or a `state`: two steps must not have the same.
+        - `key`: draws the noise, in place of that of the scope.
+        - `mask`: shape `(n,)`, which examples are real. Those that are not, such as
+            what a batch is padded with, count in nothing: a mean is over the others.
+        - `state`: what `init` or the step before returned. It is needed for adaptive
+            rules, and counts the steps in place of `step`.
+
+        **Returns:**
+
+        What the function that made this one says; with a `state` the pair of that and
+        the state after this step.
+
+        **Raises:**
+
+        A `ValueError` where an argument is missing, too many, or of a wrong shape.
+        """
+        _check(self._engine, step, key, mask, state)
+        # Python numbers are numbers: they must not be compiled in.
+        params, batch, mask = jax.tree.map(jnp.asarray, (params, batch, mask))
+        _check_shapes(self._engine, batch, mask)
+        start = jnp.asarray(0 if step is None else step)
+        clock = ClipState(start) if state is None else state
+        value, examples, gradient, state_after = reduced(
+            self._engine, params, batch, mask, key, clock
+        )
+        result = gradient
+        if self._with_value:
+            result = (value, examples), gradient
+        elif self._engine.has_aux:
+            result = gradient, examples.aux
+        return result if state is None else (result, state_after)
+
+
+def _check(engine: Engine, step: Any, key: Any, mask: Any, state: Any) -> None:
+    noisy = engine.scope.noise_std is not None
+    if step is not None and state is not None:
+        raise ValueError(
+            f"`step` and `state` were both given, and a state counts the steps. Got "
+            f"step={step!r}; leave it out."
+        )
+    if noisy and step is None and key is None and state is None:
+        raise ValueError(
+            "`step` is needed where the scope has noise, and was not given: the noise "
+            "of two calls without it would be the same, which hides nothing. Call "
+            "`gradient(params, batch, step=k)` with the index of the step, or give a "
+            "fresh `key` each time."
+        )
+    if noisy and key is None and engine.scope.key is None:
+        raise ValueError(
+            "`key` is needed: the scope has noise and no key that draws it. Give one, "
+            "as in `gradient(params, batch, key=jax.random.key(0))`, or to the scope."
+        )
+    if key is not None and not noisy:
+        raise ValueError(
+            "`key` draws the noise of the scope, which has none. Leave it out, or take "
+            "`PerExample(noise_std=...)`."
+        )
+    if not has_state(engine.clip):
+        return
+    if state is None:
+        raise ValueError(
+            "`state` is needed for an `Adaptive` rule, and was not given. Call "
+            "`gradient(params, batch, state=state)`, with `gradient.init(params)` at "
+            "first; it returns the state too."
+        )
+    if mask is not None or engine.drop_nonfinite:
+        raise ValueError(
+            "`mask` and `drop_nonfinite` do not go with an `Adaptive` rule: its policy "
+            "takes the norms of a batch as they are, and would see those that do not "
+            "count. Give it whole batches."
+        )
+
+
+def _check_shapes(engine: Engine, batch: PyTree[Array], mask: Array | None) -> None:
+    size = leading_length("The batch", batch, "examples", least=0)
+    if size % engine.group:
+        raise ValueError(
+            f"`group` must divide the number of examples. Got group={engine.group} and "
+            f"a batch of {size}. Pad the batch, and say by `mask` which are real."
+        )
+    if mask is not None and (mask.shape != (size,) or mask.dtype != bool):
+        raise ValueError(
+            "`mask` must hold a boolean for each example, true for those that are "
+            f"real. Got shape {mask.shape} of {mask.dtype} for {size} examples."
+        )
+    if engine.scope.noise_std is not None and varying_axes(batch):
+        raise ValueError(
+            "`scope` has noise, and the batch is spread over devices by `shard_map`: "
+            "the noise would be added on each of them. Leave it out, add the gradients "
+            "up by `jax.lax.psum`, and then call `scope.perturb(gradient, step)`."
+        )
