@@ -42,6 +42,12 @@ batch = jnp.ones((64, 3))
     "transform.ClippedGradient": _MODEL + """
 policy, batch = jaxclip.policy.Percentile(50.0), jnp.ones((64, 3))
 """,
+    "PerUnit": "",
+    "clip_metrics": _MODEL + """
+logger = type("Logger", (), {"log": print})
+""",
+    "safe_norm": "",
+    "skip_spikes": "",
     "monitor": _MODEL + """
 watched = jaxclip.monitor(jaxclip.as_transform(jaxclip.HardClip(1.0)))
 state = optax.chain(watched, optax.adam(1e-3)).init(params)

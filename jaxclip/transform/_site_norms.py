@@ -57,10 +57,11 @@ def site_norm(
     # Squares of squares are summed below, and would overflow at the fourth root.
     back, size = _scaled(back)
     if op.name == "dynamic_slice":
-        return size * jnp.sqrt(jnp.sum(back**2))
+        return jnp.sqrt(jnp.sum(back**2)) * size * size
     (other,) = others
     if op.name == "gather":
-        return size * _of_rows(op, code.types[op.inputs[0]].shape[0], other, back)
+        rows = _of_rows(op, code.types[op.inputs[0]].shape[0], other, back)
+        return rows * size * size
     other, length = _scaled(other)
     if op.name == "dot_general":
         summed = op.params["dimension_numbers"][0][1 - position]
@@ -75,7 +76,8 @@ def site_norm(
         _, _, (batch, feature, *spatial) = op.params["dimension_numbers"]
         b = jnp.transpose(back, (batch, *spatial, feature))
         b = b.reshape(-1, b.shape[-1])
-    return length * size * _of_products(pieces, b)
+    # One by one: a product of scales may be out of range where the norm is not.
+    return _of_products(pieces, b) * size * length * size * length
 
 
 def _of_products(
@@ -160,12 +162,12 @@ def _patches(
 
 
 def _scaled(numbers: Array) -> tuple[Array, Float[Array, ""]]:
-    """The numbers in float32 or better over a power of two near their largest modulus,
-    and that power."""
+    """The numbers in float32 or better over the square of a power of two, which is
+    about their largest modulus, and that power."""
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.promote_types(numbers.dtype, jnp.float32)
     numbers = numbers.astype(dtype)
     largest = jnp.max(jnp.abs(numbers), initial=0.0)
     usable = (largest > 0) & jnp.isfinite(largest)
     half = root_power(jnp.where(usable, largest, jnp.ones_like(largest)))
-    return numbers * (1 / half) * (1 / half), half * half
+    return numbers * (1 / half) * (1 / half), half
