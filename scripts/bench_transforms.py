@@ -1,8 +1,9 @@
 """What clipping costs beside optax's own, as ratios within one run of this script.
 
-Two claims, each with the number and a verdict, and an error at the end where one fails:
-a jitted training step with `as_transform(HardClip(1.0))` takes at most 1.1 times the
-same step with `optax.clip_by_global_norm(1.0)`, over trees of many sizes; clipping per
+Three claims, each with the number and a verdict, and an error at the end where one
+fails: a jitted training step with `as_transform(HardClip(1.0))` takes at most 1.1 times
+the same step with `optax.clip_by_global_norm(1.0)`, over trees of many sizes; so does
+the clip of a tree that is sharded over a mesh of four (simulated) devices; clipping per
 example takes at most 1.1 times `optax.per_example_global_norm_clip`, and `clipped_grad`
 holds no more gradients at a time than its `microbatch`, by the compiler's own count of
 the memory.
@@ -29,8 +30,12 @@ import numpy as np
 import optax
 from _bench import Bench
 from _claims import Claim, at_most
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import jaxclip as jc
+
+# For the trees that are sharded; the others are on one of them.
+jax.config.update("jax_num_cpu_devices", 4)
 
 # Parameters, leaves, and how many pairs of runs.
 SIZES = [
@@ -122,6 +127,43 @@ def whole_tree(bench: Bench) -> list[Claim]:
     return claims
 
 
+def sharded(bench: Bench) -> list[Claim]:
+    """Gradients that lie on four devices, each leaf in another way."""
+    print("\n    numbers  leaves  optax ms  jaxclip ms  ratio, on four devices")
+    claims = []
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    specs = [P("data", None), P(None, "model"), P("data", "model"), P()]
+    sizes = [(10**6, 4, 60), (10**6, 100, 60), (3 * 10**7, 20, 20)]
+    for numbers, leaves, pairs in [(10**5, 8, 60)] if bench.quick else sizes:
+        width = int((numbers / leaves) ** 0.5) // 4 * 4
+        gradient = [
+            jax.device_put(
+                jr.normal(jr.key(i), (width, width)),
+                NamedSharding(mesh, specs[i % len(specs)]),
+            )
+            for i in range(leaves)
+        ]
+        ways = jc.as_transform(jc.HardClip(1.0)), optax.clip_by_global_norm(1.0)
+        times = [
+            seconds_of(lambda g, way=way: way.update(g, way.init(g))[0], gradient)
+            for way in ways
+        ]
+        mine, other, ratio = compare(*times, pairs)
+        print(f"{numbers:>11,} {leaves:>7} {other * 1e3:>9.3f} {mine * 1e3:>11.3f} "
+              f"{ratio:>6.3f}", flush=True)  # fmt: skip
+        bench.add(
+            "sharded",
+            numbers=numbers,
+            leaves=leaves,
+            jaxclip_seconds=mine,
+            optax_seconds=other,
+            ratio=ratio,
+        )
+        text = f"{numbers:,} numbers in {leaves} leaves on 4 devices, over optax's"
+        claims.append(at_most(text, ratio, 2.0 if bench.quick else 1.1))
+    return claims
+
+
 def per_example(bench: Bench) -> list[Claim]:
     """Gradients of a batch that are there already: value and time."""
     print("\n   examples   numbers  optax ms  jaxclip ms  ratio")
@@ -196,7 +238,8 @@ def main() -> None:
         f"jax {jax.__version__}, optax {optax.__version__}, {device.device_kind}, "
         f"{os.cpu_count()} cores, {platform.machine()}, float32\n"
     )
-    claims = [*whole_tree(bench), *per_example(bench), *memory(bench)]
+    claims = [*whole_tree(bench), *sharded(bench), *per_example(bench)]
+    claims += memory(bench)
     print(f"\n{'verdict':<8}{'ours':>11}  {'wanted':<26} claim")
     for claim in claims:
         print(claim)

@@ -92,6 +92,43 @@ def test_the_best_of_the_default_thresholds(runs):
     assert np.mean(reached - 1) > 0.8 * (best.ccc - 1)
 
 
+def test_the_noise_scale():
+    """Of gradients with a known mean and covariance, by the error of each batch."""
+    dim, mean, runs = 30, 0.4, 200
+    stds = jnp.broadcast_to(jnp.linspace(0.5, 2.0, dim), (runs, 256, dim))
+    noise = stds * jr.normal(jr.key(21), stds.shape)
+    found = jax.jit(jax.vmap(lambda b: jc.diagnose(jnp.vdot, jnp.zeros(dim), b)))(
+        noise + mean
+    )
+    expected = np.sum(np.linspace(0.5, 2.0, dim) ** 2) / (dim * mean**2)
+    value, error = found.noise_scale
+    assert_within(value[:, None], error[:, None], expected * np.ones((runs, 1)))
+    assert np.mean(error) == pytest.approx(np.std(value), rel=0.2)
+    assert "noise scale" in str(pick(found, 0))
+
+
+def test_where_the_criterion_is_flat_the_largest_threshold_is_advised(runs):
+    found = jax.tree.map(
+        lambda leaf: leaf[0], pick(runs[1], NAMES.index("contaminated"))
+    )
+    value = jnp.array([1.0, 1.5, 1.49, 1.45, 1.2])
+    flat = eqx.tree_at(
+        lambda d: (d.thresholds, d.mu, d.ccc),
+        found,
+        (
+            jnp.arange(1.0, 6.0),
+            jc.diagnosis.Estimate(jnp.ones(5), jnp.ones(5)),
+            jc.diagnosis.Estimate(value, jnp.full(5, 0.06)),
+        ),
+    )
+    assert flat.threshold == 4.0
+    sure = eqx.tree_at(lambda d: d.ccc.error, flat, jnp.full(5, 0.001))
+    assert sure.threshold == 2.0
+    # A step that climbs is not as good, whatever the square in the criterion.
+    climbs = jnp.array([1.0, 1.0, 1.0, -1.0, 1.0])
+    assert eqx.tree_at(lambda d: d.mu.value, flat, climbs).threshold == 3.0
+
+
 # By brute force
 
 

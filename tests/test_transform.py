@@ -452,6 +452,25 @@ def test_examples_need_one_leading_axis(shapes):
         transform.update(gradient, START)
 
 
+def test_what_people_put_into_a_chain(without_type_checks):
+    """A rule, an adaptive one, a policy, and a class in place of a scope."""
+    adaptive, policy = jc.Adaptive(jc.policy.ZScore()), jc.policy.ZScore()
+    for link, wrapped in (
+        (jc.HardClip(1.0), r"as_transform\(HardClip\(threshold=1"),
+        (adaptive, r"as_transform\(Adaptive\(policy=ZScore"),
+    ):
+        with pytest.raises(AttributeError, match=wrapped):
+            optax.chain(link, optax.sgd(0.1))
+        assert not hasattr(link, "init")
+    with pytest.raises(AttributeError, match=r"as_transform\(Adaptive\(ZScore"):
+        policy.update  # noqa: B018  the error is that of asking for it
+    as_transform = jc.as_transform.__wrapped__
+    with pytest.raises(ValueError, match=r"`jaxclip.Adaptive\(policy\)`"):
+        as_transform(policy)
+    with pytest.raises(ValueError, match="`scope` must be what norms are taken over"):
+        as_transform(jc.HardClip(1.0), jc.PerLeaf)
+
+
 def test_a_threshold_is_no_rule():
     with pytest.raises(ValueError, match=r"`clip` must be a clipping rule.*1\.0"):
         jc.as_transform.__wrapped__(1.0)

@@ -34,6 +34,16 @@ class AbstractClip(Shown):
     - numbers are array fields, so that they can be swept and differentiated.
     """
 
+    @property
+    def init(self) -> Any:
+        """A rule is no optax transform: asking for this says what to do."""
+        raise no_transform(self, "rule")
+
+    @property
+    def update(self) -> Any:
+        """A rule is no optax transform: asking for this says what to do."""
+        raise no_transform(self, "rule")
+
     @abc.abstractmethod
     def factor(
         self, norm: Float[Array, "..."] | RealScalarLike, step: Step
@@ -58,6 +68,15 @@ class AbstractClip(Shown):
 
         - `step`: as of `factor`.
         """
+
+
+def no_transform(value: Any, kind: str) -> AttributeError:
+    """The error of a rule, or of a policy, that was put into an optax chain."""
+    how = f"Adaptive({value!r})" if kind == "policy" else repr(value)
+    return AttributeError(
+        f"`{type(value).__name__}` is a {kind} and no optax transform. In a chain wrap "
+        f"it, as in `optax.chain(jaxclip.as_transform({how}), ...)`."
+    )
 
 
 def at(

@@ -28,6 +28,9 @@ class Diagnosis(eqx.Module):
     - `norms`: shape `(b,)`, the gradient norm of each example.
     - `signal`: $\|E g\|^2$, the squared norm of the mean gradient. Without a signal of
         several standard errors the batch is too small for an answer.
+    - `noise_scale`: $\operatorname{tr} \operatorname{Cov}(g) / \|E g\|^2$, the gradient
+        noise scale (McCandlish et al. 2018, arXiv:1812.06162): in a batch of so many
+        examples the noise of the mean gradient is as large as the mean. Dimensionless.
     - `mu`: shape `(t,)`, how much of the descent is left, dimensionless.
     - `nu`: shape `(t,)`, how much of the second moment is left, dimensionless.
     - `csc`: `mu / nu`, shape `(t,)`. Above 1, clipping widens the range of stable
@@ -44,6 +47,7 @@ class Diagnosis(eqx.Module):
     thresholds: Float[Array, " t"]
     norms: Float[Array, " b"]
     signal: Estimate
+    noise_scale: Estimate
     mu: Estimate
     nu: Estimate
     csc: Estimate
@@ -51,8 +55,13 @@ class Diagnosis(eqx.Module):
 
     @property
     def threshold(self) -> Float[Array, ""]:
-        """The threshold of the grid with the largest criterion, helpful or not."""
-        return self.thresholds[self._best]
+        """The threshold to take: the largest one of the grid whose criterion is within
+        one standard error of the largest criterion, helpful or not.
+
+        Where the criterion is flat its largest value is a matter of chance, and of two
+        thresholds that are as good the larger one changes less.
+        """
+        return self.thresholds[self._advised]
 
     @property
     def helps(self) -> Bool[Array, ""]:
@@ -74,6 +83,14 @@ class Diagnosis(eqx.Module):
         return jnp.argmax(jnp.where(self.mu.value > 0, self.ccc.value, 0.0))
 
     @property
+    def _advised(self) -> Any:
+        value, error = (number[self._best] for number in self.ccc)
+        enough = self.ccc.value >= value * jnp.exp(-error / value)
+        good = enough & (self.mu.value > 0)
+        last = len(self.thresholds) - 1 - jnp.argmax(good[::-1])
+        return jnp.maximum(last, self._best)
+
+    @property
     def _resolved(self) -> Bool[Array, ""]:
         return self.signal.value > _SURE * self.signal.error
 
@@ -84,7 +101,8 @@ class Diagnosis(eqx.Module):
             self._sentence(),
             f"{len(norms)} examples, gradient norms {low:.3g} to {high:.3g}, median "
             f"{middle:.3g}; squared mean gradient {self.signal.value:.3g} (standard "
-            f"error {self.signal.error:.2g})",
+            f"error {self.signal.error:.2g}), noise scale {self.noise_scale.value:.3g} "
+            f"({self.noise_scale.error:.2g})",
             "",
             f"{'threshold':>10}{'clipped':>9}{'mu':>8}{'nu':>8}{'CSC':>16}{'CCC':>16}",
         ]
@@ -96,8 +114,8 @@ class Diagnosis(eqx.Module):
             lines.append(
                 f"{threshold:>10.4g}{clipped:>9.1%}{self.mu.value[i]:>8.3f}"
                 f"{self.nu.value[i]:>8.3f}{''.join(pairs)}"
-                + "  <- best"
-                * (i == int(self._best))
+                + "  <- best" * (i == int(self._best))
+                + "  <- as good" * (i == int(self._advised) != int(self._best))
             )
         return "\n".join(lines)
 
@@ -108,10 +126,13 @@ class Diagnosis(eqx.Module):
                 "Take a larger one."
             )
         value, error = (float(number[self._best]) for number in self.ccc)
+        best = float(self.thresholds[self._best])
         measured = (
-            f"at the threshold {self.threshold:.3g} the clipping-comparison criterion "
-            f"is {value:.3f} (standard error {error:.2g})."
+            f"at the threshold {best:.3g} the clipping-comparison criterion is "
+            f"{value:.3f} (standard error {error:.2g})."
         )
+        if self._advised != self._best:
+            measured += f" Up to {self.threshold:.3g} it is as good."
         if self.helps:
             return f"Clipping per example helps now: {measured}"
         return f"Clipping per example is not seen to help now: {measured}"

@@ -57,7 +57,8 @@ class _Sizes(NamedTuple):
 
 
 def jackknife(products: Products, batch_size: int) -> tuple[Estimate, ...]:
-    """Signal, mu, nu, CSC and CCC with their errors, from leaving out each example."""
+    """Signal, noise scale, mu, nu, CSC and CCC with their errors, from leaving out each
+    example."""
     if products.toward is None or products.target is None:
         values, variances = _on_one_batch(products, batch_size)
     else:
@@ -135,14 +136,18 @@ def _summed(terms: _Sums) -> _Sums:
 
 
 def _criteria(sums: _Sums, sizes: _Sizes) -> tuple:
-    """Signal, mu, nu, CSC and CCC from the sums; the last threshold is no clip."""
+    """Signal, noise scale, mu, nu, CSC and CCC from the sums; the last threshold is no
+    clip."""
     examples, partners, batch = sizes
     signal = sums.descent[-1] / (examples * partners)
+    # Of this batch's own mean gradient, whatever the model is judged by.
+    mean_square = sums.motion[-1] / (examples * (examples - 1))
+    noise_scale = sums.second[-1] / examples / mean_square - 1
     # The second moment of the mean of `batch` clipped gradients, times `batch`.
     moment = sums.second / examples
     moment += (batch - 1) * sums.motion / (examples * (examples - 1))
     mu, nu = sums.descent[:-1] / sums.descent[-1], moment[:-1] / moment[-1]
-    return signal, mu, nu, *criteria(mu, nu)
+    return signal, noise_scale, mu, nu, *criteria(mu, nu)
 
 
 def _variances(sums: _Sums, shares: _Sums, sizes: _Sizes) -> list[Float[Array, "..."]]:

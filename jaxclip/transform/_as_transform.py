@@ -124,6 +124,10 @@ def as_transform(
     travel but sums of squares. What is no gradient in the pytree (a function in a
     model, an index, a key) passes as it is; of a sparse matrix the entries are clipped.
 
+    A threshold among an optimiser's hyperparameters is one of the function that is
+    injected, `optax.inject_hyperparams(lambda c: as_transform(HardClip(c)))(c=1.0)`: of
+    `inject_hyperparams(as_transform)` it would not be.
+
     Thresholds that live among a user's own parameters, to be trained with them, are
     handed to `update` at each step, `update(g, state, params, clip=HardClip(c))`: optax
     passes the keyword down a chain.
@@ -148,6 +152,11 @@ def as_transform(
     gradient.
     """
     check_rules(clip)
+    if not isinstance(scope, AbstractScope):
+        raise ValueError(
+            "`scope` must be what norms are taken over, such as `PerTree()` or "
+            f"`PerLeaf()`. Got {scope!r}."
+        )
     return _transform(clip, scope, scope.reads_step or reads_step(clip))
 
 

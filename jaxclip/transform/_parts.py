@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from .._types import PyTree, Step
 from ..clip import AbstractClip, Adaptive
+from ..clip.policy import AbstractPolicy
 from ._policy_state import PolicyState, adapt, init_state
 from ._scope import AbstractScope
 
@@ -38,13 +39,22 @@ class Parts(NamedTuple):
 
 def check_rules(clip: Any) -> None:
     """Raises where something in the pytree is no rule."""
-    rules = jax.tree.leaves(clip, is_leaf=is_rule)
+    rules = jax.tree.leaves(clip, is_leaf=lambda v: is_rule(v) or _is_policy(v))
+    if any(map(_is_policy, rules)):
+        raise ValueError(
+            "`clip` must be a clipping rule, and a policy is where one gets its "
+            f"threshold from: `jaxclip.Adaptive(policy)`. Got {clip!r}."
+        )
     if not rules or not all(is_rule(rule) for rule in rules):
         raise ValueError(
             "`clip` must be a clipping rule, such as `jaxclip.HardClip(1.0)`, or a "
             "pytree of them, such as `jax.tree.map(jaxclip.HardClip, thresholds)`. "
             f"Got {clip!r}."
         )
+
+
+def _is_policy(value: Any) -> bool:
+    return isinstance(value, AbstractPolicy)
 
 
 def has_state(clip: Rules) -> bool:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from ..._repr import Shown
 from ..._types import PyTree, Step
+from .._base import no_transform
 
 
 class AbstractPolicy(Shown):
@@ -29,6 +30,11 @@ class AbstractPolicy(Shown):
     (a part that got no gradient), leaves the state as it was, and the state keeps the
     types that `init` gave it.
     """
+
+    @property
+    def update(self) -> Any:
+        """A policy is no optax transform: asking for this says what to do."""
+        raise no_transform(self, "policy")
 
     @abc.abstractmethod
     def init(self, dtype: Any, index: Int[Array, ""]) -> PyTree[Array]:
