@@ -101,7 +101,7 @@ def test_the_noise_scale():
         noise + mean
     )
     expected = np.sum(np.linspace(0.5, 2.0, dim) ** 2) / (dim * mean**2)
-    value, error = found.noise_scale
+    value, error = map(np.asarray, found.noise_scale)
     assert_within(value[:, None], error[:, None], expected * np.ones((runs, 1)))
     assert np.mean(error) == pytest.approx(np.std(value), rel=0.2)
     assert "noise scale" in str(pick(found, 0))
