@@ -489,6 +489,16 @@ def test_what_is_no_gradient_passes():
 # Thresholds that adapt
 
 
+@pytest.mark.parametrize("scope", [jc.PerTree(), jc.PerLeaf(), jc.PerCoordinate()])
+@pytest.mark.parametrize("tree", [{}, {"a": None}, {"f": jnp.sin}])
+def test_a_tree_without_gradients(scope, tree):
+    for clip in (HARD, jc.Adaptive(jc.policy.ZScore())):
+        transform = jc.monitor(jc.as_transform(clip, scope))
+        value, state = transform.update(tree, transform.init(tree))
+        assert value == tree
+        assert jc.clip_metrics(state)["clipped"] == 0
+
+
 POLICIES = {
     "percentile": jc.policy.Percentile(10.0),
     "quantile": jc.policy.QuantileDescent(),

@@ -103,6 +103,8 @@ def _stacked(
     of_one: Callable[..., Any], leaves: list[Array], state: PolicyState
 ) -> tuple[list[list[Array]], PolicyState]:
     """For leaves with one norm each, all of them at once."""
+    if not leaves:
+        return [[], [], [], []], state
     with jax.numpy_dtype_promotion("standard"):
         rows = jnp.stack(leaves, axis=-1)
     columns, state = jax.vmap(of_one, (-1, 0), (-1, 0))(rows, state)
