@@ -283,6 +283,9 @@ OTHERS: dict[str, Callable[[int], Any]] = {
     "clipped_grad": lambda i: jc.clipped_grad(row_loss, jc.HardClip(1.0 + i))(
         weights(i), rows(i)
     ),
+    "clipped_value_and_grad": lambda i: jc.clipped_value_and_grad(
+        row_loss, jc.HardClip(1.0 + i), passes=2
+    )(weights(i), rows(i)),
     "clipped_grad: microbatches": lambda i: jc.clipped_grad(
         row_loss,
         jc.HardClip(1.0 + i),
@@ -319,6 +322,10 @@ TRANSFORMS: dict[str, Callable[[int], Any]] = {
         jc.algorithm.mixed_momentum(jc.HardClip(1.0 + i)), i
     ),
     "monitor": lambda i: updated(jc.monitor(hard(i)), i),
+    "clip_metrics": lambda i: jc.clip_metrics(updated(jc.monitor(hard(i)), i)[1]),
+    "skip_spikes": lambda i: updated(
+        jc.skip_spikes(optax.sgd(0.1 + i), jc.HardClip(50.0 + i)), i
+    ),
     "skip_nonfinite": lambda i: updated(jc.skip_nonfinite(hard(i)), i),
     "zero_nonfinite": lambda i: updated(jc.zero_nonfinite(hard(i)), i),
     "spider": lambda i: updated(
