@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._types import PyTree, Step
-from ..clip import AbstractClip, Adaptive
-from ..clip.policy import AbstractPolicy
+from ..clip import AbstractClip, Adaptive, policy
 from ._policy_state import PolicyState, adapt, init_state
 from ._scope import AbstractScope
 
@@ -54,7 +53,7 @@ def check_rules(clip: Any) -> None:
 
 
 def _is_policy(value: Any) -> bool:
-    return isinstance(value, AbstractPolicy)
+    return isinstance(value, policy.AbstractPolicy)
 
 
 def has_state(clip: Rules) -> bool:
