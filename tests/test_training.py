@@ -630,6 +630,37 @@ def test_a_spike_moves_nothing():
             jc.skip_spikes(plain, clip)
 
 
+@pytest.mark.parametrize(
+    ("policy", "passes"),
+    [
+        (jc.policy.AdaGC(3.0), True),
+        (jc.policy.Percentile(99.0), True),
+        (jc.policy.QuantileDescent(0.99, initial=1.0), True),
+        (jc.policy.ZScore(4.0), False),
+    ],
+)
+def test_gradients_that_have_become_larger_for_good(policy, passes):
+    """Ten times as large: what the docstring says of each policy."""
+    few, many = jr.normal(jr.key(0), (500,)), jr.normal(jr.key(1), (1000,))
+    norms = jnp.concatenate([1 + few / 10, 10 + many])
+    guarded = jc.skip_spikes(optax.sgd(1.0), jc.Adaptive(policy))
+
+    def step(state, norm):
+        value, state = guarded.update(jnp.array([norm]), state)
+        return state, value[0] != 0
+
+    _, moved = jax.jit(lambda s: jax.lax.scan(step, s, norms))(
+        guarded.init(jnp.zeros(1))
+    )
+    assert jnp.mean(moved[100:500]) > 0.97
+    assert jnp.mean(moved[-500:]) > 0.97 if passes else not jnp.any(moved[500:])
+
+
+def test_a_spike_needs_a_rule(without_type_checks):
+    with pytest.raises(ValueError, match="`clip` must be a clipping rule"):
+        jc.skip_spikes.__wrapped__(optax.sgd(0.1), 100.0)
+
+
 @pytest.mark.parametrize("guard", [jc.skip_nonfinite, jc.zero_nonfinite])
 def test_a_skipped_step_has_no_part_in_a_hypergradient(guard):
     x = jr.normal(jr.key(0), (16, 3)).at[3].set(jnp.nan)

@@ -9,15 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import check, is_traced
-from .._repr import Shown
 from .._schedule import Constant
 from .._types import PyTree, Step
-from ._base import AbstractClip, no_transform
+from ._base import AbstractClip, NoTransform
 from ._rules import HardClip
 from .policy import AbstractPolicy
 
 
-class Adaptive(Shown):
+class Adaptive(NoTransform):
     """A rule whose threshold is set by a policy at each update.
 
     ```python
@@ -38,16 +37,6 @@ class Adaptive(Shown):
 
     policy: AbstractPolicy
     rule: Callable[[Any], AbstractClip] = eqx.field(static=True, default=HardClip)
-
-    @property
-    def init(self) -> Any:
-        """A rule is no optax transform: asking for this says what to do."""
-        raise no_transform(self, "rule")
-
-    @property
-    def update(self) -> Any:
-        """A rule is no optax transform: asking for this says what to do."""
-        raise no_transform(self, "rule")
 
     def at(
         self, norms: Float[Array, " n"], state: PyTree[Array], step: Step

@@ -11,7 +11,22 @@ from .._repr import Shown
 from .._types import RealScalarLike, Schedule, Step
 
 
-class AbstractClip(Shown):
+class NoTransform(Shown):
+    """What belongs into `as_transform` and not into a chain: an optax chain asks for
+    `init` and `update`, and is told so."""
+
+    @property
+    def init(self) -> Any:
+        """No optax transform: asking for this says what to do."""
+        raise no_transform(self, "rule")
+
+    @property
+    def update(self) -> Any:
+        """No optax transform: asking for this says what to do."""
+        raise no_transform(self, "rule")
+
+
+class AbstractClip(NoTransform):
     r"""A clipping rule. A gradient $g$ of norm $n = \|g\|$ becomes $f(n)\,g$.
 
     Everything else is derived from the two methods below: the optax transform, SGD,
@@ -33,16 +48,6 @@ class AbstractClip(Shown):
     - `kinks` returns as many norms at every step. A kink may be infinite for none;
     - numbers are array fields, so that they can be swept and differentiated.
     """
-
-    @property
-    def init(self) -> Any:
-        """A rule is no optax transform: asking for this says what to do."""
-        raise no_transform(self, "rule")
-
-    @property
-    def update(self) -> Any:
-        """A rule is no optax transform: asking for this says what to do."""
-        raise no_transform(self, "rule")
 
     @abc.abstractmethod
     def factor(

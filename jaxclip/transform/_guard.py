@@ -15,6 +15,7 @@ from .._checks import is_traced
 from .._types import PyTree
 from ..clip import AbstractClip, Adaptive
 from ._as_transform import Clipping
+from ._parts import check_rules
 from ._scope import AbstractScope, PerTree
 from ._trees import spread
 
@@ -84,7 +85,7 @@ def skip_spikes(
     """Leaves out a whole step where the gradient's norm is a spike, and counts it.
 
     ```python
-    spike = jaxclip.Adaptive(jaxclip.policy.ZScore(4.0))
+    spike = jaxclip.Adaptive(jaxclip.policy.AdaGC(3.0))
     optimiser = jaxclip.skip_spikes(optax.adam(1e-3), spike)
     ```
 
@@ -92,15 +93,18 @@ def skip_spikes(
     out is then zero and the state of `transform` is left as it was, its moments
     included: `optax.chain(as_transform(SkipClip(c)), optax.adam(lr))` would hand Adam a
     gradient of zero, which moves the parameters and both moments. The threshold itself
-    goes on to adapt, so that gradients which have become larger for good are not left
-    out for ever; with a threshold that does not, they are.
+    sees every norm. Whether gradients that have become larger for good pass again is
+    therefore its policy's to say: after a few steps with [`jaxclip.policy.AdaGC`][] or
+    [`jaxclip.policy.Percentile`][]; never with a fixed threshold, nor with
+    [`jaxclip.policy.ZScore`][], in whose averages an outlier counts as no more than
+    what it is clipped to. Watch `skipped`.
 
     **Arguments:**
 
     - `transform`: the whole optimiser, clipping included where a gradient that is no
         spike is to be clipped.
     - `clip`: the rule whose threshold parts spikes from the rest, such as
-        `Adaptive(ZScore(4.0))` or `HardClip(100.0)`; its factor is not used.
+        `Adaptive(AdaGC(3.0))` or `HardClip(100.0)`; its factor is not used.
     - `scope`: what norms are taken over; with several, one of them is enough.
 
     **Returns:**
@@ -137,11 +141,12 @@ def skip_spikes(
 
 def _watch(clip: AbstractClip | Adaptive, scope: AbstractScope) -> Clipping:
     """What tells a spike, by a rule with a threshold."""
+    check_rules(clip)
     adapts = isinstance(clip, Adaptive)
     if not (adapts or clip.kinks(0) or callable(getattr(clip, "threshold", None))):
         raise ValueError(
             "`clip` must have a threshold, which parts spikes from the rest, such as "
-            f"`HardClip(100.0)` or `Adaptive(ZScore(4.0))`. Got {clip!r}."
+            f"`HardClip(100.0)` or `Adaptive(AdaGC(3.0))`. Got {clip!r}."
         )
     return Clipping(clip, scope, counts=True)
 
