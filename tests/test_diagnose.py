@@ -107,28 +107,6 @@ def test_the_noise_scale():
     assert "noise scale" in str(pick(found, 0))
 
 
-def test_where_the_criterion_is_flat_the_largest_threshold_is_advised(runs):
-    found = jax.tree.map(
-        lambda leaf: leaf[0], pick(runs[1], NAMES.index("contaminated"))
-    )
-    value = jnp.array([1.0, 1.5, 1.49, 1.45, 1.2])
-    flat = eqx.tree_at(
-        lambda d: (d.thresholds, d.mu, d.ccc),
-        found,
-        (
-            jnp.arange(1.0, 6.0),
-            jc.diagnosis.Estimate(jnp.ones(5), jnp.ones(5)),
-            jc.diagnosis.Estimate(value, jnp.full(5, 0.06)),
-        ),
-    )
-    assert flat.threshold == 4.0
-    sure = eqx.tree_at(lambda d: d.ccc.error, flat, jnp.full(5, 0.001))
-    assert sure.threshold == 2.0
-    # A step that climbs is not as good, whatever the square in the criterion.
-    climbs = jnp.array([1.0, 1.0, 1.0, -1.0, 1.0])
-    assert eqx.tree_at(lambda d: d.mu.value, flat, climbs).threshold == 3.0
-
-
 # By brute force
 
 

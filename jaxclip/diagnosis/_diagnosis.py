@@ -55,13 +55,13 @@ class Diagnosis(eqx.Module):
 
     @property
     def threshold(self) -> Float[Array, ""]:
-        """The threshold to take: the largest one of the grid whose criterion is within
-        one standard error of the largest criterion, helpful or not.
+        """The threshold of the grid with the largest criterion, helpful or not.
 
-        Where the criterion is flat its largest value is a matter of chance, and of two
-        thresholds that are as good the larger one changes less.
+        Where the criterion is flat, others are as good for the next step. Over a whole
+        training the smaller of them were better where it was measured (labels in part
+        wrong), so that this is not the largest that the errors allow.
         """
-        return self.thresholds[self._advised]
+        return self.thresholds[self._best]
 
     @property
     def helps(self) -> Bool[Array, ""]:
@@ -81,14 +81,6 @@ class Diagnosis(eqx.Module):
     def _best(self) -> Any:
         # With a negative mu the clipped step climbs, which the square in it hides.
         return jnp.argmax(jnp.where(self.mu.value > 0, self.ccc.value, 0.0))
-
-    @property
-    def _advised(self) -> Any:
-        value, error = (number[self._best] for number in self.ccc)
-        enough = self.ccc.value >= value * jnp.exp(-error / value)
-        good = enough & (self.mu.value > 0)
-        last = len(self.thresholds) - 1 - jnp.argmax(good[::-1])
-        return jnp.maximum(last, self._best)
 
     @property
     def _resolved(self) -> Bool[Array, ""]:
@@ -114,8 +106,8 @@ class Diagnosis(eqx.Module):
             lines.append(
                 f"{threshold:>10.4g}{clipped:>9.1%}{self.mu.value[i]:>8.3f}"
                 f"{self.nu.value[i]:>8.3f}{''.join(pairs)}"
-                + "  <- best" * (i == int(self._best))
-                + "  <- as good" * (i == int(self._advised) != int(self._best))
+                + "  <- best"
+                * (i == int(self._best))
             )
         return "\n".join(lines)
 
@@ -126,13 +118,10 @@ class Diagnosis(eqx.Module):
                 "Take a larger one."
             )
         value, error = (float(number[self._best]) for number in self.ccc)
-        best = float(self.thresholds[self._best])
         measured = (
-            f"at the threshold {best:.3g} the clipping-comparison criterion is "
-            f"{value:.3f} (standard error {error:.2g})."
+            f"at the threshold {self.threshold:.3g} the clipping-comparison criterion "
+            f"is {value:.3f} (standard error {error:.2g})."
         )
-        if self._advised != self._best:
-            measured += f" Up to {self.threshold:.3g} it is as good."
         if self.helps:
             return f"Clipping per example helps now: {measured}"
         return f"Clipping per example is not seen to help now: {measured}"
