@@ -13,7 +13,7 @@ from .._schedule import Constant
 from .._types import PyTree, Step
 from ._base import AbstractClip, NoTransform
 from ._rules import HardClip
-from .policy import AbstractPolicy
+from .policy import AbstractDirectedPolicy, AbstractPolicy, Along
 
 
 class Adaptive(NoTransform):
@@ -39,21 +39,28 @@ class Adaptive(NoTransform):
     rule: Callable[[Any], AbstractClip] = eqx.field(static=True, default=HardClip)
 
     def at(
-        self, norms: Float[Array, " n"], state: PyTree[Array], step: Step
+        self,
+        norms: Float[Array, " n"],
+        state: PyTree[Array],
+        step: Step,
+        along: Along | None = None,
     ) -> tuple[AbstractClip, PyTree[Array]]:
         """The rule of this update, and the policy's state after it.
 
         **Arguments:**
 
         - `norms`, `state`, `step`: as in [`jaxclip.policy.AbstractPolicy`][].
+        - `along`: as in [`jaxclip.policy.AbstractDirectedPolicy`][], which needs it.
         """
         # A parameter of the policy may be of another precision than the gradient.
         with jax.numpy_dtype_promotion("standard"):
-            threshold, after = self.policy.threshold(norms, state, step)
+            threshold, after = self._threshold(norms, state, step, along)
             # One infinite norm would stay in an average for ever. And norms that are
             # all 0 say nothing about the size of gradients: an expert that got no
             # tokens, a layer that is frozen. Counted, they would set a threshold of 0.
             usable = jnp.all(jnp.isfinite(norms)) & jnp.any(norms > 0)
+            if along is not None:
+                usable &= jnp.all(jnp.isfinite(jnp.stack(along)))
             after = jax.tree.map(
                 lambda new, old: jnp.where(usable, new, old).astype(old.dtype),
                 after,
@@ -61,6 +68,13 @@ class Adaptive(NoTransform):
             )
         # As a schedule: a number would be checked again at every step.
         return self.rule(Constant(jnp.asarray(threshold, norms.dtype))), after
+
+    def _threshold(
+        self, norms: Array, state: PyTree[Array], step: Step, along: Along | None
+    ) -> tuple[Array, PyTree[Array]]:
+        if isinstance(self.policy, AbstractDirectedPolicy) and along is not None:
+            return self.policy.threshold_along(norms, along, state, step)
+        return self.policy.threshold(norms, state, step)
 
 
 def _not_nan(number: Any) -> Any:

@@ -7,6 +7,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from .._types import PyTree
+from ._direction import (
+    along,
+    along_others,
+    directed,
+    direction,
+    need_others,
+    next_mean,
+    no_mean,
+)
 from ._parts import (
     Parts,
     PolicyStates,
@@ -18,7 +28,8 @@ from ._parts import (
     reads_step,
 )
 from ._scope import AbstractScope, PerTree
-from ._trees import split
+from ._scope_example import PerExample
+from ._trees import all_finite, split
 
 
 class ClipState(NamedTuple):
@@ -28,10 +39,13 @@ class ClipState(NamedTuple):
 
     - `step`: the number of updates made so far.
     - `policies`: what the policies of adaptive thresholds remember.
+    - `mean`: the running mean of the updates that were handed on, a pytree like the
+        parameters, where a policy asks where gradients point; else empty.
     """
 
     step: Int[Array, ""]
     policies: PolicyStates = ()
+    mean: PyTree[Array] = ()
 
 
 class Clipping(eqx.Module):
@@ -55,7 +69,8 @@ class Clipping(eqx.Module):
             return optax.EmptyState()
         params, _, _ = split(params)
         policies = init_policies(self.clip, self.scope, params)
-        return ClipState(jnp.zeros((), jnp.int32), policies)
+        mean = no_mean(self.clip, self.scope, params)
+        return ClipState(jnp.zeros((), jnp.int32), policies, mean)
 
     def examine(
         self,
@@ -63,6 +78,7 @@ class Clipping(eqx.Module):
         state: Any,
         params: optax.Params | None = None,
         rules: Rules | None = None,
+        metric: optax.Params | None = None,
     ) -> tuple[optax.Updates, Any, Parts]:
         """An update, and what was seen and done."""
         if rules is not None:
@@ -72,18 +88,35 @@ class Clipping(eqx.Module):
         gradients, params, join = split(updates, params)
         norms = scope.norms(gradients, params)
         rules = self.clip if rules is None else rules
+        seen = self._along(gradients, norms, known.mean, metric)
         parts, policies = factors(
-            rules, norms, known.policies, known.step, scope.examples
+            rules, norms, known.policies, known.step, scope.examples, seen
         )
         if not scope.examples:
             gradients = scope.multiply(gradients, parts.prescales)
         scaled = scope.multiply(gradients, parts.factors)
+        mean = known.mean
+        policy = directed(self.clip, scope)
+        if policy is not None and not scope.examples:
+            mean = next_mean(policy.decay, mean, scaled, all_finite(norms))
         scaled = join(scope.perturb(scaled, known.step))
         if not isinstance(state, ClipState):
             # A state of its own kind, or none, as optax's stateless transforms take it.
             return scaled, state, parts
         step = jnp.asarray(optax.safe_increment(known.step))
-        return scaled, ClipState(step, policies), parts
+        return scaled, ClipState(step, policies, mean), parts
+
+    def _along(
+        self, gradients: optax.Updates, norms: Any, mean: Any, metric: Any
+    ) -> Any:
+        """How the gradients lie to others, where a policy asks."""
+        scope = self.scope
+        if directed(self.clip, scope) is None:
+            return None
+        if not isinstance(scope, PerExample):
+            return along(gradients, norms, direction(mean, metric, scope), scope)
+        need_others(norms.size)
+        return along_others(gradients, norms, metric, scope)
 
     def check_override(self, clip: Any) -> None:
         """Raises where a rule given to `update` is not one that it can follow."""
@@ -157,6 +190,7 @@ def as_transform(
             "`scope` must be what norms are taken over, such as `PerTree()` or "
             f"`PerLeaf()`. Got {scope!r}."
         )
+    directed(clip, scope)
     return _transform(clip, scope, scope.reads_step or reads_step(clip))
 
 
@@ -181,10 +215,11 @@ def _transform(
         params: optax.Params | None = None,
         *,
         clip: Rules | None = None,
+        metric: optax.Params | None = None,
         **others: Any,
     ) -> tuple[optax.Updates, Any]:
         del others
-        scaled, state, _ = clipping.examine(updates, state, params, clip)
+        scaled, state, _ = clipping.examine(updates, state, params, clip, metric)
         return scaled, state
 
     # Beside the function and not in the transform, which stays a pair of functions: it

@@ -6,6 +6,7 @@ from typing import Any
 from .._checks import count
 from .._static import hashable
 from ._clipped_gradient import ClippedGradient
+from ._direction import directed
 from ._parts import Rules, check_rules
 from ._per_example import Engine
 from ._scope import PerTree
@@ -124,6 +125,7 @@ def _engine(
     passes: int,
 ) -> Engine:
     check_rules(clip)
+    directed(clip, scope)
     if microbatch is not None:
         count("microbatch", microbatch)
     count("group", group)

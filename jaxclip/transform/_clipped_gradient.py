@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool
 from .._checks import leading_length
 from .._types import Key, Params, PyTree, Step
 from ._as_transform import ClipState
+from ._direction import directed, need_others
 from ._parts import has_state, init_policies
 from ._per_example import Engine
 from ._reduced import reduced
@@ -55,6 +56,7 @@ class ClippedGradient:
         key: Key | None = None,
         mask: Bool[Array, " n"] | None = None,
         state: ClipState | None = None,
+        metric: Params | None = None,
     ) -> Any:
         """The clipped gradient of a batch.
 
@@ -71,6 +73,8 @@ class ClippedGradient:
             what a batch is padded with, count in nothing: a mean is over the others.
         - `state`: what `init` or the step before returned. It is needed for adaptive
             rules, and counts the steps in place of `step`.
+        - `metric`: a pytree like the parameters, the diagonal that the optimiser
+            multiplies a gradient by, for [`jaxclip.policy.Criterion`][]; 1 by default.
 
         **Returns:**
 
@@ -82,13 +86,14 @@ class ClippedGradient:
         A `ValueError` where an argument is missing, too many, or of a wrong shape.
         """
         _check(self._engine, step, key, mask, state)
+        _check_metric(self._engine, metric)
         # Python numbers are numbers: they must not be compiled in.
         params, batch, mask = jax.tree.map(jnp.asarray, (params, batch, mask))
         _check_shapes(self._engine, batch, mask)
         start = jnp.asarray(0 if step is None else step)
         clock = ClipState(start) if state is None else state
         value, examples, gradient, state_after = reduced(
-            self._engine, params, batch, mask, key, clock
+            self._engine, params, batch, mask, key, clock, metric
         )
         result = gradient
         if self._with_value:
@@ -138,6 +143,21 @@ def _check(engine: Engine, step: Any, key: Any, mask: Any, state: Any) -> None:
         )
 
 
+def _check_metric(engine: Engine, metric: Any) -> None:
+    if metric is None:
+        return
+    if directed(engine.clip, engine.scope) is None:
+        raise ValueError(
+            "`metric` is what `policy.Criterion` compares gradients in, and there is "
+            f"none. Leave it out. Got it for {engine.clip!r}."
+        )
+    if engine.passes == 2:
+        raise ValueError(
+            "`metric` needs the gradient of each example, for its length, which "
+            "`passes=2` does not form. Take `passes=1`."
+        )
+
+
 def _check_shapes(engine: Engine, batch: PyTree[Array], mask: Array | None) -> None:
     size = leading_length("The batch", batch, "examples", least=0)
     if size % engine.group:
@@ -150,6 +170,8 @@ def _check_shapes(engine: Engine, batch: PyTree[Array], mask: Array | None) -> N
             "`mask` must hold a boolean for each example, true for those that are "
             f"real. Got shape {mask.shape} of {mask.dtype} for {size} examples."
         )
+    if directed(engine.clip, engine.scope) is not None:
+        need_others(size // engine.group)
     if engine.scope.noise_std is not None and varying_axes(batch):
         raise ValueError(
             "`scope` has noise, and the batch is spread over devices by `shard_map`: "

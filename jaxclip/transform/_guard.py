@@ -17,7 +17,7 @@ from ..clip import AbstractClip, Adaptive
 from ._as_transform import Clipping
 from ._parts import check_rules
 from ._scope import AbstractScope, PerTree
-from ._trees import spread
+from ._trees import all_finite, spread
 
 
 class GuardState(NamedTuple):
@@ -213,12 +213,6 @@ def zero_nonfinite(
         return updates, GuardState(inner, count)
 
     return _guard(guarded, update)
-
-
-def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
-    """Whether all numbers of a tree are finite."""
-    each = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.array(each))
 
 
 def _count(before: Int[Array, ""], good: Bool[Array, ""]) -> Int[Array, ""]:

@@ -99,10 +99,13 @@ def monitor(
         params: optax.Params | None = None,
         *,
         clip: Rules | None = None,
+        metric: optax.Params | None = None,
         **others: Any,
     ) -> tuple[optax.Updates, MonitorState]:
         del others
-        updates, inner, parts = watched.examine(updates, state.inner, params, clip)
+        updates, inner, parts = watched.examine(
+            updates, state.inner, params, clip, metric
+        )
         # Statistics of leaves of several precisions.
         with jax.numpy_dtype_promotion("standard"):
             return updates, _record(state, inner, parts, window)

@@ -111,18 +111,21 @@ def factors(
     states: PolicyStates,
     step: Step,
     examples: bool,
+    along: policy.Along | None = None,
 ) -> tuple[Parts, PolicyStates]:
     """The factor of each part, and the policies' states after it.
 
     **Arguments:**
 
     - `norms`: as the scope takes them, with a leading axis of examples if `examples`.
+    - `along`: how the gradients lie to their running mean, where the one rule asks.
     """
     groups = _groups(clip, norms)
     seen, after = [], []
     for (rule, group), state in zip(groups, states or ((),) * len(groups), strict=True):
         if isinstance(rule, Adaptive):
-            columns, state = adapt(rule, group, state, step, examples, apply)
+            how = step, examples, apply, along
+            columns, state = adapt(rule, group, state, *how)
         else:
             leaves, structure = jax.tree.flatten(group)
             rows = [apply(rule, norm, step) for norm in leaves]

@@ -12,7 +12,7 @@ $\sum_i w_i g_i$. It is had in one of two ways, both a piece of the batch at a t
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,47 +20,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._types import Params, PyTree, Step
+from ._direction import (
+    Direction,
+    along,
+    along_by_derivatives,
+    along_others,
+    directed,
+    direction,
+)
 from ._layer_norms import layer_norms
 from ._parts import PolicyStates, Rules, factors
+from ._pieces import Outcome, Seen, add, visit_all, zeros_like
 from ._scope import times
 from ._scope_example import PerExample
 from ._units import Units, any_real, in_pieces, joined, only_real, zero_unless
 from ._varying import vary, varying_axes
 
 
-class Seen(NamedTuple):
-    """What was seen of the units of a piece, or of a batch.
-
-    - `values`: shape `(u,)`, the loss of each unit.
-    - `losses`, `aux`: of each example, with leading axes like those of the units.
-    - `norms`: as the scope takes them, with a leading axis of units.
-    - `kept`: shape `(u,)`, which units count.
-    """
-
-    values: Float[Array, " u"]
-    losses: Float[Array, "u ..."]
-    aux: Any
-    norms: PyTree[Float[Array, "u ..."]]
-    kept: Bool[Array, " u"]
-
-
-class Outcome(NamedTuple):
-    """What became of a batch.
-
-    - `total`: the clipped gradient before its noise, a pytree like the parameters.
-    - `seen`: of all units.
-    - `factors`: in the form of the norms; 0 for units that do not count.
-    - `policies`: the states of adaptive rules.
-    """
-
-    total: Params
-    seen: Seen
-    factors: PyTree[Float[Array, "u ..."]]
-    policies: PolicyStates
-
-
 class Engine(eqx.Module):
-    """How a batch of units is gone through; the fields are those of `clipped_grad`."""
+    """How a batch of units is gone through; the fields are those of `clipped_grad`, and
+    the metric in which a policy compares gradients."""
 
     loss: Callable[..., Any] = eqx.field(static=True)
     clip: Rules
@@ -70,6 +49,12 @@ class Engine(eqx.Module):
     group: int = eqx.field(static=True)
     drop_nonfinite: bool = eqx.field(static=True)
     passes: int = eqx.field(static=True)
+    metric: Params | None = None
+
+    @property
+    def compares(self) -> bool:
+        """Whether a policy asks how the gradients lie to each other."""
+        return directed(self.clip, self.scope) is not None
 
     def run(
         self,
@@ -91,7 +76,7 @@ class Engine(eqx.Module):
         # Or else JAX adds up the gradients of all devices before they are clipped.
         params = vary(params, axes)
         pieces = in_pieces(units, min(self.microbatch or size, size))
-        start = vary(_zeros(params), axes)
+        start = vary(zeros_like(params), axes)
         whole = pieces.real.shape[0] == 1
         together = self.passes == 1 and (whole or not policies)
         way = self._together if together else self._apart
@@ -109,12 +94,15 @@ class Engine(eqx.Module):
     ) -> Outcome:
         def visit(total: Params, piece: Units) -> tuple[Params, Any]:
             gradients, seen = self._gradients(params, piece)
+            if self.compares:
+                across = along_others(gradients, seen.norms, self.metric, self.scope)
+                seen = seen._replace(along=across)
             scales, after = self._factors(seen, policies, step)
             weights = jax.tree.map(lambda leaf: times(leaf, share), scales)
             part = self._weighed(gradients, weights, seen.kept)
-            return jax.tree.map(_add, total, part), (seen, scales, after)
+            return jax.tree.map(add, total, part), (seen, scales, after)
 
-        total, (seen, scales, after) = _visit(visit, start, pieces)
+        total, (seen, scales, after) = visit_all(visit, start, pieces)
         # There are states only where the one piece is the batch.
         after = jax.tree.map(lambda leaf: leaf[0], after)
         return Outcome(total, joined(seen, size), joined(scales, size), after)
@@ -129,15 +117,24 @@ class Engine(eqx.Module):
         policies: PolicyStates,
         step: Step,
     ) -> Outcome:
+        to = self._of_sum(params, start, pieces) if self.compares else None
+
         def measure(nothing: None, piece: Units) -> tuple[None, Seen]:
             if self.passes == 1:
-                return nothing, self._gradients(params, piece)[1]
-            norms, found = layer_norms(self._of_unit, params, piece)
-            values, losses, aux = found
-            kept = self._kept(norms, piece)
-            return nothing, Seen(values, losses, aux, norms, kept)
+                gradients, seen = self._gradients(params, piece)
+                if to is not None:
+                    across = along(gradients, seen.norms, to, self.scope, size - 1)
+                    seen = seen._replace(along=across)
+                return nothing, seen
+            norms, (values, losses, aux) = layer_norms(self._of_unit, params, piece)
+            seen = Seen(values, losses, aux, norms, self._kept(norms, piece))
+            if to is not None:
+                loss = lambda params, unit: self._of_unit(params, unit)[0]  # noqa: E731
+                across = along_by_derivatives(loss, params, piece, norms, to, size - 1)
+                seen = seen._replace(along=across)
+            return nothing, seen
 
-        seen = joined(_visit(measure, None, pieces)[1], size)
+        seen = joined(visit_all(measure, None, pieces)[1], size)
         scales, policies = self._factors(seen, policies, step)
         weights = jax.tree.map(lambda leaf: times(leaf, share), scales)
         back = in_pieces(Units(weights, seen.kept), pieces.real.shape[1])
@@ -151,9 +148,9 @@ class Engine(eqx.Module):
                 part = self._weighed(gradients, weights, kept)
             else:
                 part = self._gradient_of_sum(params, piece, weights, kept)
-            return jax.tree.map(_add, total, part), None
+            return jax.tree.map(add, total, part), None
 
-        total, _ = _visit(weigh, start, (pieces, back))
+        total, _ = visit_all(weigh, start, (pieces, back))
         return Outcome(total, seen, scales, policies)
 
     # What is done with one piece
@@ -183,6 +180,16 @@ class Engine(eqx.Module):
         kept = self._kept(norms, piece)
         return gradients, Seen(values, losses, aux, norms, kept)
 
+    def _of_sum(self, params: Params, start: Params, pieces: Units) -> Direction:
+        """The sum of all gradients, by a plain backward pass, as a direction."""
+
+        def visit(total: Params, piece: Units) -> tuple[Params, None]:
+            kept = any_real(piece.real)
+            part = self._gradient_of_sum(params, piece, kept.astype(float), kept)
+            return jax.tree.map(add, total, part), None
+
+        return direction(visit_all(visit, start, pieces)[0], self.metric, self.scope)
+
     def _kept(self, norms: Any, piece: Units) -> Bool[Array, " u"]:
         kept = any_real(piece.real)
         if not self.drop_nonfinite:
@@ -195,7 +202,9 @@ class Engine(eqx.Module):
     def _factors(
         self, seen: Seen, policies: PolicyStates, step: Step
     ) -> tuple[PyTree[Float[Array, "u ..."]], PolicyStates]:
-        parts, policies = factors(self.clip, seen.norms, policies, step, True)
+        parts, policies = factors(
+            self.clip, seen.norms, policies, step, True, seen.along
+        )
         scales = jax.tree.map(lambda leaf: zero_unless(seen.kept, leaf), parts.factors)
         return scales, policies
 
@@ -226,24 +235,3 @@ class Engine(eqx.Module):
             some = jnp.any(kept)
             total = jax.tree.map(lambda x: jnp.where(some, x, jnp.zeros_like(x)), total)
         return total
-
-
-def _visit(visit: Callable[..., Any], carry: Any, pieces: Any) -> tuple[Any, Any]:
-    """A scan over the pieces; without a loop where there is one."""
-    if jax.tree.leaves(pieces)[0].shape[0] > 1:
-        return jax.lax.scan(visit, carry, pieces)
-    carry, out = visit(carry, jax.tree.map(lambda leaf: leaf[0], pieces))
-    return carry, jax.tree.map(lambda leaf: leaf[None], out)
-
-
-def _zeros(params: Params) -> Params:
-    # In float32 or better: a sum of many pieces in half precision stops growing.
-    def zeros(leaf: Array) -> Array:
-        with jax.numpy_dtype_promotion("standard"):
-            return jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))
-
-    return jax.tree.map(zeros, params)
-
-
-def _add(total: Array, leaf: Array) -> Array:
-    return total + leaf.astype(total.dtype)

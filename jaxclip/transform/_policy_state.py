@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._types import PyTree, Step
-from ..clip import Adaptive
+from ..clip import Adaptive, policy
 from ._scope import AbstractScope
 from ._trees import spread
 
@@ -65,14 +65,23 @@ def adapt(
     step: Step,
     examples: bool,
     apply: Callable[..., tuple[Array, ...]],
+    along: policy.Along | None = None,
 ) -> tuple[list[PyTree[Array]], PolicyState]:
-    """What `apply` makes of all norms under the policy, and the state after it."""
+    """What `apply` makes of all norms under the policy, and the state after it.
+
+    **Arguments:**
+
+    - `along`: how the gradients lie to their running mean, for a policy that asks;
+        there is one norm then.
+    """
     leaves, structure = jax.tree.flatten(norms)
+    if along is not None and not examples:
+        along = policy.Along(*(numbers[None] for numbers in along))
 
     def of_one(norms, state):
         """Of one threshold: its norm, or the vector of those of all examples."""
         rows = norms if examples else norms[None]
-        settled, state = rule.at(rows, state, step)
+        settled, state = rule.at(rows, state, step, along)
         columns = apply(settled, rows, step)
         return (columns if examples else [c[0] for c in columns]), state
 

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from .._checks import returns_a_number
 from .._types import Key, Params, PyTree
 from ._as_transform import ClipState
-from ._per_example import Engine, Outcome
+from ._per_example import Engine
+from ._pieces import Outcome
 from ._scope import times
 from ._units import Units, any_real, grouped, only_real, ungrouped, zero_unless
 from ._varying import without_explicit_axes
@@ -48,6 +49,7 @@ def reduced(
     mask: Bool[Array, " n"] | None,
     key: Key | None,
     clock: ClipState,
+    metric: Params | None,
 ) -> tuple[Float[Array, ""], Examples, Params, ClipState]:
     """The value, what each example had, the gradient with its noise, and the state
     after the step.
@@ -57,13 +59,14 @@ def reduced(
     - `mask`: which examples are real; None for all.
     - `key`: in place of the scope's own; None for that.
     - `clock`: the state; of its numbers only `step` is needed without adaptive rules.
+    - `metric`: what a policy compares gradients in; None for the plain one.
     """
     numbers, rest = eqx.partition(engine, eqx.is_array)
 
     def run(numbers: Engine, params: Params, *others: Any) -> Any:
         return _reduced(eqx.combine(numbers, rest), params, *others)
 
-    arguments = (numbers, params, batch, mask, key, clock)
+    arguments = (numbers, params, batch, mask, key, clock, metric)
     (value, examples, after), gradient = without_explicit_axes(run, params, *arguments)
     return value, examples, gradient, after
 
@@ -75,7 +78,9 @@ def _reduced(
     mask: Bool[Array, " n"] | None,
     key: Key | None,
     clock: ClipState,
+    metric: Params | None,
 ) -> tuple[tuple[Float[Array, ""], Examples, ClipState], Params]:
+    engine = replace(engine, metric=metric)
     size = jnp.shape(jax.tree.leaves(batch)[0])[0]
     _check_loss(engine, params, batch)
     if not size:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from .._types import PyTree
 
@@ -107,3 +107,9 @@ def spread(leaf: Array, part: Any) -> Array:
         return leaf
     rest = (None,) * (leaf.ndim - len(spec))
     return jax.sharding.reshard(leaf, PartitionSpec(*spec, *rest))
+
+
+def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether all numbers of a tree are finite."""
+    each = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.array(each))

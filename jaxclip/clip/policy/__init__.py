@@ -7,10 +7,16 @@
 | `ZScore` | below any outlier among the norms | ZClip, arXiv:2504.02507 |
 | `AdaGC` | a multiple of the norm's running mean | AdaGC, arXiv:2502.11034 |
 | `SecondMoment` | a multiple of Adam's denominator | SPAM, arXiv:2501.06842 |
+| `Criterion` | the best by the clipping-comparison criterion | arXiv:2406.11733 |
 | `RandomThreshold` | there or not by chance, likelier for long ones | its docstring |
 """
 
-from ._base import AbstractPolicy as AbstractPolicy
+from ._base import (
+    AbstractDirectedPolicy as AbstractDirectedPolicy,
+    AbstractPolicy as AbstractPolicy,
+    Along as Along,
+)
+from ._criterion import Criterion as Criterion, CriterionState as CriterionState
 from ._policies import (
     AdaGC as AdaGC,
     Percentile as Percentile,

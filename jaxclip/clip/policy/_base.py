@@ -1,8 +1,9 @@
 """What a policy is: where the threshold of the next step comes from."""
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
 
+import equinox as eqx
 from jaxtyping import Array, Float, Int
 
 from ..._repr import Shown
@@ -63,4 +64,58 @@ class AbstractPolicy(Shown):
         **Returns:**
 
         The threshold, shape `()` or `(n,)`, infinite for none; and the new state.
+        """
+
+
+class Along(NamedTuple):
+    """How gradients lie to the mean of others, as far as it is known.
+
+    - `lengths`: shape `(n,)`, their lengths in the metric of the optimiser; without one
+        they are the norms.
+    - `products`: shape `(n,)`, their components along the mean of others, in the unit
+        of the lengths; all 0 before there is one.
+    - `sizes`: shape `(n,)`, the length of that mean, so that a product of gradients is
+        the component times this: two numbers, since their product may overflow.
+    """
+
+    lengths: Float[Array, " n"]
+    products: Float[Array, " n"]
+    sizes: Float[Array, " n"]
+
+
+class AbstractDirectedPolicy(AbstractPolicy):
+    """A policy that sees where gradients point, and not their norms alone.
+
+    Each example of a batch is compared with the mean of the others. A gradient that
+    comes alone is compared with a running mean of the updates handed on before, which
+    the transform keeps, with the weight `decay` of the past. Both need one norm over
+    all leaves: the scope `PerExample()`, or `PerTree()`.
+
+    **An author must guarantee**, beside what an [`jaxclip.policy.AbstractPolicy`][]
+    needs, that there is a field `decay`, from 0 to 1.
+    """
+
+    decay: eqx.AbstractVar[Float[Array, ""]]
+
+    def threshold(
+        self, norms: Float[Array, " n"], state: PyTree[Any], step: Step
+    ) -> tuple[Float[Array, "..."], PyTree[Array]]:
+        del norms, state, step
+        raise ValueError(
+            f"`{type(self).__name__}` needs to know where gradients point, which their "
+            "norms do not tell. Use it in `as_transform` or `clipped_grad`, with the "
+            "scope `PerTree()` or `PerExample()`."
+        )
+
+    @abc.abstractmethod
+    def threshold_along(
+        self, norms: Float[Array, " n"], along: Along, state: PyTree[Any], step: Step
+    ) -> tuple[Float[Array, "..."], PyTree[Array]]:
+        """The threshold of this update, and the state after it.
+
+        **Arguments:**
+
+        - `norms`, `state`, `step`: as of
+            [`jaxclip.policy.AbstractPolicy.threshold`][].
+        - `along`: of the same gradients.
         """
