@@ -98,6 +98,13 @@ POLICIES: dict[str, jc.policy.AbstractPolicy] = {
     "AdaGC": jc.policy.AdaGC(1.1, decay=0.9, warmup=5),
     "SecondMoment": jc.policy.SecondMoment(4.0, decay=0.9),
     "RandomThreshold": jc.policy.RandomThreshold(1.0, beta=0.5, key=_KEY),
+    "Criterion": jc.policy.Criterion(window=64),
+}
+# Those that see norms alone, and may have a threshold for each part of a gradient.
+POLICIES_OF_NORMS = {
+    name: policy
+    for name, policy in POLICIES.items()
+    if not isinstance(policy, jc.policy.AbstractDirectedPolicy)
 }
 
 INJECTIONS: dict[str, jc.Interpolation] = {

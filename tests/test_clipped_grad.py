@@ -260,7 +260,12 @@ def test_of_an_empty_batch_the_noise_is_left(reduce, passes, microbatch):
 
 @all_ways
 @pytest.mark.parametrize(
-    "policy", [jc.policy.Percentile(30.0, window=16), jc.policy.AdaGC(warmup=1)]
+    "policy",
+    [
+        jc.policy.Percentile(30.0, window=16),
+        jc.policy.AdaGC(warmup=1),
+        jc.policy.Criterion(window=64),
+    ],
 )
 def test_adaptive_thresholds(policy, passes, microbatch):
     """As the transform has them, over three steps and in microbatches too."""

@@ -304,6 +304,9 @@ TRANSFORMS: dict[str, Callable[[int], Any]] = {
     "as_transform: adaptive": lambda i: updated(
         jc.as_transform(jc.Adaptive(jc.policy.ZScore(2.0 / (1 + i)))), i
     ),
+    "as_transform: criterion": lambda i: updated(
+        jc.as_transform(jc.Adaptive(jc.policy.Criterion(errors=1.0 + i))), i
+    ),
     "as_transform: units": lambda i: updated(
         jc.as_transform(jc.HardClip(0.1 + i), jc.PerUnit()), i
     ),

@@ -9,10 +9,10 @@ import optax
 import pytest
 
 import jaxclip as jc
-from registry import POLICIES
+from registry import POLICIES, POLICIES_OF_NORMS
 
 KEY = jr.key(7)
-all_policies = pytest.mark.parametrize("name", POLICIES)
+all_policies = pytest.mark.parametrize("name", POLICIES_OF_NORMS)
 
 
 def once(policy, norms, state, step=0):

@@ -62,6 +62,7 @@ TRANSFORMS = {
     "adaptive units": jc.as_transform(
         jc.Adaptive(jc.policy.QuantileDescent()), jc.PerUnit()
     ),
+    "criterion": jc.as_transform(jc.Adaptive(jc.policy.Criterion(decay=0.5))),
     "skip": jc.skip_nonfinite(jc.as_transform(HARD)),
     "spikes": jc.skip_spikes(optax.sgd(0.1), jc.HardClip(1e3)),
 }
@@ -304,6 +305,7 @@ def optimisers() -> dict[str, optax.GradientTransformation]:
         "momentum": jc.algorithm.mixed_momentum(HARD),
         "adaptive": jc.skip_nonfinite(jc.as_transform(adaptive, jc.PerLeaf())),
         "coordinates": jc.as_transform(adaptive, jc.PerCoordinate()),
+        "criterion": jc.monitor(jc.as_transform(jc.Adaptive(jc.policy.Criterion()))),
         "units": jc.monitor(
             jc.as_transform(jc.Adaptive(jc.policy.AdaGC()), jc.PerUnit())
         ),

@@ -117,20 +117,26 @@ def along(
     - `gradients`: with a leading axis of examples where the scope has one.
     - `own`: their norms, which are their lengths without a metric.
     """
-    leaves = reals(*jax.tree.leaves(gradients))
-    if not leaves:
-        return _against(own, jnp.zeros_like(own), to, others)
-    duals = reals(*jax.tree.leaves(to.dual))
-    kept, name = own.ndim, _axis_name(scope)
-    lengths = own
+    kept, name, lengths = own.ndim, _axis_name(scope), own
+    # Leaves of several precisions; the direction has no axis of examples.
     with jax.numpy_dtype_promotion("standard"):
+        leaves = reals(*jax.tree.leaves(gradients))
+        duals = [_behind(kept, leaf) for leaf in reals(*jax.tree.leaves(to.dual))]
+        if not leaves:
+            return _against(own, jnp.zeros_like(own), to, others)
         pairs = zip(leaves, duals, strict=True)
         products = total([g * dual for g, dual in pairs], kept, name)
         if to.metric is not None:
-            pairs = zip(leaves, _real_weights(gradients, to.metric), strict=True)
+            weights = [_behind(kept, w) for w in _real_weights(gradients, to.metric)]
+            pairs = zip(leaves, weights, strict=True)
             roots = [g * jnp.sqrt(weight) for g, weight in pairs]
             lengths = norms(roots, kept, name)
-    return _against(lengths, products, to, others)
+        return _against(lengths, products, to, others)
+
+
+def _behind(kept: int, leaf: Array) -> Array:
+    """A leaf with so many axes of length 1 before its own."""
+    return jnp.expand_dims(leaf, tuple(range(kept)))
 
 
 def along_others(

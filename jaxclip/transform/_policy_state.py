@@ -75,7 +75,11 @@ def adapt(
         there is one norm then.
     """
     leaves, structure = jax.tree.flatten(norms)
-    if along is not None and not examples:
+    if examples:
+        # A policy sees them all, on whatever devices the examples lie.
+        leaves = [_gathered(leaf) for leaf in leaves]
+        along = jax.tree.map(_gathered, along)
+    elif along is not None:
         along = policy.Along(*(numbers[None] for numbers in along))
 
     def of_one(norms, state):
@@ -106,6 +110,14 @@ def adapt(
         after.append(new)
     columns = [structure.unflatten(column) for column in zip(*rows, strict=True)]
     return columns, _transposed(after, structure)
+
+
+def _gathered(numbers: Array) -> Array:
+    """The numbers with their first axis on every device, under explicit mesh axes."""
+    spec = jax.typeof(numbers).sharding.spec
+    if not spec or spec[0] is None:
+        return numbers
+    return jax.sharding.reshard(numbers, jax.P(None, *spec[1:]))
 
 
 def _stacked(

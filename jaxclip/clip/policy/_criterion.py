@@ -86,7 +86,7 @@ class Criterion(AbstractDirectedPolicy):
         less noisy, and points where training went some time ago.
     """
 
-    window: int = eqx.field(static=True, default=1024)
+    window: int = eqx.field(static=True, default=4096)
     errors: Float[Array, ""] = eqx.field(
         converter=partial(nonnegative, "errors", in_step=True), default=1.0
     )
@@ -144,7 +144,13 @@ class Criterion(AbstractDirectedPolicy):
         grid = _grid(state.norms, live, state.filled)
 
         def mean(values: Array) -> Array:
-            return jnp.sum(jnp.where(live, values, 0.0), axis=-1) / number
+            return (
+                jnp.sum(
+                    jnp.where(jnp.broadcast_to(live, values.shape), values, 0.0),
+                    axis=-1,
+                )
+                / number
+            )
 
         # The largest is 1 from here on: no square or product overflows.
         unit, weight = (
@@ -152,9 +158,10 @@ class Criterion(AbstractDirectedPolicy):
         )
         unit, weight = (jnp.where(n > 0, n, 1.0) for n in (unit, weight))
         some = jnp.where(state.norms > 0, state.norms, 1.0)
-        factors = jnp.minimum(1.0, grid[:, None] / some)
-        moved = factors * (state.products / unit) * (state.sizes / weight)
-        square = (factors * (state.lengths / unit)) ** 2
+        factors = jnp.minimum(1.0, grid[:, None] / some[None])
+        products = (state.products / unit) * (state.sizes / weight)
+        moved = factors * products[None]
+        square = (factors * (state.lengths / unit)[None]) ** 2
         root = safe_sqrt(mean(square))
         root = jnp.where(root > 0, root, 1.0)
         quality = mean(moved) / root
@@ -163,7 +170,7 @@ class Criterion(AbstractDirectedPolicy):
         share = moved / root[:, None] - 0.5 * quality[:, None] * (
             square / root[:, None] ** 2
         )
-        apart = share[best] - share
+        apart = share[best][None] - share
         spread = mean((apart - mean(apart)[:, None]) ** 2)
         error = safe_sqrt(spread / number)
         as_good = quality[best] - quality <= self.errors * error
@@ -180,7 +187,7 @@ def _grid(
     ordered = jnp.sort(jnp.where(live, norms, jnp.inf))
     last = jnp.maximum(filled - 1, 0)
     high = ordered[jnp.clip(filled - _CLIPPED, filled // 2, last)]
-    low = ordered[jnp.minimum((_ALONE * filled).astype(int), last)]
+    low = ordered[jnp.minimum((_ALONE * filled).astype(filled.dtype), last)]
     # Gradients of examples that are solved have a norm of almost nothing.
     low, high = (jnp.maximum(n, jnp.finfo(norms.dtype).tiny) for n in (low, high))
     inside = jnp.exp(jnp.linspace(jnp.log(low), jnp.log(high), _GRID))
