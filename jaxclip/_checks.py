@@ -77,6 +77,16 @@ def is_traced(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
+def known(**arguments: Any) -> None:
+    """Refuses arguments that are traced, where numpy works with their numbers."""
+    for name, value in arguments.items():
+        if any(map(is_traced, jax.tree.leaves(value))):
+            raise ValueError(
+                f"`{name}` must be known before tracing: numpy works with its numbers. "
+                f"Do this outside of `jit`, `vmap` and `grad`. Got {value!r}."
+            )
+
+
 def as_float(name: str, value: Any) -> Array:
     """`value` as an array of floats; what is no real number is refused by name."""
     if any(is_traced(leaf) for leaf in jax.tree.leaves(value)):

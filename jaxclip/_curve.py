@@ -18,8 +18,8 @@ class Curve(Shown):
     **Fields:**
 
     - `step`: shape `(..., s)`, in SGD steps, the first of a simulation being 0.
-    - `risk`: shape `(..., s)`, the excess risk, in the label's squared unit. Infinite
-        from where a run has diverged.
+    - `risk`: shape `(..., s)`, the excess risk, in the unit of the problem's loss: the
+        label's squared unit for least squares. Infinite from where a run has diverged.
     - `params`: the parameters at the last step, in the problem's own coordinates; None
         where there are none, as of a limit of the risk alone.
     - `observed`: what `observe` returned at each recorded step, along a leading axis;

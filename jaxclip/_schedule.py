@@ -21,7 +21,8 @@ class Constant(Shown):
 
     **Arguments:**
 
-    - `value`: a non-negative number, or an array of them; infinity is allowed.
+    - `value`: a non-negative number, or an array of them, in the unit of what it is the
+        value of; infinity is allowed.
     """
 
     # An array leaf, not static: a threshold is there to be swept and tuned.

@@ -465,3 +465,10 @@ def test_a_sum_has_no_denominator():
     scope = jc.PerExample(denominator=3)
     with pytest.raises(ValueError, match="`scope` must have no `denominator` here"):
         jc.simulate(problem, CLIP, 0.1, steps=1, scope=scope, key=KEY)
+
+
+@pytest.mark.parametrize("rest", [jr.key(0), jnp.arange(3), True, 3, jnp.tanh])
+def test_what_has_no_gradient_is_named(rest, without_type_checks):
+    params = {"w": PARAMS["w"], "model": {"rest": rest}}
+    with pytest.raises(ValueError, match=r"`params` must be floats.*`model\.rest`"):
+        jc.clipped_grad(lambda p, x: x @ p["w"], CLIP)(params, BATCH[0])

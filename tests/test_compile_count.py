@@ -105,6 +105,9 @@ _FALLING = Falling(0.2)
 
 
 def numbers(i, *shape):
+    """Where `i` is traced, as for an exported program, so are they."""
+    if isinstance(i, jax.core.Tracer):
+        return jr.normal(jr.key(i), shape)
     return jnp.asarray(np.random.default_rng(i).normal(size=shape))
 
 
@@ -116,17 +119,23 @@ def rows(i, n=12):
     return numbers(i, n, 2), numbers(i + 50, n)
 
 
+def table(i):
+    """Rows and labels as a `Regression` takes them, which are never traced."""
+    draw = np.random.default_rng(0 if isinstance(i, jax.core.Tracer) else i).normal
+    return draw(size=(12, 2)), draw(size=12)
+
+
 def landscape(i):
     return jc.Landscape(bowl, numbers(i, 2), noise=jc.Gaussian(0.1 + i))
 
 
 def linear(i):
-    spectrum = jc.Spectrum(np.array([1.0, 0.5 / (1 + i)]), np.array([2, 1]))
+    spectrum = jc.Spectrum(jnp.array([1.0, 0.5 / (1 + i)]), np.array([2, 1]))
     return jc.LinearModel(spectrum, jc.Gaussian(1.0 + i), jnp.full(2, 0.1))
 
 
 def knots(i, scale):
-    return jc.PiecewiseLinear(np.array([0, 3]), scale * np.array([1.0 + i, 2.0]))
+    return jc.PiecewiseLinear(np.array([0, 3]), scale * jnp.array([1.0 + i, 2.0]))
 
 
 def simulate(i, clip, lr, problem=None, **settings):
@@ -181,9 +190,7 @@ SIMULATE: dict[str, Callable[[int], Any]] = {
     "Lumped": lambda i: simulate(
         i, jc.HardClip(1.0 + i), 0.1, linear(i), engine=jc.Lumped()
     ),
-    "rows": lambda i: simulate(
-        i, jc.HardClip(1.0 + i), 0.1, jc.Regression(*map(np.asarray, rows(i)))
-    ),
+    "rows": lambda i: simulate(i, jc.HardClip(1.0 + i), 0.1, jc.Regression(*table(i))),
     "vmap": lambda i: jax.vmap(lambda c: simulate(i, jc.HardClip(c), 0.1).risk)(
         jnp.array([1.0, 2.0 + i])
     ),
@@ -224,7 +231,7 @@ OTHERS: dict[str, Callable[[int], Any]] = {
     ),
     "basins": lambda i: jc.basins(
         *(landscape(i), jc.HardClip(1.0 + i), 0.1, numbers(i, 3, 2)),
-        np.array([[0.0, 0.0], [9.0, 9.0]])[:: 1 - 2 * i],
+        np.array([[0.0, 0.0], [9.0, 9.0]]) - 9 * i,
         steps=70,
         noisy=1,
         key=jr.key(i),
@@ -269,14 +276,16 @@ OTHERS: dict[str, Callable[[int], Any]] = {
         1.0 + i, 1.0 + i, 0.1 + i, jnp.arange(3.0) / 9, largest=0.1 + i
     ),
     "stable_lr": lambda i: jc.stable_lr(linear(i)),
-    "stable_lr: rows": lambda i: jc.stable_lr(jc.Regression(*rows(i))),
+    "stable_lr: rows": lambda i: jc.stable_lr(jc.Regression(*table(i))),
     "random_features": lambda i: jc.problem.random_features(
         rows(i)[0], 3, key=jr.key(i)
     ),
     "spectrum": lambda i: (
         jc.Spectrum.power_law(4, 0.5 + i),
         jc.Spectrum.isotropic(4, 1.0 + i),
-        jc.Spectrum.from_data(rows(i)[0]),
+    ),
+    "spectrum: data": lambda i: (
+        jc.Spectrum.from_data(table(i)[0]),
         jc.Spectrum.from_covariance(np.eye(3) * (1 + i)),
     ),
     "safe_norm": lambda i: jc.safe_norm(weights(i)),

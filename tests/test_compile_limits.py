@@ -50,14 +50,19 @@ class Decay(eqx.Module):
 
 
 _COSINE = optax.cosine_decay_schedule(0.02, 1000)
-_STEPS = (np.array([0.0, 50.0, 100.0]), np.array([0.0, 70.0, 90.0]))
+_STEPS = np.array([[0.0, 50.0, 100.0], [0.0, 70.0, 90.0]])
 IDENTITY = jc.Identity()
 _KNOTS = jnp.array([0.0, 60.0])
 
 
 def _problem(i: int) -> jc.LinearModel:
     spectrum = jc.Spectrum.power_law(6, 0.5)
-    return jc.LinearModel(spectrum, jc.Laplace(1.0 + i), np.full(6, 0.1 + i))
+    return jc.LinearModel(spectrum, jc.Laplace(1.0 + i), jnp.full(6, 0.1 + i))
+
+
+def _steps(i):
+    """In which a number may be traced, and by which nothing is compiled."""
+    return _STEPS[0] + i * (_STEPS[1] - _STEPS[0])
 
 
 def _linear(w, x):
@@ -89,7 +94,7 @@ def _solve(limit: jc.limit.AbstractLimit, kind: str = "number"):
             _problem(i),
             jc.HardClip(3.0 + i),
             lr,
-            steps=_STEPS[i],
+            steps=_steps(i),
             key=jr.key(i),
             limit=limit,
         )
@@ -120,7 +125,7 @@ CALLS: dict[str, Callable[[int], Any]] = {
         key=jr.key(i),
         limit=jc.HomogenizedSDE(),
     ),
-    "ceiling": lambda i: jc.ceiling(_problem(i), _rate("number", i), steps=_STEPS[i]),
+    "ceiling": lambda i: jc.ceiling(_problem(i), _rate("number", i), steps=_steps(i)),
     "fisher_information": lambda i: jc.criterion.fisher_information(
         jc.Laplace(1.0 + i), 0.1 + i
     ),
@@ -136,7 +141,7 @@ CALLS: dict[str, Callable[[int], Any]] = {
         _noisy(i),
         IDENTITY,
         _rate("number", i),
-        steps=_STEPS[i],
+        steps=_steps(i),
         limit=jc.ZeroLossFlow(),
     ),
     "ZeroLossSDE": lambda i: jc.solve(

@@ -152,7 +152,7 @@ def test_it_finds_the_best_threshold_of_least_squares(noise, loss, clips):
     threshold = float(jnp.median(jnp.where(thresholds > 0, thresholds, jnp.inf)[-16:]))
 
     def ccc(c):
-        return float(jc.moments(jc.HardClip(c), noise, risk).ccc)
+        return float(jc.moments(jc.HardClip(c), noise, risk, 1.0).ccc)
 
     at_best = float(jc.best_clip(noise, risk, feature_norm=1.0).ccc)
     chosen = ccc(threshold) if np.isfinite(threshold) else 1.0

@@ -42,6 +42,16 @@ batch = jnp.ones((64, 3))
     "transform.ClippedGradient": _MODEL + """
 policy, batch = jaxclip.policy.Percentile(50.0), jnp.ones((64, 3))
 """,
+    "transform.LivePlot": _MODEL + """
+optimiser = jaxclip.monitor(jaxclip.as_transform(jaxclip.HardClip(1.0)))
+state, batches = optimiser.init(params), jnp.ones((4, 3))
+
+
+@jax.jit
+def train_step(params, state, batch):
+    updates, state = optimiser.update(jax.grad(loss)(params, batch), state)
+    return optax.apply_updates(params, updates), state
+""",
     "PerUnit": "",
     "clip_metrics": _MODEL + """
 logger = type("Logger", (), {"log": print})

@@ -418,3 +418,29 @@ def test_gaussian_noise_may_be_zero():
     densities, mass = describe(noise, 1.0, jnp.array([0.0, 1.0]))
     np.testing.assert_allclose(densities, stats.norm.pdf([0, 1]), rtol=1e-14)
     assert mass == pytest.approx(1, abs=1e-13)
+
+
+@pytest.mark.parametrize("atoms", [1, 2, 7, 8, 9, 20])
+def test_few_atoms_have_the_mean_and_the_variance_of_all(atoms):
+    values = np.random.default_rng(3).standard_t(3, size=50)
+    noise = jc.Empirical(values, atoms=atoms)
+    assert noise.weights.size == atoms
+    np.testing.assert_allclose(jnp.sum(noise.weights), 1, rtol=1e-12)
+    np.testing.assert_allclose(noise.weights @ noise.means, values.mean(), rtol=1e-10)
+    square = noise.weights @ (noise.variances + noise.means**2)
+    np.testing.assert_allclose(square, np.mean(values**2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("atoms", [0, -3, 2.5])
+def test_a_number_of_atoms_that_is_none(atoms, without_type_checks):
+    with pytest.raises(ValueError, match="`atoms` must be"):
+        jc.Empirical(np.arange(20.0), atoms=atoms)
+
+
+def test_a_mask_that_keeps_nothing_or_all(without_type_checks):
+    with pytest.raises(ValueError, match="`keep` must be a probability"):
+        jc.noise.Mask(0.0)
+    everything = jc.noise.Mask(1.0)
+    # What is kept is multiplied by 1, so that the residual is the signal alone.
+    densities, _ = describe(everything, 1.0, jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(densities, stats.norm.pdf([0, 1]), rtol=1e-14)

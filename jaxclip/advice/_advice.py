@@ -105,7 +105,8 @@ class Advice:
         return to_dict(self)
 
     def predicted(self, recipe: Recipe) -> np.ndarray:
-        """The excess risk at the steps `prediction.at` by the risk ODE."""
+        """The excess risk of a recipe by the risk ODE, at the steps `prediction.at`, in
+        units of the target's variance."""
         flags = float(recipe.decays), float(len(recipe.profile) > 1)
         settings = Settings(
             *(np.array([v]) for v in (recipe.lr, recipe.threshold, *flags))

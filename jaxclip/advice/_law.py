@@ -29,7 +29,14 @@ class MomentTable(eqx.Module):
 
     @classmethod
     def of(cls, residuals: np.ndarray, start: float) -> "MomentTable":
-        """That of residuals, for risks from that of the start down."""
+        """The table of a noise whose law is that of the residuals.
+
+        **Arguments:**
+
+        - `residuals`: shape `(n,)`, in the unit of the target.
+        - `start`: the excess risk at step 0, in its squared unit: the table reaches
+            from a few times that down to where hardly a run gets.
+        """
         std = float(np.std(residuals))
         noise = Empirical(jnp.asarray(residuals - np.mean(residuals)), _ATOMS)
         low = min(1e-6 * start, 1e-4 * std**2)
@@ -54,7 +61,7 @@ class MomentTable(eqx.Module):
 
     def best(self, risk: np.ndarray) -> np.ndarray:
         """The threshold with the largest mu^2 / second at each risk, on the residual;
-        infinite where none beats none."""
+        infinite where no threshold is better than no clip."""
         score = self._score
         logs = np.asarray(self.thresholds)
         top = np.argmax(score, axis=1)

@@ -29,7 +29,7 @@ class Gain:
     - `gain`: by which fraction of the first's excess risk the second's is lower.
     - `error`: its standard error; `rows_error`, `runs_error`: the parts of it that more
         rows and more runs would make smaller.
-    - `risks`: the two mean excess risks.
+    - `risks`: the two mean excess risks, in units of the target's variance.
     """
 
     gain: float
@@ -40,7 +40,8 @@ class Gain:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Holds the gain of a run on all rows with a confidence of 95%."""
+        """The two ends of the interval that holds the gain of a run on all rows with a
+        confidence of 95%."""
         return self.gain - NORMAL * self.error, self.gain + NORMAL * self.error
 
 

@@ -26,12 +26,14 @@ _RECORDS = 100
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the ODE says of one table and one length of run.
+    """What the risk ODE says of one table and one length of run.
 
-    - `law`: its coefficients; `eigenvalues`: shape `(m,)`, of the covariance.
-    - `start`: shape `(m,)`, the start's excess risk in each eigendirection.
+    - `law`: its coefficients, as a table over risks and thresholds.
+    - `eigenvalues`: shape `(m,)`, of the features' covariance.
+    - `start`: shape `(m,)`, the start's excess risk in each eigendirection, in units of
+        the target's variance.
     - `feature_norm`: the root of the covariance's trace.
-    - `steps`: the length of a run.
+    - `steps`: the length of a run, in steps of one row each.
     """
 
     law: MomentTable
@@ -70,7 +72,9 @@ class Prediction:
 
         **Arguments:**
 
-        - `profile`: what a threshold that follows one follows.
+        - `settings`: the learning rates and thresholds.
+        - `profile`: shape `(m,)`, the threshold over the run in units of that at its
+            end, for those settings that follow one; constant by default.
         """
         return self._solve(settings, profile)[0]
 
@@ -79,6 +83,11 @@ class Prediction:
 
         Such runs tend to a fit of those rows, whose own excess risk is about
         $\mathrm{second} / (2 n \mu^2)$ for each direction that has been learnt.
+
+        **Arguments:**
+
+        - `settings`, `profile`: as of `curves`.
+        - `rows`: how many rows the runs draw from.
         """
         risk, learnt = self._solve(settings, profile)
         return risk[:, -1] + learnt / rows
@@ -164,9 +173,12 @@ def _look_up(table, rows, columns):
 class Guess:
     """Where the ODE has the best settings, and what else is worth knowing of them.
 
-    - `unclipped`, `clipped`: the best of 1 setting each, of any rate and threshold.
-    - `profile`: of the best threshold over the run, 1 at its end.
-    - `gain`: what the clip gains.
+    - `unclipped`, `clipped`: the best setting without a clip and the best with one, of
+        any rate and threshold, each as [`jaxclip.advice.Settings`][] of one entry.
+    - `profile`: shape `(m,)`, the best threshold over the run in units of that at its
+        end.
+    - `gain`: by which fraction the clip makes the final excess risk lower, not
+        negative.
     """
 
     unclipped: Settings

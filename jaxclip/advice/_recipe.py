@@ -35,7 +35,7 @@ class Recipe:
 
     @classmethod
     def of(cls, settings: Settings, profile: np.ndarray, steps: int) -> "Recipe":
-        """The one setting that `settings` has."""
+        """The recipe of the one setting that `settings` holds."""
         follows = bool(settings.follows[0]) and np.isfinite(settings.threshold[0])
         shape = tuple(map(float, profile)) if follows else (1.0,)
         if len(set(shape)) == 1:
@@ -54,11 +54,11 @@ class Recipe:
         return bool(np.isfinite(self.threshold))
 
     def rate_at(self, step: np.ndarray) -> np.ndarray:
-        """The learning rate at steps of the run."""
+        """The learning rate at some steps of the run, an array of their shape."""
         return self.lr * (1 - self.decays * np.asarray(step) / self.steps)
 
     def threshold_at(self, step: np.ndarray) -> np.ndarray:
-        """The threshold at steps of the run."""
+        """The threshold at some steps of the run, an array of their shape."""
         at = np.linspace(0, self.steps, max(len(self.profile), 2))
         shape = np.broadcast_to(self.profile, (len(at),))
         return self.threshold * np.interp(step, at, shape)

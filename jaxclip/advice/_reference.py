@@ -51,7 +51,8 @@ class Reference:
 
     @classmethod
     def of(cls, X: np.ndarray, y: np.ndarray) -> "Reference":
-        """The one with the smallest estimated mean squared error on these rows."""
+        """The estimating function with the smallest estimated mean squared error on
+        these rows, features of shape `(n, d)` and a target of shape `(n,)`."""
         covariance = X.T @ X / len(X)
         inverse = pseudoinverse(covariance)
         plain = fit(X, y, np.inf)

@@ -94,7 +94,7 @@ class Settings(eqx.Module):
 
     @classmethod
     def grid(cls, lrs: Any, thresholds: Any, decays: Any, follows: Any) -> "Settings":
-        """Every combination, as long vectors."""
+        """Every combination of some values of each of the four, as long vectors."""
         axes = np.meshgrid(lrs, thresholds, decays, follows, indexing="ij")
         return cls(*(np.ravel(axis).astype(float) for axis in axes))
 
@@ -110,14 +110,21 @@ class Settings(eqx.Module):
         return jax.tree.map(lambda leaf: np.atleast_1d(leaf[index]), self)
 
     def chunks(self) -> list["Settings"]:
-        """`WIDTH` at a time, the last filled up with the first once more: a program is
-        compiled for each number of settings, so there is one number."""
+        """The settings 64 at a time, the last 64 filled up with copies of the first: a
+        program is compiled for each number of settings, so there is one number."""
         extra = np.zeros(-len(self) % WIDTH, int)
         order = np.append(np.arange(len(self)), extra)
         return [self[part] for part in order.reshape(-1, WIDTH)]
 
     def schedules(self, profile: Any, steps: int) -> tuple[HardClip, Schedule]:
-        """The rule and the learning rate, as functions of the step."""
+        """The rule and the learning rate, as functions of the step.
+
+        **Arguments:**
+
+        - `profile`: shape `(m,)`, the threshold over the run in units of that at its
+            end, for the settings that follow one.
+        - `steps`: the length of the run.
+        """
         dtype = jnp.result_type(float)
         profile, end = jnp.asarray(profile, dtype), jnp.asarray(steps, dtype)
         threshold = Profile(self.threshold, self.follows, profile, end)

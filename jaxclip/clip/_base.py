@@ -45,7 +45,8 @@ class AbstractClip(NoTransform):
         not listed makes the moments inaccurate, and where $\psi$ jumps there, wrong;
     - it tends to a constant as the norm grows: to 0, or to the fraction of the largest
         gradients that the rule keeps;
-    - `kinks` returns as many norms at every step. A kink may be infinite for none;
+    - `kinks` returns the same number of norms at every step. An infinite one stands for
+        no kink;
     - numbers are array fields, so that they can be swept and differentiated.
     """
 

@@ -78,13 +78,19 @@ def moments(
     - `clip`: the rule; its thresholds are in the unit of the gradient's norm. Not an
         `Adaptive` one, which depends on more than the norm.
     - `noise`: the label noise.
-    - `risk`: the excess risk $R$, in the label's squared unit, not negative.
-    - `feature_norm`: the square root of the covariance's trace, positive.
+    - `risk`: the excess risk $R$, a number in the label's squared unit, not negative.
+        For several of them use `jax.vmap`.
+    - `feature_norm`: the square root of the trace of the features' covariance, in the
+        features' unit, positive.
     - `step`: where a threshold that depends on the step is evaluated.
 
     **Returns:**
 
     A [`jaxclip.clip.Moments`][].
+
+    **Raises:**
+
+    A `ValueError` where `clip` is no rule, or a number is out of its range.
     """
     clip = need_rule(clip, "moments")
     risk = nonnegative("risk", risk)

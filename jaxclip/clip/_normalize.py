@@ -25,7 +25,7 @@ class Normalize(AbstractClip):
 
     **Arguments:**
 
-    - `eps`: $\varepsilon > 0$, in the unit of the gradient's norm: a number, an array
+    - `eps`: $\varepsilon \ge 0$, in the unit of the gradient's norm: a number, an array
         or a function of the step. At $\varepsilon = 0$ a zero gradient has no
         direction and is left at zero.
     """
@@ -55,8 +55,8 @@ class AutoS(AbstractClip):
 
     **Arguments:**
 
-    - `stability`: $r > 0$, in the unit of the gradient's norm: a number, an array or a
-        function of the step.
+    - `stability`: $r \ge 0$, in the unit of the gradient's norm: a number, an array
+        or a function of the step.
     """
 
     stability: Schedule = eqx.field(
@@ -83,8 +83,8 @@ class PSAC(AbstractClip):
 
     **Arguments:**
 
-    - `stability`: $r > 0$, in the unit of the gradient's norm: a number, an array or a
-        function of the step. At $r = 0$ it is a plain normalisation.
+    - `stability`: $r \ge 0$, in the unit of the gradient's norm: a number, an array
+        or a function of the step. At $r = 0$ it is a plain normalisation.
     """
 
     stability: Schedule = eqx.field(

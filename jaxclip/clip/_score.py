@@ -15,20 +15,23 @@ from ._base import AbstractClip
 
 
 class ScoreClip(AbstractClip):
-    r"""The best rule of all: the posterior mean of the signal in a residual.
+    r"""The rule that no other beats: the posterior mean of the signal in a residual.
 
     $$\psi(w) = 2R\, s(w) = E[\text{signal} \mid w], \qquad s = -p' / p,$$
 
-    with $p$ the density of the residual's size. By Tweedie's formula the two forms are
-    one. Its clipping-comparison criterion is the Fisher information times the
-    residual's variance, the ceiling of all rules; where the noise is skewed it is that
-    of the noise with a random sign, since a rule sees a norm and no sign. Derived here.
+    with $p$ the density of the residual's size and the signal its part
+    $\langle a, x - x^* \rangle$. By Tweedie's formula the two forms are one. Its
+    clipping-comparison criterion is the Fisher information times the residual's
+    variance, the ceiling of all rules; where the noise is skewed it is that of the
+    noise with a random sign, since a rule sees a norm and no sign. Derived here.
 
     **Arguments:**
 
     - `noise`: the label noise.
-    - `risk`: the excess risk $R$, positive: a number, or a function of the step.
-    - `feature_norm`: the square root of the covariance's trace.
+    - `risk`: the excess risk $R$, positive, in the label's squared unit: a number, or a
+        function of the step.
+    - `feature_norm`: the square root of the trace of the features' covariance, in the
+        features' unit.
     """
 
     noise: AbstractNoise

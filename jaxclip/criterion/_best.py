@@ -48,7 +48,8 @@ def best_clip(
 
     - `noise`: the label noise.
     - `risk`: the excess risk $R$, in the label's squared unit, not negative.
-    - `feature_norm`: the square root of the covariance's trace, positive, such as
+    - `feature_norm`: the square root of the trace of the features' covariance, in their
+        unit, positive, such as
         `problem.spectrum.feature_norm`. A residual's gradient has this norm times the
         residual's size.
 

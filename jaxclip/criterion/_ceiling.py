@@ -27,14 +27,26 @@ def ceiling(
 
     **Arguments:**
 
-    - `problem`: what SGD runs on.
-    - `lr`: the rate of descent, $\gamma_k \mu$, per step.
-    - `steps`: shape `(s,)`, where to report: not negative and increasing.
+    - `problem`: what SGD runs on; with the squared loss.
+    - `lr`: the rate of descent $\gamma_k$, per step, a number or a function of the
+        step: what unclipped SGD has as its learning rate, and a rule as its own times
+        $\mu$.
+    - `steps`: shape `(s,)`, the steps at which to report: not negative and increasing.
+
+    **Returns:**
+
+    A [`jaxclip.Curve`][] of the excess risk, in the label's squared unit.
+
+    **Raises:**
+
+    A `ValueError` where an argument is misused.
     """
     problem = need_squared_loss("ceiling", problem)
     steps = reporting_steps(steps)
     lr = check_rate(lr, steps)
+    # Each value is a quadrature over the whole law, and the solver asks for thousands.
     information = tabulate_smooth(_Information(problem.noise), *risk_range(problem))
+    # The same equation as of any rule, with the coefficients of the score.
     return RiskODE().integrate(
         few_modes(problem),
         _Best(lr, information),
@@ -50,6 +62,7 @@ class _Information(eqx.Module):
     noise: AbstractNoise
 
     def __call__(self, risk: RealScalar) -> RealScalar:
+        # Unchecked: the range of the table is positive by its making.
         return information_at(self.noise, risk)
 
 
@@ -60,5 +73,7 @@ class _Best(eqx.Module):
     information: Tabulated
 
     def __call__(self, step: Step, risk: RealScalar) -> tuple[RealScalar, RealScalar]:
+        # With psi the score s both mu and second are E s^2 = I. At the rate lr / I the
+        # descent is lr, and the squared noise (lr / I)^2 I.
         rate = self.lr(step)
         return rate, rate**2 / self.information(risk)

@@ -18,7 +18,11 @@ def fisher_information(noise: AbstractNoise, risk: RealScalarLike) -> RealScalar
     **Arguments:**
 
     - `noise`: the label noise.
-    - `risk`: the excess risk $R$, positive, in the label's squared unit.
+    - `risk`: the excess risk $R$, a positive number in the label's squared unit.
+
+    **Returns:**
+
+    $I$, a number, in one over the label's squared unit.
     """
     return information_at(noise, positive("risk", risk))
 

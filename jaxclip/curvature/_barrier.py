@@ -33,6 +33,10 @@ def loss_barrier(
         function again, and other numbers, compiles nothing.
     - `first`, `second`: the points $x$ and $y$, pytrees of arrays.
     - `points`: how many points of the line are tried, its ends included, at least 2.
+
+    **Returns:**
+
+    A number that is not negative, in the unit of the loss.
     """
     number = count("points", points, least=2)
     first, second = jax.tree.map(jnp.asarray, (first, second))

@@ -156,6 +156,10 @@ def hard_clip_floor(
     - `lr`: $\gamma$, per step.
     - `steps`: shape `(s,)`, the values of $T$: not negative and increasing.
     - `largest`: $\lambda$, the largest eigenvalue of the tangent kernel on the path.
+
+    **Returns:**
+
+    Shape `(s,)`, in the unit of the loss.
     """
     loss0, threshold, lr, largest = (
         nonnegative(name, value)

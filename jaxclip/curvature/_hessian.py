@@ -41,6 +41,10 @@ def sharpness(
     - `key`: draws the first direction.
     - `iterations`: how many products; as many sets of parameters are held in memory. No
         more are made than there are parameters, with which the value is exact.
+
+    **Returns:**
+
+    A number, in the unit of the loss over the squared one of the parameters.
     """
     size = count("iterations", iterations)
     params = jax.tree.map(jnp.asarray, params)
@@ -93,7 +97,8 @@ def largest_curvature(
     """The eigenvalue of a loss's Hessian that is largest in modulus, at one point.
 
     By power iteration with Hessian-vector products, whose error falls with the ratio of
-    the second eigenvalue to it. One over it is the learning rate of gradient descent.
+    the second eigenvalue to it. Gradient descent with a learning rate of one over its
+    modulus overshoots in no direction, where the loss is a quadratic.
 
     **Arguments:**
 
@@ -102,6 +107,11 @@ def largest_curvature(
     - `params`: where, a pytree of arrays.
     - `key`: draws the first direction.
     - `iterations`: how many products.
+
+    **Returns:**
+
+    The eigenvalue with its sign, in the unit of the loss over the squared one of the
+    parameters.
     """
     length = count("iterations", iterations)
     params = jax.tree.map(jnp.asarray, params)

@@ -24,6 +24,8 @@ class Axis:
     """
 
     name: str
+    # On the host: chunks are cut out of them, written to a store and sent to other
+    # processes, none of which needs a device.
     leaves: tuple[np.ndarray, ...]
     impls: tuple[str | None, ...]
     paths: tuple[str, ...]
@@ -46,6 +48,7 @@ class Axis:
 
     def point(self, leaves: tuple[Any, ...]) -> Any:
         """One entry as `fn` is given it, from its leaves."""
+        # Here and not before, since numpy has no type for keys: they travel as data.
         pairs = zip(leaves, self.impls, strict=True)
         return self.tree.unflatten(
             leaf if impl is None else jr.wrap_key_data(leaf, impl=impl)
@@ -67,6 +70,7 @@ class Axis:
     def coordinates(self) -> dict[str, Coordinate]:
         """What labels the axis: its values where they are numbers; otherwise an index,
         and beside it the data of its keys and those of its leaves that are numbers."""
+        # Only such values can be looked up by `table.sel(lr=0.1)`.
         if self.paths == ("",) and self.impls == (None,) and self.leaves[0].ndim == 1:
             return {self.name: ((self.name,), self.leaves[0], {})}
         index = np.arange(self.length)
@@ -75,6 +79,7 @@ class Axis:
         }
         for path, leaf, impl in zip(self.paths, self.leaves, self.impls, strict=True):
             name = f"{self.name}.{path}" if path else self.name
+            # With the data a point can be run again from the table alone.
             if impl is not None:
                 words = [f"{name}_word_{i}" for i in range(leaf.ndim - 1)]
                 about = {"long_name": f"data of {impl} keys"}
@@ -114,6 +119,7 @@ def _check_arguments(fn: Callable[..., Any], names: tuple[str, ...]) -> None:
         # Some callables have no signature to ask; a wrong name fails when it is traced.
         return
     try:
+        # Names are what is matched, whatever the values; the function is not called.
         signature.bind(**dict.fromkeys(names))
     except TypeError as error:
         raise ValueError(
@@ -125,6 +131,7 @@ def _check_arguments(fn: Callable[..., Any], names: tuple[str, ...]) -> None:
 
 def _read_axis(name: str, value: Any) -> Axis:
     found, tree = jax.tree_util.tree_flatten_with_path(value)
+    # `None` or an empty list: how many points it has is not known.
     if not found:
         raise ValueError(f"The axis `{name}` holds no array. Got {value!r}.")
     paths = tuple(
@@ -160,6 +167,7 @@ def _read_leaf(name: str, leaf: Any) -> tuple[np.ndarray, str | None]:
                 "use `jax.random.key(seed, impl='threefry2x32')`."
             )
         leaf = jr.key_data(leaf)
+        # One axis is the words of each key.
         if leaf.ndim == 1:
             raise ValueError(
                 f"The axis `{name}` is one key; an axis is several along a first axis: "
@@ -192,6 +200,7 @@ def _in_precision(name: str, leaf: Any) -> np.ndarray:
             f"The axis `{name}` must be an array of numbers, each of them within the "
             f"range of its type. Got {_short(leaf)}."
         ) from error
+    # Else a point would be run at another number than was asked for.
     lost = _lost(given, array)
     if lost.any():
         raise ValueError(
@@ -204,6 +213,8 @@ def _in_precision(name: str, leaf: Any) -> np.ndarray:
 
 def _lost(given: np.ndarray, array: np.ndarray) -> Any:
     """Where the numbers of an array are others than those given, beyond rounding."""
+    # An integer that has wrapped around is another number; a float that is rounded is
+    # not, as long as it has not become infinite or zero.
     if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
         return given != array
     if np.issubdtype(array.dtype, np.inexact):

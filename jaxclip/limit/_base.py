@@ -22,7 +22,7 @@ class Request(eqx.Module):
 
     **Arguments:**
 
-    - `steps`: shape `(s,)`, the steps at which to report, increasing floats.
+    - `steps`: shape `(s,)`, the steps at which to report: floats that never fall.
     - `key`: for an SDE, determines its Brownian motion; or None.
     - `adjoint`: for an ODE, how diffrax differentiates the solution; or None.
     - `throw`: whether a failure is an error, or an infinite risk.

@@ -44,7 +44,7 @@ class GradientFlow(AbstractLimit):
 
     **Arguments:**
 
-    - `rtol`: the relative tolerance of the adaptive steps.
+    - `rtol`: the relative tolerance of the adaptive steps, dimensionless.
     - `max_steps`: how many steps the solver may take.
     """
 

@@ -115,20 +115,22 @@ class Reading(eqx.Module):
         return jnp.where(prevbefore(stop) == end, stop, end) - start
 
     def lookout(self, start: RealScalar) -> "Lookout":
-        """Nothing has been looked at yet."""
+        """The state of the look-out at the start, before anything has been looked
+        at."""
         cell = jnp.floor(start / self.width) * self.width
         trends = [0 * value_at(signal, cell) for signal in self.signals]
         return Lookout(cell, jnp.full_like(cell, jnp.inf), tuple(trends))
 
     def next_stop(self, step: RealScalar, lookout: "Lookout") -> RealScalar:
-        """The first stop after a step, among what has been looked at."""
+        """The first time after a step at which the solver must stop, such as a jump of
+        a schedule, as far as has been looked; infinite where there is none."""
         ahead = jnp.where(self.knots > step, self.knots, jnp.inf)
         return jnp.minimum(jnp.min(ahead, initial=jnp.inf), lookout.stop)
 
     def look(
         self, lookout: "Lookout", step: RealScalar, until: RealScalar
     ) -> "Lookout":
-        """Looks on for a stop after a step, if none is known, up to some time."""
+        """Looks for the next stop after a step, up to a time, if none is known."""
         if not self.signals:
             return lookout
         passed = lookout.stop <= step

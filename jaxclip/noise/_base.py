@@ -23,7 +23,7 @@ class AbstractNoise(Shown):
 
     **An author must guarantee**, and the library does not check, that
 
-    - the mean is 0. SGD would learn another one as an intercept that it has not;
+    - the mean is 0: a linear model without an intercept cannot learn another one;
     - `sample` draws what `residual` describes: from its key alone, so that the same key
         gives the same draws, in the precision of the noise's own numbers;
     - `variance` is that of the draws, and infinite where they have none, never NaN;

@@ -5,7 +5,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import as_float, check
+from .._checks import as_float, check, count
 from .._types import Key, RealScalarLike
 from ._base import AbstractNoise, relative_variance, unit_of
 from ._law import NormalMixture
@@ -14,17 +14,23 @@ from ._law import NormalMixture
 class Empirical(AbstractNoise):
     """The residuals of a data set, drawn with replacement.
 
-    The law averages a normal law of the signal's width over the residuals. More than
-    `atoms` of them are binned first: the largest and smallest one by one, the rest in
-    bins of equal count, each replaced by a normal law of the bin's mean and variance,
-    so that mean and variance are those of the residuals. Down to a signal of the width
-    of a bin the law is exact; below, it is smoothed on that width.
+    As the noise of a label they give a residual the average, over them, of a normal law
+    of the signal's width. More than `atoms` of them are binned first: the largest and
+    smallest one by one, the rest in bins of equal count, each replaced by a normal law
+    of the bin's mean and variance, so that mean and variance are those of the
+    residuals. Down to a signal of the width of a bin the law is exact; below, it is
+    smoothed on that width.
 
     **Arguments:**
 
     - `residuals`: shape `(n,)`, in the unit of the label, concrete (not traced) where
         there are more than `atoms`.
     - `atoms`: how many components the law has at most.
+
+    **Raises:**
+
+    A `ValueError` where `residuals` is no vector of finite numbers with at least one of
+    them, or `atoms` no positive integer.
     """
 
     residuals: Float[Array, " n"]
@@ -33,7 +39,7 @@ class Empirical(AbstractNoise):
     variances: Float[Array, " m"]
 
     def __init__(self, residuals: Float[Array, " n"] | np.ndarray, atoms: int = 256):
-        values = as_float("residuals", residuals)
+        values, atoms = as_float("residuals", residuals), count("atoms", atoms)
         if values.ndim != 1 or values.size == 0:
             raise ValueError(
                 "`residuals` must be a vector with at least one number. "
@@ -44,6 +50,7 @@ class Empirical(AbstractNoise):
         )
         self.residuals = values
         if values.size <= atoms:
+            # As they are, and traced where they are: no sorting is needed.
             self.weights = jnp.full_like(values, 1 / values.size)
             self.means = values
             self.variances = jnp.zeros_like(values)
@@ -65,15 +72,20 @@ class Empirical(AbstractNoise):
         unit = unit_of(signal_variance, jnp.max(jnp.abs(self.residuals)))
         # Not by `mixture`: the root of a variance of 0 has no derivative.
         total = relative_variance(signal_variance, unit) + self.variances / unit / unit
+        # The label's noise enters a residual with a minus sign.
         return NormalMixture(self.weights, -self.means, unit * jnp.sqrt(total))
 
 
 def _bin(values: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights, means and variances of at most `atoms` groups of sorted values."""
+    # By the law of total variance the groups together have the variance of the values.
     values = np.sort(values)
+    # A clip acts on the largest, which a bin would average away. The end is counted
+    # from the front, since `-0` would be the front itself.
     tail = atoms // 8
-    inner = np.array_split(values[tail:-tail], atoms - 2 * tail)
-    groups = [*values[:tail, None], *inner, *values[-tail:, None]]
+    end = values.size - tail
+    inner = np.array_split(values[tail:end], atoms - 2 * tail)
+    groups = [*values[:tail, None], *inner, *values[end:, None]]
     columns = [(g.size / values.size, g.mean(), g.var()) for g in groups]
     weights, means, variances = np.array(columns).T
     return weights, means, variances

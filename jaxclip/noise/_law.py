@@ -96,12 +96,14 @@ class NormalMixture(AbstractLaw):
     stds: Float[Array, " m"]
 
     def panel_edges(self) -> Float[Array, " e"]:
-        """Those beside every component."""
+        """Edges on both sides of every component's mean, from 0 to 9.5 standard
+        deviations off it."""
         sides = jnp.asarray(BOTH_SIDES, self.stds.dtype)
         edges = jnp.abs(self.means)[:, None] + self.stds[:, None] * sides[None, :]
         return jnp.abs(edges).ravel()
 
     def log_density(self, residual: RealScalarLike) -> Float[Array, ""]:
+        # As logarithms: far out every component underflows, and the largest counts.
         z = (residual - self.means) / self.stds
         log_terms = -(z**2) / 2 - jnp.log(self.stds * np.sqrt(2 * np.pi))
         return jax.nn.logsumexp(log_terms, b=self.weights)
@@ -119,6 +121,7 @@ class NormalMixture(AbstractLaw):
                 jax.vmap(lambda norm: function(unit * norm))(part.norm),
             )
 
+        # A norm has the same law for a mean and its opposite.
         values = jax.vmap(component)(jnp.abs(self.means) / unit, self.stds / unit)
         return jax.tree.map(lambda v: jnp.tensordot(self.weights, v, axes=1), values)
 
@@ -128,11 +131,14 @@ class NormalMixture(AbstractLaw):
         unit = self.size
         ends = [kink / unit for kink in kinks]
 
+        # Of the same slope as the function, in units.
         def psi(norm):
             return function(unit * norm) / unit
 
         def component(mean, std):
             part = Folded.of(mean, std, ends)
+            # Both are finite everywhere, or the one that is not taken would make the
+            # derivative NaN.
             near, far = part.slope_near(psi), part.slope_far(psi, ends)
             return jnp.where(part.far, far, near)
 
@@ -156,6 +162,8 @@ class NormalMixture(AbstractLaw):
 
         def score(gaps):
             """At a point whose distances from the means are given."""
+            # -p'/p of a mixture: the scores z / std of the components, each weighed by
+            # the probability that the point is its own.
             z = gaps / stds
             logs = jnp.log(self.weights / stds) - z**2 / 2
             return jnp.sum(jax.nn.softmax(logs) * z / stds)

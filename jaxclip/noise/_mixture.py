@@ -8,36 +8,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from .._checks import as_float, check, fraction, nonnegative, positive
+from .._checks import as_float, check, nonnegative, positive
 from .._types import Key, RealScalarLike
 from ._base import AbstractNoise, relative_variance, unit_of
 from ._law import NormalMixture
-
-
-class Mask(AbstractNoise):
-    r"""$-1$ for what is dropped, $1/q - 1$ for what is kept.
-
-    One plus it is the multiplier of inverted dropout; its variance is $(1 - q)/q$.
-
-    **Arguments:**
-
-    - `keep`: $q$, the probability to be kept, in (0, 1).
-    """
-
-    keep: Float[Array, ""] = eqx.field(converter=partial(fraction, "keep"))
-
-    def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        kept = jr.bernoulli(key, self.keep, shape).astype(self.keep.dtype)
-        return kept / self.keep - 1
-
-    @property
-    def variance(self) -> Float[Array, ""]:
-        return (1 - self.keep) / self.keep
-
-    def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
-        weights = jnp.stack([1 - self.keep, self.keep])
-        means = jnp.stack([-jnp.ones_like(self.keep), 1 / self.keep - 1])
-        return mixture(signal_variance, weights, means, jnp.zeros_like(means))
 
 
 def _probability(name: str, value: Any) -> Array:
@@ -48,6 +22,34 @@ def _probability(name: str, value: Any) -> Array:
     )
 
 
+class Mask(AbstractNoise):
+    r"""The noise of dropout: $-1$ for what is dropped, $1/q - 1$ for what is kept.
+
+    One plus it is the multiplier of inverted dropout. It is dimensionless and has the
+    variance $(1 - q)/q$.
+
+    **Arguments:**
+
+    - `keep`: $q$, the probability to be kept, in (0, 1].
+    """
+
+    keep: Float[Array, ""] = eqx.field(converter=partial(_probability, "keep"))
+
+    def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        kept = jr.bernoulli(key, self.keep, shape).astype(self.keep.dtype)
+        return kept / self.keep - 1
+
+    @property
+    def variance(self) -> Float[Array, ""]:
+        # The mean is 0: q (1/q - 1) - (1 - q).
+        return (1 - self.keep) / self.keep
+
+    def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
+        weights = jnp.stack([1 - self.keep, self.keep])
+        means = jnp.stack([-jnp.ones_like(self.keep), 1 / self.keep - 1])
+        return mixture(signal_variance, weights, means, jnp.zeros_like(means))
+
+
 def mixture(signal_variance, weights, means, stds) -> NormalMixture:
     """The residual's law for a noise that is a mixture of normal laws.
 
@@ -55,6 +57,8 @@ def mixture(signal_variance, weights, means, stds) -> NormalMixture:
 
     - `weights`, `means`, `stds`: shape `(m,)`, of the noise's components.
     """
+    # The signal is normal and independent: it shifts no component and adds its variance
+    # to each. In units of the largest, or squares of small numbers would be lost.
     unit = unit_of(signal_variance, jnp.max(jnp.abs(means) + stds))
     total = relative_variance(signal_variance, unit) + (stds / unit) ** 2
     # The label's noise enters a residual with a minus sign.
@@ -66,7 +70,8 @@ class Gaussian(AbstractNoise):
 
     **Arguments:**
 
-    - `std`: its standard deviation; 0 gives labels without noise.
+    - `std`: its standard deviation, in the unit of the label; 0 gives labels without
+        noise.
     """
 
     std: Float[Array, ""] = eqx.field(converter=partial(nonnegative, "std"))
@@ -79,6 +84,7 @@ class Gaussian(AbstractNoise):
         return self.std**2
 
     def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
+        # A mixture of one.
         one = jnp.ones(1)
         return mixture(signal_variance, one, 0 * one, self.std * one)
 
@@ -88,7 +94,7 @@ class Rademacher(AbstractNoise):
 
     **Arguments:**
 
-    - `std`: the size, which is the standard deviation.
+    - `std`: the size, which is the standard deviation, in the unit of the label.
     """
 
     std: Float[Array, ""] = eqx.field(converter=partial(positive, "std"))
@@ -101,6 +107,7 @@ class Rademacher(AbstractNoise):
         return self.std**2
 
     def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
+        # The one that is never 0; its middle component has no weight.
         return SparseSign(self.std, 1.0).residual(signal_variance)
 
 
@@ -111,7 +118,7 @@ class SparseSign(AbstractNoise):
 
     **Arguments:**
 
-    - `std`: the standard deviation.
+    - `std`: the standard deviation, in the unit of the label.
     - `prob`: the probability of a value other than 0, in (0, 1].
     """
 
@@ -133,6 +140,7 @@ class SparseSign(AbstractNoise):
         return self.std**2
 
     def residual(self, signal_variance: RealScalarLike) -> NormalMixture:
+        # Atoms: a residual has a density by the signal alone.
         weights = jnp.stack([self.prob / 2, 1 - self.prob, self.prob / 2])
         means = self.size * jnp.array([-1.0, 0.0, 1.0])
         return mixture(signal_variance, weights, means, jnp.zeros_like(means))
@@ -143,9 +151,9 @@ class Contaminated(AbstractNoise):
 
     **Arguments:**
 
-    - `std`: standard deviation of the bulk.
-    - `outlier_std`: standard deviation of the outliers.
-    - `prob`: probability of an outlier, in (0, 1].
+    - `std`: the standard deviation of the bulk, in the unit of the label.
+    - `outlier_std`: the standard deviation of the outliers, in the same unit.
+    - `prob`: the probability of an outlier, in (0, 1].
     """
 
     std: Float[Array, ""] = eqx.field(converter=partial(positive, "std"))

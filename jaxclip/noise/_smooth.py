@@ -26,7 +26,7 @@ class Laplace(AbstractNoise):
 
     **Arguments:**
 
-    - `std`: the standard deviation: sqrt(2) times the scale.
+    - `std`: the standard deviation, in the unit of the label: sqrt(2) times the scale.
     """
 
     std: Float[Array, ""] = eqx.field(converter=partial(positive, "std"))
@@ -40,19 +40,24 @@ class Laplace(AbstractNoise):
 
     def residual(self, signal_variance: RealScalarLike) -> SmoothLaw:
         unit, signal, std = in_units(signal_variance, self.std)
+        # The variance of a Laplace law is twice its squared scale.
         scale = std / np.sqrt(2)
         tail = scale * _TAIL_EDGES
+        # The peak at 0 is as wide as the signal; then come the noise's own tail and the
+        # sum of both reaches, where either of the two may be the wider.
         edges = [normal_edges(signal), tail, tail[-1:] + REACH * signal]
         density = LaplaceDensity(signal, scale)
         return SmoothLaw(density, jnp.concatenate(edges), symmetric=True, unit=unit)
 
 
 class Exponential(AbstractNoise):
-    """Centred exponential noise: `std` times (E - 1), skewed to the right.
+    """Centred exponential noise: `std` times (E - 1) with a standard exponential E.
+
+    It is skewed to the right.
 
     **Arguments:**
 
-    - `std`: the standard deviation, which is the scale.
+    - `std`: the standard deviation, which is the scale, in the unit of the label.
     """
 
     std: Float[Array, ""] = eqx.field(converter=partial(positive, "std"))
@@ -66,6 +71,9 @@ class Exponential(AbstractNoise):
 
     def residual(self, signal_variance: RealScalarLike) -> SteppedLaw:
         unit, signal, std = in_units(signal_variance, self.std)
+        # The noise begins at -std by a step, where it is densest. A residual has the
+        # noise with a minus sign: it ends at +std, over the width of the signal, and
+        # has its long tail on the negative side.
         tail = std * _TAIL_EDGES
         edges = [normal_edges(signal), tail, tail[-1:] + REACH * signal, RATIOS]
         return SteppedLaw(
@@ -83,7 +91,8 @@ class Uniform(AbstractNoise):
 
     **Arguments:**
 
-    - `std`: the standard deviation: half the interval's length over sqrt(3).
+    - `std`: the standard deviation, in the unit of the label: half the interval's
+        length over sqrt(3).
     """
 
     std: Float[Array, ""] = eqx.field(converter=partial(positive, "std"))
@@ -97,6 +106,8 @@ class Uniform(AbstractNoise):
         return self.std**2
 
     def residual(self, signal_variance: RealScalarLike) -> SteppedLaw:
+        # Both ends of the interval are steps, and at the same norm. Between them the
+        # density is flat, and only a rule can vary, towards norm 0.
         unit, signal, half = in_units(signal_variance, np.sqrt(3) * self.std)
         return SteppedLaw(
             UniformDensity(signal, half),

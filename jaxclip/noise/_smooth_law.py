@@ -21,8 +21,9 @@ class SmoothLaw(AbstractLaw):
     **Arguments:**
 
     - `log_density_of`: a function of a residual, a pytree that can be called.
-    - `edges`: shape `(m,)`, the norms between which panels are laid. The density must
-        be smooth on the scale of the distance to the next edge, or of the norm itself,
+    - `edges`: shape `(m,)`, the sizes of a residual between which the panels of the
+        quadrature are laid, each with a Gauss rule of its own. The density must be
+        smooth on the scale of the distance to the next edge, or of the norm itself,
         and negligible beyond the largest. They need no order.
     - `symmetric`: whether the density is even, which halves the work.
     - `unit`: what `log_density_of` and `edges` measure residuals in, in the unit of the
@@ -43,6 +44,7 @@ class SmoothLaw(AbstractLaw):
         return self.unit * jnp.abs(self.edges)
 
     def log_density(self, residual: RealScalarLike) -> Float[Array, ""]:
+        # A density has the inverse unit of its argument.
         return self.log_density_of(residual / self.unit) - jnp.log(self.unit)
 
     def expect(
@@ -59,11 +61,13 @@ class SmoothLaw(AbstractLaw):
         return _information(self, self._panels(()))
 
     def at(self, base: Float[Array, ""], offset: Float[Array, ""]) -> Float[Array, ""]:
-        """The logarithm of the density in `unit`s, at a sum."""
+        """The logarithm of the density at `base + offset`, all of it in `unit`s."""
         return self.log_density_of(base + offset)
 
     def _panels(self, kinks: Sequence[RealScalarLike]) -> Panels:
         edges = jnp.abs(self.edges)
+        # Beyond the largest there is no mass: a kink there, an infinite one too, is
+        # laid on the end, where it splits nothing.
         top, zero = jnp.max(edges), jnp.zeros((), edges.dtype)
         ends = [kink_at(kink / self.unit, zero, Points(top, top)) for kink in kinks]
         return lay(jnp.append(edges, between(edges)), ends, zero, zero, top)
@@ -110,7 +114,8 @@ class SteppedLaw(AbstractLaw):
         self, function: Function, kinks: Sequence[RealScalarLike] = ()
     ) -> Float[Array, ""]:
         # Measured from psi at the step, over which it hardly changes: the slope of the
-        # density is one over its width there.
+        # density is one over its width there. What is taken off, the level times the
+        # integral of -p' over all norms, is the level times the norm's density at 0.
         level = function(self.unit * self.centre)
         slope = _slope(self, self._panels(kinks), lambda norm: function(norm) - level)
         zero = jnp.zeros_like(self.centre)
@@ -120,12 +125,14 @@ class SteppedLaw(AbstractLaw):
         return _information(self, self._panels(()))
 
     def at(self, base: Float[Array, ""], offset: Float[Array, ""]) -> Float[Array, ""]:
-        """The logarithm of the density in `unit`s, at a sum."""
+        """The logarithm of the density at `base + offset`, all of it in `unit`s."""
         return self.log_density_of(base, offset)
 
     def _panels(self, kinks: Sequence[RealScalarLike]) -> Panels:
         edges, centre = self.edges, self.centre
         top = jnp.maximum(jnp.max(edges) - centre, jnp.max(self.beside))
+        # Each point as a norm and as a distance from the step, since one of the two has
+        # lost its digits where the step is far narrower than its norm.
         low = Points(jnp.zeros_like(centre), -centre)
         high = Points(centre + top, top)
         points = [
@@ -159,11 +166,14 @@ def _mass(log_density: Float[Array, " q"], panels: Panels) -> Float[Array, " q"]
     """The probability of each node. The density of a heavy tail far out is below all
     that float32 can hold; times the norm it is not."""
     norm = jnp.where(panels.norm > 0, panels.norm, 1.0)
+    # It cancels, and so would the two terms of its derivative.
     norm = jax.lax.stop_gradient(norm)
     return jnp.exp(log_density + jnp.log(norm)) * (panels.width / norm)
 
 
 def _information(law: SmoothLaw | SteppedLaw, panels: Panels):
+    # Each side by itself: the square of the score of the norm, which mixes both, is
+    # less. That a slope is taken against the sign does not matter to its square.
     def part(sign):
         def log_density(base, offset):
             return law.at(sign * base, sign * offset)

@@ -30,8 +30,8 @@ class StudentT(AbstractNoise):
 
     **Arguments:**
 
-    - `df`: degrees of freedom; the variance is infinite at 2 and below.
-    - `scale`: the scale, not the standard deviation.
+    - `df`: the degrees of freedom, positive; the variance is infinite at 2 and below.
+    - `scale`: the scale, in the unit of the label; not the standard deviation.
     """
 
     df: Float[Array, ""] = eqx.field(converter=partial(positive, "df"))
@@ -84,7 +84,7 @@ class Cauchy(AbstractNoise):
 
     **Arguments:**
 
-    - `scale`: half the width at half the maximum.
+    - `scale`: half the width at half the maximum, in the unit of the label.
     """
 
     scale: Float[Array, ""] = eqx.field(converter=partial(positive, "scale"))

@@ -86,8 +86,9 @@ def noise_multiplier(
 
     **Arguments:**
 
-    - `epsilon`: $\varepsilon > 0$. The others, `delta`, `steps`, `sampling_rate` and
-        `accountant`: the others are those of [`jaxclip.privacy.epsilon`][].
+    - `epsilon`: $\varepsilon > 0$.
+    - `delta`, `steps`, `sampling_rate`, `accountant`: as of
+        [`jaxclip.privacy.epsilon`][].
 
     **Returns:**
 

@@ -12,8 +12,9 @@ class AbstractProblem(eqx.Module):
     """Something that stochastic gradient descent can be run on.
 
     Every method is for one example; the library vmaps. An example is a function of the
-    stream and of the absolute index of the sample, so that runs that share a key share
-    their data, whatever the engine, its block size and the other settings.
+    stream, which is the run's key or what is derived from it once, and of the absolute
+    index of the sample, so that runs that share a key share their data, whatever the
+    engine, its block size and the other settings.
 
     **An author must guarantee**, and the library does not check, that
 

@@ -58,10 +58,10 @@ def basins(
     - `clip`: the rule; `Identity()` for none.
     - `lr`: $\gamma_k$, per step: a number or a function of the step, counted from the
         first noisy one.
-    - `starts`: as the landscape's start, with a leading axis of length `n`.
-    - `minima`: the points to tell apart, with a leading axis too.
-    - `steps`: steps without noise, and `noisy`: steps with the landscape's noise before
-        them.
+    - `starts`: as the landscape's start, each leaf with a leading axis of length `n`.
+    - `minima`: the points to tell apart, with a leading axis of their own.
+    - `steps`: how many steps are made without noise, and `noisy`: how many with the
+        landscape's noise before them.
     - `key`: determines the noise, which is another one for each start.
     - `tolerance`: how close to a minimum a run has to end, in the parameters' unit.
     - `batch_size`: starts at once; each has a few sets of parameters in memory.

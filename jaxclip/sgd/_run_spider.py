@@ -23,7 +23,7 @@ def run_spider(
     key: Key,
     observe: Callable[[SpiderRun], Any] | None = None,
 ) -> Curve:
-    """Runs [`jaxclip.Spider`][] on a problem.
+    """Runs [`jaxclip.Spider`][], SGD with variance reduction and a clip, on a problem.
 
     **Arguments:**
 

@@ -115,11 +115,15 @@ def train(
     - `optimiser`: an optax optimiser; it is given the mean gradient of each batch. Of
         one that is made of optax's and this package's transforms new numbers compile
         nothing; any other is told by its functions, which should then be made once.
-    - `steps`, `every`, `key`, `batch_size`, `observe`: as in `simulate`.
+    - `steps`, `every`, `key`, `batch_size`, `observe`: as in [`jaxclip.simulate`][].
 
     **Returns:**
 
-    A [`jaxclip.Curve`][] that starts at step 0.
+    A [`jaxclip.Curve`][] from step 0 on. Once a run has diverged its risk is infinite.
+
+    **Raises:**
+
+    A `ValueError` where an argument is misused.
     """
     problem, run = _run(problem, steps, every, key, batch_size, observe)
     return with_optimiser(_train, optimiser, problem, run)

@@ -18,6 +18,7 @@ from ._guard import (
     skip_spikes as skip_spikes,
     zero_nonfinite as zero_nonfinite,
 )
+from ._live_plot import LivePlot as LivePlot
 from ._metrics import clip_metrics as clip_metrics
 from ._monitor import MonitorState as MonitorState, monitor as monitor
 from ._norm import safe_norm as safe_norm

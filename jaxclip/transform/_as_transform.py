@@ -51,7 +51,8 @@ class ClipState(NamedTuple):
 class Clipping(eqx.Module):
     """What a clipping transform is made of, which can also tell what it saw and did.
 
-    The attribute `clipping` of the transform's `update`.
+    It is the attribute `clipping` of the `update` that [`jaxclip.as_transform`][]
+    returns: by it [`jaxclip.monitor`][] knows a clip.
 
     **Arguments:**
 
@@ -80,7 +81,18 @@ class Clipping(eqx.Module):
         rules: Rules | None = None,
         metric: optax.Params | None = None,
     ) -> tuple[optax.Updates, Any, Parts]:
-        """An update, and what was seen and done."""
+        """An update, and what was seen and done.
+
+        **Arguments:**
+
+        - `updates`, `state`, `params`: as of the `update` of an optax transform.
+        - `rules`: takes the place of `clip` in this update; by default nothing does.
+
+        **Returns:**
+
+        The clipped updates, the state after them, and the
+        [`jaxclip.transform.Parts`][] of this update.
+        """
         if rules is not None:
             self.check_override(rules)
         known = state if isinstance(state, ClipState) else ClipState(_first_step())
@@ -155,7 +167,8 @@ def as_transform(
 
     Gradients may be sharded over a mesh in any way, and stay as they are: no numbers
     travel but sums of squares. What is no gradient in the pytree (a function in a
-    model, an index, a key) passes as it is; of a sparse matrix the entries are clipped.
+    model, a boolean, a key) passes as it is; integers are taken for floats, and become
+    such. Of a sparse matrix the entries are clipped.
 
     A threshold among an optimiser's hyperparameters is one of the function that is
     injected, `optax.inject_hyperparams(lambda c: as_transform(HardClip(c)))(c=1.0)`: of

@@ -62,7 +62,8 @@ class ClippedGradient:
 
         **Arguments:**
 
-        - `params`: a pytree of arrays.
+        - `params`: a pytree of arrays of floats. What else a model has, such as keys,
+            counts and functions, the loss must close over.
         - `batch`: a pytree of arrays with a leading axis of examples. There may be
             none of them, as Poisson sampling draws now and then: what is left then is
             the noise.
@@ -87,6 +88,7 @@ class ClippedGradient:
         """
         _check(self._engine, step, key, mask, state)
         _check_metric(self._engine, metric)
+        _check_params(params)
         # Python numbers are numbers: they must not be compiled in.
         params, batch, mask = jax.tree.map(jnp.asarray, (params, batch, mask))
         _check_shapes(self._engine, batch, mask)
@@ -156,6 +158,19 @@ def _check_metric(engine: Engine, metric: Any) -> None:
             "`metric` needs the gradient of each example, for its length, which "
             "`passes=2` does not form. Take `passes=1`."
         )
+
+
+def _check_params(params: Params) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = getattr(leaf, "dtype", type(leaf))
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ValueError(
+                "`params` must be floats, or there is no gradient with respect to them."
+                f" Got {dtype} at `{name}`. Take the rest of a model out of it, and "
+                "close the loss over that: `eqx.partition(model, eqx.is_inexact_array)`"
+                ", or `nnx.split(model, nnx.Param, ...)` in flax."
+            )
 
 
 def _check_shapes(engine: Engine, batch: PyTree[Array], mask: Array | None) -> None:

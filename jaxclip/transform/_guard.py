@@ -35,7 +35,7 @@ class SpikeState(NamedTuple):
     """The state of [`jaxclip.skip_spikes`][].
 
     - `inner`: the state of the wrapped transform.
-    - `watched`: the state of the threshold.
+    - `watched`: the state of the rule whose threshold tells a spike.
     - `skipped`: how many steps were left out so far.
     """
 

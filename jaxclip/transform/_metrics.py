@@ -28,7 +28,7 @@ def clip_metrics(
     **Arguments:**
 
     - `state`: the state of an optimiser, a chain, a guard, or a whole train state, in
-        which a [`jaxclip.monitor`][] is at work.
+        which a [`jaxclip.monitor`][] is at work; of an `nnx.Optimizer` its `opt_state`.
     - `params`: the parameters, or anything of their structure, which name the leaves
         where a scope takes a norm of each: `norm/layer.weight`, and `norm/0` without.
 
@@ -63,17 +63,25 @@ def clip_metrics(
 
 
 def _of_one(monitor: MonitorState, params: PyTree[Any] | None) -> dict[str, Array]:
+    seen = {name: _array(getattr(monitor, name)) for name in monitor._fields[1:]}
     metrics: dict[str, Array] = {}
     for name in _OF_PARTS:
-        values = getattr(monitor, name)
+        values = seen[name]
         if values.ndim == 0:
             metrics[name] = values
         else:
             for leaf, value in zip(_names(params, values.size), values, strict=True):
                 metrics[f"{name}/{leaf}"] = value
-    metrics |= {name: getattr(monitor, name) for name in _SCALARS}
-    regimes = enumerate(monitor.regimes)
+    metrics |= {name: seen[name] for name in _SCALARS}
+    regimes = enumerate(seen["regimes"])
     return metrics | {f"regime/{number}": count for number, count in regimes}
+
+
+def _array(field: Any) -> Array:
+    """The array of a field, which flax's `nnx.Optimizer` wraps in a pytree of one leaf:
+    a logger would not take that for a number."""
+    (array,) = jax.tree.leaves(field)
+    return array
 
 
 def _names(params: PyTree[Any] | None, count: int) -> list[str]:

@@ -38,7 +38,7 @@ def safe_norm(tree: PyTree[Array], axis_name: AxisName = None) -> Float[Array, "
     **Arguments:**
 
     - `tree`: a pytree of arrays; `None` and empty trees count as zero, and so does what
-        is no gradient, such as a function or an index. Of a sparse matrix
+        is no gradient, such as a function, a boolean or a key. Of a sparse matrix
         (`jax.experimental.sparse.BCOO`) the entries count, repeated ones as their sum.
     - `axis_name`: inside of `jax.shard_map`, the mesh axes over which each device holds
         a part of the numbers: the norm is then that of all parts. A leaf that JAX knows

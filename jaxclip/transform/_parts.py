@@ -22,8 +22,8 @@ class Parts(NamedTuple):
 
     - `norms`: as the scope takes them.
     - `factors`: what the parts are multiplied by.
-    - `prescales`: what they are multiplied by before that: 1, but where the factor is
-        the smaller one of two, whose product no float can hold.
+    - `prescales`: what they are multiplied by before that: 1, but where no float can
+        hold a factor so small, which is then the product of this and of `factors`.
     - `regimes`: between which of the rule's kinks a norm lies: 0 up to the first.
     - `thresholds`: the norm at which the rule sets in: its first kink, or for a smooth
         rule its threshold; infinite for a rule that has neither.

@@ -15,7 +15,7 @@ from ._sums import AxisName, device_count
 
 
 class AbstractPerLeaf(AbstractScope):
-    """One norm per leaf, divided by `unit`, which depends on the leaf sizes.
+    """One norm for each leaf, divided by `unit`, which depends on the sizes of leaves.
 
     The author writes `unit` alone. **They must guarantee** that
 
@@ -81,8 +81,10 @@ class PerLeaf(AbstractPerLeaf):
 
 
 class PerLeafRMS(AbstractPerLeaf):
-    """The root mean square of each leaf, as `optax.clip_by_block_rms` takes it: a
-    threshold means the same for a small and a large leaf."""
+    """The root mean square of each leaf as its norm, as in `optax.clip_by_block_rms`.
+
+    A threshold means the same for a small and a large leaf.
+    """
 
     def unit(self, size: int, sizes: list[int]) -> float:
         del sizes
@@ -92,13 +94,14 @@ class PerLeafRMS(AbstractPerLeaf):
 class PerLeafShare(AbstractPerLeaf):
     r"""Each leaf by its share of one threshold, so that the tree stays within it.
 
-    $c_l = c / \sqrt K$ for each of $K$ leaves, or $c \sqrt{D_l / D}$ for $D_l$ of $D$
-    numbers (McMahan et al. 2018, arXiv:1710.06963). Within [`jaxclip.PerExample`][]
+    With the threshold $c$ of the rule, leaf $l$ has the threshold $c_l = c / \sqrt K$,
+    where $K$ is the number of leaves, or $c \sqrt{D_l / D}$, where $D_l$ of $D$ numbers
+    are its own (McMahan et al. 2018, arXiv:1710.06963). Within [`jaxclip.PerExample`][]
     these are the two forms of `optax.per_example_layer_norm_clip`.
 
     **Arguments:**
 
-    - `by_size`: whether a leaf's share grows with its size.
+    - `by_size`: whether a leaf's share is the second one, which grows with its size.
     """
 
     by_size: bool = eqx.field(static=True, default=False)
@@ -109,7 +112,8 @@ class PerLeafShare(AbstractPerLeaf):
 
 
 class PerCoordinate(AbstractScope):
-    """Every number by its modulus: value clipping, as `optax.clip` does it."""
+    """The modulus of each number as a norm of its own: value clipping, as `optax.clip`
+    does it."""
 
     def norms(
         self, updates: PyTree[Array], params: PyTree[Array] | None

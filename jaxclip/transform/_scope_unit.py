@@ -24,7 +24,7 @@ _INTO_A_UNIT = {2: (0,), 3: (0,), 4: (0, 1, 2), 5: (0, 1, 2, 3)}
 
 
 class PerUnit(AbstractScope):
-    r"""The gradient of one unit's weights, relative to the weights: AGC.
+    r"""The norm of the gradient of each unit's weights, relative to theirs: AGC.
 
     $$n_i = \frac{\|g_i\|}{\max(\|w_i\|, \varepsilon)},$$
 

@@ -14,7 +14,7 @@ from ._base import AbstractPolicy
 
 
 class RingBuffer(NamedTuple):
-    """The last numbers seen.
+    """The last numbers that a policy has seen.
 
     - `values`: shape `(window,)`, the numbers, in the order of their places.
     - `place`: where the next one is written.
@@ -27,17 +27,18 @@ class RingBuffer(NamedTuple):
 
 
 class Percentile(AbstractPolicy):
-    r"""The percentile of all norms so far, the current one included: AutoClip.
+    r"""The percentile of the last norms, the current one included: AutoClip.
 
-    $$c_t = \operatorname{percentile}_p(n_1, \dots, n_t),$$
+    $$c_t = \operatorname{percentile}_p(n_{t-m+1}, \dots, n_t),$$
 
-    interpolated linearly between norms.
+    interpolated linearly between norms. AutoClip takes it of all norms since the start
+    (arXiv:2007.14469), as this does in the first $m$ updates.
 
     **Arguments:**
 
     - `percent`: $p$, from 0 to 100.
-    - `window`: how many of the last norms are remembered: one set of so many numbers
-        for each threshold, sorted at each update.
+    - `window`: $m$, how many of the last norms are remembered: one set of so many
+        numbers for each threshold, sorted at each update.
     """
 
     percent: Float[Array, ""] = eqx.field(
@@ -73,12 +74,13 @@ class Percentile(AbstractPolicy):
 
 
 class QuantileDescent(AbstractPolicy):
-    r"""Descends, on a logarithmic scale, to a quantile of the norms.
+    r"""Moves the threshold, on a logarithmic scale, towards a quantile of the norms.
 
     $$c_{t+1} = c_t \exp\left(-\gamma_c
     \left(\tfrac1n \#\{i : n_i \le c_t\} - q\right)\right).$$
 
-    For clipping per example, where the fraction is one over the batch.
+    Made for clipping per example, where the fraction of the $n$ norms below the
+    threshold is taken over the examples of a batch.
 
     **Arguments:**
 
@@ -117,9 +119,10 @@ class AdaGC(AbstractPolicy):
     $$c_t = \lambda \gamma_t, \qquad
     \gamma_{t+1} = \beta \gamma_t + (1 - \beta) \min(n_t, c_t).$$
 
-    In the first `warmup` updates there is no threshold, and $\gamma$ is the smallest
-    norm so far that is not 0. (The paper counts a norm of 0 too, after which nothing of
-    that part would ever pass.) It clips the global norm meanwhile, so that the whole is
+    with the norm $n_t$ of update $t$ (arXiv:2502.11034). In the first `warmup` updates
+    there is no threshold, and $\gamma$ is the smallest norm so far that is not 0. (The
+    paper counts a norm of 0 too, after which nothing of that part would ever pass.) The
+    paper clips by the global norm meanwhile, so that its whole method is
 
     ```python
     warmup = jc.HardClip(lambda step: jnp.where(step < 100, 1.0, jnp.inf))
@@ -171,6 +174,7 @@ class SecondMoment(AbstractPolicy):
 
     Over [`jaxclip.PerCoordinate`][] before Adam, $v$ is Adam's own second moment, since
     both see the clipped gradient. There is no threshold where $v$ is 0: at the start.
+    $n_t$ is the norm of update $t$ (arXiv:2501.06842).
 
     **Arguments:**
 

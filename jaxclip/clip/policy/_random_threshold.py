@@ -19,14 +19,15 @@ class RandomThreshold(AbstractPolicy):
     $$c_t = \begin{cases} c & \text{with probability } \beta^{(c / n)^k} \text{ where }
     n > c \\ \infty & \text{otherwise.} \end{cases}$$
 
-    The longer the gradient, the likelier it is clipped; with $k = 1$ linear and with
-    $k = 2$ quadratic, as in the package TorchClippedOptimizers.
+    The larger the norm $n$, the likelier it is clipped. The package
+    TorchClippedOptimizers has it with $k = 1$ (linear) and with $k = 2$ (quadratic).
 
     **Arguments:**
 
-    - `threshold`: $c$, a number, an array or a function of the step.
-    - `beta`: the probability at $n = c$, from 0 to 1.
-    - `power`: $k$, 1 or 2.
+    - `threshold`: $c \ge 0$, in the unit of the gradient's norm: a number, an array or
+        a function of the step.
+    - `beta`: $\beta$, the probability at $n = c$, from 0 to 1.
+    - `power`: $k$, a positive integer.
     - `key`: determines the draws, together with the step, the part of the gradient and
         the example.
     """

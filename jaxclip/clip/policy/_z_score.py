@@ -15,7 +15,7 @@ from ._base import AbstractPolicy
 
 
 class ZScoreState(NamedTuple):
-    """What is known of the norms.
+    """What a [`jaxclip.policy.ZScore`][] has seen of the norms.
 
     - `mean`, `variance`: their exponential averages.
     - `seen`: how many norms of the warm-up they hold.

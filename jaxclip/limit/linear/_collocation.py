@@ -30,9 +30,10 @@ _CORRECTIONS = 3
 
 
 class ModeEquation(eqx.Module):
-    """The risk ODE of modes, as a vector field and as what its parts are.
+    """The risk ODE of modes: a vector field, and the parts that it is made of.
 
-    - `modes`: the decay rates and what the noise drives.
+    - `modes`: the [`jaxclip.problem.Modes`][], with the rates at which they decay and
+        how much of the noise each receives.
     - `coefficients`: a function of a step and an excess risk that returns the rate of
         descent `q` and the squared noise `g`, both per step.
     - `reading`: at which times the coefficients' schedules are read.
@@ -47,7 +48,7 @@ class ModeEquation(eqx.Module):
         return self.modes.eigenvalues * (-2 * q * u + g * self.modes.forcing / 2)
 
     def at(self, step: Any, risk: Any) -> tuple[RealScalar, RealScalar]:
-        """The coefficients `q` and `g` at a step and an excess risk."""
+        """The coefficients `q` and `g`, per step, at a step and an excess risk."""
         # A trial step may pass zero by its tolerance, where no law is defined; it is
         # judged by its error, and one that is accepted is not negative.
         return self.coefficients(self.reading.at(step), jnp.maximum(risk, 0.0))

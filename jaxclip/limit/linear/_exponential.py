@@ -24,7 +24,9 @@ from ._interpolation import Path
 
 
 class ExponentialModes(diffrax.AbstractAdaptiveSolver):
-    """The exponential integrator of a [`ModeEquation`][], given as `args`.
+    """The exponential integrator of a [`jaxclip.limit.ModeEquation`][].
+
+    It is a solver for diffrax, which is given the equation as `args`.
 
     Order 6 in the step where the coefficients are smooth; the error estimate is of
     order 4. It may be differentiated any number of times, in both modes.
@@ -35,10 +37,12 @@ class ExponentialModes(diffrax.AbstractAdaptiveSolver):
 
     def order(self, terms: Any) -> int:
         del terms
+        # Collocation at the four Lobatto nodes, both ends of a step among them.
         return 6
 
     def error_order(self, terms: Any) -> int:
         del terms
+        # Of the difference from the quadratics that leave one of the nodes out.
         return 4
 
     def init(
@@ -50,6 +54,8 @@ class ExponentialModes(diffrax.AbstractAdaptiveSolver):
         args: ModeEquation,
     ) -> State:
         del terms, t1
+        # The end of a step is the first node of the next: its coefficients are handed
+        # on, and each step evaluates them at three nodes and not at four.
         return args.at(t0, jnp.sum(y0))
 
     def func(
@@ -59,6 +65,7 @@ class ExponentialModes(diffrax.AbstractAdaptiveSolver):
         y0: Float[Array, " n"],
         args: ModeEquation,
     ) -> Float[Array, " n"]:
+        # Asked for only where the first step is chosen.
         return terms.vf(t0, y0, args)
 
     def step(
@@ -78,10 +85,13 @@ class ExponentialModes(diffrax.AbstractAdaptiveSolver):
         diffrax.RESULTS,
     ]:
         del terms
+        # A Python `False` where no jump is possible, and a traced boolean elsewhere.
         if made_jump is not False:
             # Those from before the jump are of another schedule.
             solver_state = jax.lax.cond(
                 made_jump, lambda: args.at(t0, jnp.sum(y0)), lambda: solver_state
             )
+        # Before a jump `t1` is the last number below it, at which schedules are read;
+        # the modes decay up to the jump itself.
         end = t0 + args.reading.length(t0, t1)
         return Collocation(args, y0, t0, t1, end, solver_state).step()

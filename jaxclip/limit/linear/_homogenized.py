@@ -84,6 +84,8 @@ class HomogenizedSDE(AbstractLimit):
 class _Model(eqx.Module):
     """The coefficients of the SDE."""
 
+    # The state is the error X - x* in the eigenbasis of K. There the equation is one
+    # for each coordinate, and they are coupled by the risk in the coefficients alone.
     problem: LinearModel
     clip: AbstractClip
     lr: Schedule
@@ -96,6 +98,7 @@ class _Model(eqx.Module):
     def at(self, step: RealScalar, risk: RealScalar) -> tuple[RealScalar, RealScalar]:
         """The rate of descent and the variance of the noise, for an eigenvalue of 1."""
         noise, norm = self.problem.noise, self.feature_norm
+        # A check here would be made at every step of the solver, not once at the door.
         m = unchecked_moments(self.clip, noise, risk, norm, step)
         rate = self.lr(step)
         return rate * m.mu, rate**2 * m.second
@@ -128,11 +131,16 @@ def _frozen(
             exponent, variance = sums
             descent, noise = model.at(step[0], risk)
             decay = descent * step[1] * eigenvalues
+            # The noise adds noise * (1 - exp(-2 decay)) / (2 descent); in a form that
+            # is not 0 / 0 where nothing descends, as at a rate of 0.
             new = noise * eigenvalues * step[1] * _mean_decay(2 * decay)
+            # What earlier steps added decays from then on, as the square of the state.
             return (exponent + decay, variance * jnp.exp(-2 * decay) + new), None
 
         none = jnp.zeros_like(x), jnp.zeros_like(x)
         exponent, variance = jax.lax.scan(pass_step, none, (steps, inside))[0]
+        # By the number of the interval: settings with one key and one grid see the same
+        # noise, and their difference has less of it.
         normals = jr.normal(jr.fold_in(key, index), x.shape, x.dtype)
         x = x * jnp.exp(-exponent) + jnp.sqrt(variance) * normals
         return x, problem.risk(x)
@@ -153,8 +161,11 @@ def _diffrax(
     """The states at the reported steps, by a general solver of SDEs."""
     steps = request.steps
     if is_traced(steps):
+        # How many steps there are is known only when the program runs.
         end, max_steps = jnp.maximum(steps[-1], dt), None
     else:
+        # An interval or more, since a path of length 0 has no tree; and two steps more
+        # than there are, since rounding may leave a piece at the end.
         end = max(float(np.asarray(steps)[-1]), dt)
         max_steps = math.ceil(end / dt) + 2
         end = jnp.asarray(end, steps.dtype)
@@ -167,6 +178,7 @@ def _general(solver, dt, model, request, end, max_steps) -> Curve:
     problem, eigenvalues = model.problem, model.eigenvalues
     x0 = problem.init()
 
+    # SGD uses the schedules' values at the start of a step, all through it.
     def drift(k, x, args):
         return -model.at(jnp.floor(k), problem.risk(x))[0] * eigenvalues * x
 
@@ -198,6 +210,8 @@ def _general(solver, dt, model, request, end, max_steps) -> Curve:
 
 def _mean_decay(exponent: Float[Array, " d"]) -> Float[Array, " d"]:
     """(1 - exp(-x)) / x, which is 1 at 0."""
+    # Below, it is 1 - x / 2, so that 1 is right to 5e-9, and the inner `where` keeps a
+    # derivative of 0 / 0 out of the one that is taken.
     small = jnp.abs(exponent) < 1e-8
     safe = jnp.where(small, 1.0, exponent)
     return jnp.where(small, 1.0, -jnp.expm1(-safe) / safe)

@@ -33,7 +33,8 @@ from ._collocation import Coefficients, ModeEquation
 from ._exponential import ExponentialModes
 from ._tolerance import relative_controller
 
-# Spectra with more eigenvalues than this are compressed, to so many nodes.
+# Spectra with more eigenvalues than this are compressed, to so many nodes for each of
+# two measures: where the start has its risk, and where the noise drives.
 _MANY, _NODES = 512, 48
 _DIVERGED = (
     "The risk grows beyond all bounds: the learning rate is too large to be stable. "
@@ -100,8 +101,10 @@ class RiskODE(AbstractLimit):
 
         **Arguments:**
 
-        - `modes`, `coefficients`: as in a `ModeEquation`. Compiled once for each
-            structure of the coefficients, which a module keeps and a closure does not.
+        - `modes`, `coefficients`: as in a [`jaxclip.limit.ModeEquation`][]. Compiled
+            once for each structure of the coefficients, which a module keeps and a
+            closure does not.
+        - `request`: the steps to report at, and how the solution is found.
         - `settings`: the schedules that the coefficients read; smooth in the step but
             where those are not.
         - `scale`: the noise's variance, or infinity: the risk counts as infinite where
@@ -123,6 +126,7 @@ class _Clipped(eqx.Module):
     lr: Schedule
 
     def __call__(self, step, risk):
+        # Checked once at the door: here every trial step of the solver would be.
         m = unchecked_moments(self.clip, self.noise, risk, self.feature_norm, step)
         rate = self.lr(step)
         return rate * m.mu, rate**2 * m.second
@@ -142,7 +146,10 @@ def _integrate(
     steps, adjoint = request.steps, request.adjoint
     rtol = precision(steps)
     if isinstance(solver, ExponentialModes):
+        # Its estimate is that of a method of order 4 and what is kept is of order 6, so
+        # that the error is below the tolerance.
         rtol = max(rtol, 1e-8)
+    # A length of 0 has no first step to choose.
     end = jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny)
     reading = Reading.of(settings, end)
     start = jnp.sum(modes.risk)
@@ -150,6 +157,8 @@ def _integrate(
         modes.eigenvalues, rtol if own_rtol is None else own_rtol
     )
     solution = diffrax.diffeqsolve(
+        # The equation goes in as `args`, and not in a closure: `ExponentialModes` takes
+        # it apart. What is followed is u_j = lambda_j v_j, whose sum is the risk.
         WatchedTerm(lambda step, u, equation: equation(step, u), reading),
         solver,
         t0=jnp.zeros_like(end),
@@ -163,6 +172,7 @@ def _integrate(
         ),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
         max_steps=max_steps,
+        # One that diverges has an error of its own, below.
         throw=False,
     )
     assert solution.ys is not None
@@ -174,6 +184,9 @@ def _integrate(
 
 def _solver(modes: Modes) -> diffrax.AbstractSolver:
     eigenvalues = modes.eigenvalues
+    # An explicit method stays below a step of order 1 / (q * the largest eigenvalue)
+    # until the smallest has decayed: how many that are goes by their ratio. Where that
+    # is not known, many eigenvalues are taken for a wide spectrum.
     if is_traced(eigenvalues):
         wide = len(eigenvalues) > 64
     else:
@@ -185,6 +198,7 @@ def _solver(modes: Modes) -> diffrax.AbstractSolver:
 def few_modes(problem: LinearModel | CompressedLinearModel) -> Modes:
     """The modes of a problem, compressed where they are many and known."""
     modes = problem.modes
+    # Lanczos' method runs in numpy, to which traced numbers are closed.
     many = len(modes.eigenvalues) > _MANY
     if not many or is_traced(modes.eigenvalues) or is_traced(modes.risk):
         return modes

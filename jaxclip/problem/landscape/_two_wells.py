@@ -28,12 +28,14 @@ class TwoWells(AbstractLandscape):
 
     - `start`: shape `(d,)`, the parameters at step 0. It may be traced, so that a
         `vmap` may run over starts; its precision is that of the run.
-    - `curvature`: $a$, of the well at 0.
+    - `curvature`: $a$, of the well at 0, in the unit of $f$ over the squared one of the
+        parameters.
     - `spurious_curvature`: $m > a$, of the other: a number, or shape `(d,)` for the
         curvatures along the axes.
     - `distance`: $D$, between the minima, in the unit of the parameters.
-    - `height`: $c$, of the spurious minimum above the other, $0 < c < a D^2/2$.
-    - `smoothing`: $s$, in the unit of $f$; `None` for the minimum itself.
+    - `height`: $c$, of the spurious minimum above the other, $0 < c < a D^2/2$, in the
+        unit of $f$.
+    - `smoothing`: $s$, in the unit of $f$; `None` for the lower one of the two itself.
     - `noise`: the law of each entry of the gradient's noise, or `None`.
 
     **Raises:**

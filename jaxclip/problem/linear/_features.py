@@ -7,12 +7,12 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..._checks import count as check_count
+from ..._checks import count as check_count, known
 from ..._types import Key
 
 
 def random_features(X: Any, count: int, *, key: Key) -> Float[Array, "n count"]:
-    r"""Random features $\tanh(X W)$ of a table, centred.
+    r"""Random features $\tanh(X W)$ of a table, centred and scaled.
 
     $W$ has independent normal entries of variance one over the number of columns, so
     that standardised columns give arguments of order one. (The authors of
@@ -24,7 +24,17 @@ def random_features(X: Any, count: int, *, key: Key) -> Float[Array, "n count"]:
     - `X`: shape `(n, d)`, standardised columns.
     - `count`: how many features.
     - `key`: draws $W$.
+
+    **Returns:**
+
+    Shape `(n, count)`, dimensionless, in JAX's precision.
+
+    **Raises:**
+
+    A `ValueError` where `X` is no finite matrix with a column that varies, or where `X`
+    or `key` is traced.
     """
+    known(X=X, key=key)
     X, count = np.asarray(X, float), check_count("count", count)
     if X.ndim != 2 or X.size == 0 or not np.all(np.isfinite(X)):
         raise ValueError(f"`X` must be a finite matrix. Got shape {X.shape}.")

@@ -127,7 +127,16 @@ class LinearModel(AbstractNoisyLinear):
 
     @classmethod
     def from_regression(cls, regression: Regression) -> "LinearModel":
-        """The problem that the limits see in one that runs on the rows of a table."""
+        """The problem that the limits see in one that runs on the rows of a table.
+
+        **Arguments:**
+
+        - `regression`: with the squared loss.
+
+        **Raises:**
+
+        A `ValueError` where it has another loss.
+        """
         if not isinstance(regression.loss, SquaredLoss):
             raise ValueError(
                 "`regression` must have the squared loss, which the limits are of. "

@@ -16,14 +16,19 @@ _BINS = 20_000
 
 
 class Modes(eqx.Module):
-    r"""The modes of the risk of a linear model: $R = \sum_j u_j$ with
+    r"""The modes of the risk of a linear model: the parts that its eigenspaces hold.
 
-    $$\frac{du_j}{dk} = \lambda_j
-    \left(-2 \gamma \mu\, u_j + \tfrac12 \gamma^2 \,\mathrm{second}\, f_j\right).$$
+    $$R = \sum_j u_j, \qquad \frac{du_j}{dk} = \lambda_j
+    \left(-2 \gamma \mu\, u_j + \tfrac12 \gamma^2 \,\mathrm{second}\, f_j\right),$$
+
+    with the learning rate $\gamma$ and the [`jaxclip.moments`][] $\mu$ and
+    $\mathrm{second}$ of the rule at the risk $R$.
 
     - `eigenvalues`: shape `(n,)`, $\lambda_j$.
-    - `risk`: shape `(n,)`, $u_j$ at step 0: $\lambda_j \|z_j\|^2 / 2$.
-    - `forcing`: shape `(n,)`, $f_j = \lambda_j d_j$: the trace that the mode carries.
+    - `risk`: shape `(n,)`, $u_j$ at step 0: $\lambda_j \|z_j\|^2 / 2$ with the error
+        $z_j$ in the eigenspace, in the label's squared unit.
+    - `forcing`: shape `(n,)`, $f_j = \lambda_j d_j$: the part of the covariance's trace
+        that the mode carries, $d_j$ being the dimension of the eigenspace.
     """
 
     eigenvalues: Float[Array, " n"]

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..._checks import known
 from ..._numerics import exact_dot
 from ..._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
 from ._base import AbstractLinear
@@ -153,6 +154,7 @@ def decompose(X: np.ndarray, error: np.ndarray) -> tuple[Spectrum, Float[Array, 
 
 
 def as_table(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    known(X=X, y=y)
     try:
         X, y = np.asarray(X, float), np.asarray(y, float)
     except (TypeError, ValueError) as error:

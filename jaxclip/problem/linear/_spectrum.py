@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..._checks import as_float, check, count, is_traced
+from ..._checks import as_float, check, count, is_traced, known
 from ..._types import RealScalarLike
 
 # Numbers of a table that are read at once.
@@ -99,6 +99,7 @@ class Spectrum(eqx.Module):
         - `dim`: how many eigenvalues.
         - `ratio`: features per row, in (0, 1).
         """
+        known(ratio=ratio)
         dim, ratio = count("dim", dim), float(ratio)
         if not 0 < ratio < 1:
             raise ValueError(
@@ -123,6 +124,7 @@ class Spectrum(eqx.Module):
 
         - `covariance`: shape `(d, d)`, symmetric and positive semidefinite.
         """
+        known(covariance=covariance)
         matrix = np.asarray(covariance, dtype=float)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
             raise ValueError(
@@ -154,6 +156,7 @@ class Spectrum(eqx.Module):
 
         - `X`: shape `(n, d)`, the features, as they are: centre and scale them first.
         """
+        known(X=X)
         X = X if hasattr(X, "shape") else np.asarray(X)
         if len(X.shape) != 2 or 0 in X.shape:
             raise ValueError(
@@ -178,13 +181,15 @@ class Spectrum(eqx.Module):
 
     @property
     def trace(self) -> Float[Array, ""]:
-        """The covariance's trace, the mean squared norm of the features."""
+        """The covariance's trace: the mean squared norm of the features, in the square
+        of their unit."""
         return jnp.sum(self.eigenvalues * self.multiplicity.astype(float))
 
     @property
     def feature_norm(self) -> Float[Array, ""]:
-        """The square root of the trace: a clip of the gradient's norm at this times c
-        is a clip of the residual at c."""
+        """The square root of the trace, about the norm of the features where they are
+        many: a clip of the gradient's norm at this times c is a clip of the residual at
+        c."""
         return jnp.sqrt(self.trace)
 
     @property

@@ -41,6 +41,9 @@ class AbstractEngine(eqx.Module):
 
         **Arguments:**
 
+        - `problem`: what SGD runs on.
+        - `clip`: the rule, not an `Adaptive` one.
+        - `lr`: the learning rate, a function of the step, per step.
         - `run`: has the fields `steps`, `every`, `key`, `batch_size`, `observe` and
             `scope`.
         """

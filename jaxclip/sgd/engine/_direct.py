@@ -34,14 +34,19 @@ def run_optimiser(
 
     def step(state, k):
         params, optimiser_state = state
+        # Example i is the same for all settings with this key, and for `Blocked`: their
+        # trajectories can be compared step by step.
         index = k * run.batch_size + jnp.arange(run.batch_size)
         examples = jax.vmap(problem.example, (None, 0))(stream, index)
+        # Of each example, though a mean may be all that is needed of them: the norm of
+        # a mean and those of its terms are both taken from these.
         gradients = jax.vmap(problem.gradient, (None, 0))(params, examples)
         updates, optimiser_state = optimiser.update(
             reduce(gradients), optimiser_state, params
         )
         return (optax.apply_updates(params, updates), optimiser_state), None
 
+    # A scan within the scan over records: only what is recorded takes memory.
     def advance(state, first):
         return jax.lax.scan(step, state, first + jnp.arange(run.every))[0]
 

@@ -36,13 +36,19 @@ def centered_clip(
     $$z \leftarrow z + \tfrac1n \sum_i \text{clip}(g_i - z),$$
 
     from the last step's aggregate, `iterations` times (Karimireddy et al. 2021,
-    arXiv:2012.10333). A worker moves it by no more than the threshold over $n$, however
-    wrong its gradient is. The updates carry a leading axis of workers on every leaf.
+    arXiv:2012.10333). With a rule that shortens to a threshold a worker moves it by no
+    more than that over $n$ in each iteration, however wrong its gradient is. The
+    updates carry a leading axis of $n$ workers on every leaf, and what comes out has
+    lost it.
 
     **Arguments:**
 
     - `clip`: the rule.
     - `iterations`: how often, at each update.
+
+    **Returns:**
+
+    An optax transform with the state [`jaxclip.algorithm.CenteredClipState`][].
     """
     count("iterations", iterations)
     transform = counting(clip, PerExample())
@@ -73,12 +79,17 @@ def geometric_median(
 
     from their mean: Weiszfeld's algorithm, smoothed as in Pillutla et al. 2022,
     arXiv:1912.13445. It stays near the bulk while fewer than half of the gradients are
-    wild. The updates carry a leading axis of workers on every leaf.
+    wild. The updates carry a leading axis of workers on every leaf, and what comes out
+    has lost it.
 
     **Arguments:**
 
     - `iterations`: how often, at each update; it converges linearly.
     - `eps`: $\varepsilon > 0$, in the gradient's unit.
+
+    **Returns:**
+
+    An optax transform without a state.
     """
     count("iterations", iterations)
     least = positive("eps", eps)

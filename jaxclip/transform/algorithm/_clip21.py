@@ -42,6 +42,10 @@ def clip21(
     - `workers`: $n$: the updates carry a leading axis of so many workers on every leaf,
         and what comes out has lost it.
     - `scope`: what norms are taken over within one worker's gradient.
+
+    **Returns:**
+
+    An optax transform with the state [`jaxclip.algorithm.Clip21State`][].
     """
     count("workers", workers)
     transform = as_transform(clip, scope)

@@ -52,6 +52,11 @@ def clipped_sstm(
 
     - `lr`: positive, per step.
     - `clip`: the rule for a step, in the parameters' unit.
+
+    **Returns:**
+
+    An optax transform with the state [`jaxclip.algorithm.ClippedSSTMState`][]; its
+    `update` needs the parameters.
     """
     rate, transform = positive("lr", lr), counting(clip)
 

@@ -38,6 +38,10 @@ def error_feedback(
     **Arguments:**
 
     - `transform`: the clip, such as `as_transform(HardClip(1.0))`.
+
+    **Returns:**
+
+    An optax transform with the state [`jaxclip.algorithm.ErrorFeedbackState`][].
     """
 
     def init(params: optax.Params) -> ErrorFeedbackState:

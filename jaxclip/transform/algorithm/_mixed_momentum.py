@@ -38,7 +38,7 @@ def mixed_momentum(
     $$m_{t+1} = \beta m_t + (1 - \beta) g_t, \qquad
     u_t = \nu f(\|m_{t+1}\|) m_{t+1} + (1 - \nu) f(\|g_t\|) g_t$$
 
-    (Zhang et al. 2020, arXiv:2010.02519), to be followed by
+    with the rule's factor $f$ (Zhang et al. 2020, arXiv:2010.02519), to be followed by
     `optax.scale_by_learning_rate(lr)`. The paper's
     $\min(\eta, \gamma / \|\cdot\|)$ is `lr` $= \eta$ with `HardClip(gamma / eta)`.
     $\nu = 0$ is the clipped gradient, $\nu = 1$ the clipped momentum.
@@ -49,6 +49,10 @@ def mixed_momentum(
     - `decay`: $\beta$, from 0 to 1.
     - `mix`: $\nu$, from 0 to 1.
     - `scope`: what norms are taken over.
+
+    **Returns:**
+
+    An optax transform with the state [`jaxclip.algorithm.MixedMomentumState`][].
     """
     beta, nu = fraction("decay", decay), fraction("mix", mix)
     transform = as_transform(clip, scope)

@@ -20,8 +20,11 @@ class Label(AbstractResidualInjection):
     $$\hat L(w, \eta) = \frac{1}{2n} \sum_i |f(w, x_i) - y_i - \eta_i|^2, \qquad
     \Sigma = c H, \quad c = 1/n \text{ or } 1/b.$$
 
-    Its regularizer is constant; on the slower scale it moves gradient descent by
-    $-\tfrac{c}{4} P \nabla \mathrm{tr} H$ (Section 2 of arXiv:2404.12293).
+    with the covariance $\sigma^2 \Sigma$ of the gradient on the zero-loss set and the
+    Hessian $H$ of the loss there. Its regularizer is constant; on the slower scale, of
+    the squared learning rate, it moves gradient descent by
+    $-\tfrac{c}{4} P \nabla \mathrm{tr} H$, where $P$ projects on the tangent space of
+    the set (Section 2 of arXiv:2404.12293).
 
     **Arguments:**
 

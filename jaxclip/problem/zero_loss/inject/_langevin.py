@@ -16,9 +16,11 @@ class Langevin(AbstractInjection):
     $$\hat L(w, \eta) = \frac{1}{2n} \sum_i |f(w, x_i) - y_i|^2
     - \langle \eta, w \rangle, \qquad \mathrm{Reg} = 0, \quad \Sigma = I.$$
 
-    On the slower scale it diffuses along the zero-loss set:
-    $dW = P \circ dB - \tfrac14 P \nabla \log\det\nolimits_+ H\, dt$ (Section 2 of
-    arXiv:2404.12293). Not together with a `residual_clip`.
+    On the slower scale, of the squared learning rate, it diffuses along the set:
+    $dW = P \circ dB - \tfrac14 P \nabla \log\det\nolimits_+ H\, dt$, with the Hessian
+    $H$ of the loss, the product $\det_+$ of its eigenvalues that are not 0, and the
+    projection $P$ on the set's tangent space (Section 2 of arXiv:2404.12293). It does
+    not go together with a `residual_clip`.
 
     **Arguments:**
 

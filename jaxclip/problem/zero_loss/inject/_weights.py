@@ -16,7 +16,8 @@ class AntiCorrelated(AbstractResidualInjection):
 
     $$\hat L(w, \eta) = L(w + \eta), \qquad \mathrm{Reg} = \tfrac12 \mathrm{tr} H.$$
 
-    Gradient descent on it is, in $z_k = w_k + \eta_k$, the perturbed descent
+    with the Hessian $H$ of the loss $L$ without noise. Gradient descent on it is, in
+    $z_k = w_k + \eta_k$, the perturbed descent
     $z_{k+1} = z_k - \gamma \nabla L(z_k) + \eta_{k+1} - \eta_k$ of
     Orvieto et al. 2022 (arXiv:2202.02831).
 
@@ -38,10 +39,12 @@ class AntiCorrelated(AbstractResidualInjection):
 
 
 class DropConnect(AbstractResidualInjection):
-    r"""Every parameter multiplied with $1 + \eta_j$.
+    r"""Every parameter is multiplied by its own $1 + \eta_j$.
 
     $$\hat L(w, \eta) = L(w (1 + \eta)), \qquad
-    \mathrm{Reg} = \tfrac12 \sum_j w_j^2 H_{jj}.$$
+    \mathrm{Reg} = \tfrac12 \sum_j w_j^2 H_{jj},$$
+
+    with the Hessian $H$ of the loss $L$ without noise.
 
     **Arguments:**
 
@@ -62,7 +65,7 @@ class DropConnect(AbstractResidualInjection):
 
 
 class Dropout(AbstractResidualInjection):
-    r"""Every hidden unit multiplied with $1 + \eta_j$, the same for all examples.
+    r"""Every hidden unit is multiplied by $1 + \eta_j$, the same for all examples.
 
     With $c_{ij}$ the derivative of output $i$ in the multiplier of unit $j$,
 
