@@ -10,6 +10,7 @@ from jaxclip.advice._predict import Prediction
 from jaxclip.advice._reference import Reference, Split, fit, influence, rest
 from jaxclip.advice._runs import Settings
 from jaxclip.advice._study import Score, Study
+from jaxclip.advice._trial import KINDS, Trial, _enough
 
 D = 5
 TRUE = np.linspace(-0.4, 0.6, D)
@@ -187,6 +188,48 @@ def test_the_interval_covers_the_true_gain(law):
     # And it is of use: it tells a gain from none where there is one.
     told = [g.interval[0] > 0 for g, _ in found]
     assert sum(told) >= 40 if law == "outliers" else sum(told) <= 6
+
+
+def test_the_error_of_the_runs_is_their_scatter():
+    """Over draws of the runs, on the same table and splits; three runs a split, so few
+    that a variance is off by a factor where its degrees of freedom are miscounted."""
+    X, y = _table("normal", 100, 0)
+    rows, rng = _study(X, y), np.random.default_rng(5)
+    splits = [split for seed in range(2) for split in rows.folds(_order(seed), 5)]
+    gains = []
+    for _ in range(300):
+        kinds = [
+            Ends.of(rows, splits, [c + 0.1 * rng.normal(size=(3, D)) for _ in splits])
+            for c in (0.0, 0.1)
+        ]
+        gains.append(compare(rows, splits, 5, tuple(kinds), tuple(kinds)))
+    variance = np.var([gain.gain for gain in gains], ddof=1)
+    estimates = np.array([gain.runs_error**2 for gain in gains])
+    # A variance of n normal numbers has a relative error of (2 / (n - 1))^(1/2).
+    error = variance * np.sqrt(2 / 299) + estimates.std() / np.sqrt(300)
+    assert_within(estimates.mean(), error, variance, k=3.0, power=0.35 * variance)
+
+
+def _order(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(100)
+
+
+@pytest.mark.parametrize("scatter", [0.02, 0.05, 0.2])
+def test_as_many_runs_as_make_their_error_small(scatter):
+    """The least multiple of four at which it is a quarter of the rows', or 1%: the
+    squared error of a mean falls like one over the number of runs in it."""
+    X, y = _table("normal", 100, 0)
+    rows, rng = _study(X, y), np.random.default_rng(7)
+    splits = rows.folds(_order(0), 5)
+    params = [TRUE / 2 + scatter * rng.normal(size=(8, 5, 1, D)) for _ in splits]
+    pilot = Trial(rows, splits, params, 5)
+    plain, clipped = (pilot.ends(KINDS.index(k)) for k in ("unclipped", "scheduled"))
+    gain = compare(rows, splits, 5, (plain, clipped), (plain, clipped))
+    counts = np.arange(4, 1000, 4)
+    error = gain.runs_error * np.sqrt(8 * 5 / (counts * 5 * rows.repeats))
+    (enough,) = counts[error <= max(gain.rows_error / 4, 0.01)][:1]
+    assert 4 < enough < 1000
+    assert _enough(pilot) == np.clip(enough, 16, 128)
 
 
 def test_the_same_runs_gain_nothing():

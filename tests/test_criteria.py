@@ -14,6 +14,8 @@ import scipy.stats
 
 import jaxclip as jc
 from helpers import CLIPS, assert_within, mean_and_error
+from jaxclip._schedule import as_schedule
+from jaxclip.criterion._knots import risk_knots, schedule_knots
 
 EXCESS = np.array([1.0, 0.1, 0.01])
 LAPLACE = jc.Laplace(1.0)
@@ -733,3 +735,34 @@ def test_a_threshold_that_jumps_is_handed_out_with_its_jump():
         falls = values[jump] > values[jump + 1]
         held = values[jump - 1 : jump + 1] if falls else values[jump + 1 : jump + 3]
         assert held[0] == held[1]
+
+
+@pytest.mark.parametrize("steps", [1, 40, 10**6])
+def test_schedules_are_tabulated_from_the_start_to_the_end(steps):
+    """Nowhere more than 1/64 of the steps apart, nor, after the first 1e-5 of them, by
+    more than a fifth of the step."""
+    knots = np.asarray(schedule_knots(steps))
+    assert knots[0] == 0 and knots[-1] == steps
+    gaps = np.diff(knots)
+    assert np.all(gaps > 0)
+    assert np.all(gaps <= steps / 64 * (1 + 1e-12))
+    assert knots[1] <= 1.01e-5 * steps
+    assert np.all(gaps[1:] <= 0.21 * knots[1:-1])
+
+
+def test_a_burst_of_the_rate_has_knots_of_its_own():
+    """Evenly in what the rate sums up to: nine tenths of it in ten steps of 10000."""
+    burst, steps = (7000, 7010), 10_000
+
+    def lr(step):
+        inside = (step >= burst[0]) & (step < burst[1])
+        return jnp.where(inside, 9.0 * (steps - 10) / 10, 1.0) / steps
+
+    knots = np.asarray(risk_knots(as_schedule(lr, "lr"), steps))
+    assert knots[0] == 0 and knots[-1] == pytest.approx(steps, rel=1e-12)
+    assert np.all(np.diff(knots) > 0)
+    spent = np.concatenate([[0], np.cumsum([float(lr(k)) for k in range(steps)])])
+    parts = np.diff(np.interp(knots, np.arange(steps + 1), spent)) / spent[-1]
+    assert np.all(parts < 1.01 / 257)
+    for jump in burst:
+        assert np.min(np.abs(knots - jump)) < 1e-6

@@ -280,6 +280,19 @@ def test_in_words_and_as_a_figure():
     assert str(noisy).startswith("Cannot tell") and not noisy.helps
 
 
+@pytest.mark.parametrize(("errors", "helps"), [(1.9, False), (2.1, True)])
+@pytest.mark.parametrize("number", ["ccc", "signal"])
+def test_two_errors_tell(number, errors, helps):
+    """The criterion's logarithm from 0, and the mean gradient from 0."""
+    batch = least_squares(CHOICES[-1], jr.key(8))[1]
+    found = jc.diagnose(squared_error, jnp.full(DIM, 1 / NORM), batch)
+    value = getattr(found, number).value
+    error = (value * jnp.log(value) if number == "ccc" else value) / errors
+    moved = eqx.tree_at(lambda d: getattr(d, number).error, found, jnp.abs(error))
+    assert moved.helps == helps
+    assert str(moved).startswith("Clipping per example helps now") == helps
+
+
 @pytest.mark.slow
 def test_a_model_of_several_precisions():
     """Under `jit`, with leaves that are no numbers, and what comes out in float32."""

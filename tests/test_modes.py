@@ -12,8 +12,9 @@ import scipy.integrate
 
 import jaxclip as jc
 from helpers import finite_difference
-from jaxclip.limit.linear._interpolation import propagate
-from jaxclip.problem.linear._modes import gauss
+from jaxclip.limit.linear._collocation import _error
+from jaxclip.limit.linear._interpolation import NODES, path_over, propagate
+from jaxclip.problem.linear._modes import Modes, gauss
 
 _solve = eqx.filter_jit(jc.solve)
 
@@ -278,6 +279,40 @@ def test_propagation_against_quadrature():
 
 
 @pytest.mark.float32
+def _through(nodes, values, degree):
+    """The polynomial through values at nodes; a quadratic leaves out the third."""
+    kept = np.arange(4) if degree == 3 else [0, 1, 3]
+    return np.poly1d(np.polyfit(nodes[kept], np.asarray(values)[kept], degree))
+
+
+@pytest.mark.parametrize("varies", ["q", "g"])
+def test_the_error_of_a_step_is_what_quadratics_would_miss(varies):
+    """Without the second inner node, to first order: against integrals by scipy."""
+    modes = Modes(*map(jnp.array, ([1.0, 0.3], [0.6, 0.4], [0.5, 0.8])))
+    lam, forcing = np.array([1.0, 0.3]), np.array([0.5, 0.8])
+    end, some = 0.7, np.array([0.9, 0.5, 0.8, 0.6])
+    flat = np.full(4, 0.5)
+    q, g = (some, 0 * flat) if varies == "q" else (flat, some)
+    found = path_over(modes, modes.risk, 0.0, end, jnp.array(q), jnp.array(g))
+    y1 = found.path.state(1.0)
+    missed = _through(NODES, some, 3) - _through(NODES, some, 2)
+    if varies == "q":
+        # The clock is late by this, and a mode falls by 2 lam u in a unit of it.
+        lag = end * scipy.integrate.quad(missed, 0, 1)[0]
+        expected = abs(lag) * np.sum(2 * lam * np.asarray(y1))
+    else:
+        # With q constant the clock's share is the step's; g / 2q drives the modes.
+        whole = end * 0.5
+        driven = [
+            f * m * whole * scipy.integrate.quad(
+                lambda x, m=m: np.exp(-2 * m * whole * (1 - x)) * missed(x), 0, 1
+            )[0]
+            for f, m in zip(forcing, lam, strict=True)
+        ]  # fmt: skip
+        expected = abs(np.sum(driven))
+    np.testing.assert_allclose(_error(found, y1), expected, rtol=1e-9)
+
+
 def test_single_precision_and_nothing_to_do():
     problem = _SMALL
     ode, steps = jc.RiskODE(jc.limit.ExponentialModes()), jnp.array([0.0, 100.0])

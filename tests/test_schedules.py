@@ -14,7 +14,7 @@ import scipy.integrate
 
 import jaxclip as jc
 from helpers import finite_difference
-from jaxclip.limit._reading import Reading
+from jaxclip.limit._reading import Reading, _stops_of
 
 float32 = pytest.mark.float32
 
@@ -350,3 +350,16 @@ def test_max_ccc_sees_every_jump():
             atol=1e-14,
         ).y[:, -1]
     np.testing.assert_allclose(risk, expected[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("knots", [30, 100])
+def test_where_a_solver_stops_of_a_ramp_and_a_table(knots):
+    """A ramp is stopped at where it begins and ends, whatever is beside it; a table at
+    all of its knots where they are few, and else where it turns."""
+    ramp = jc.PiecewiseLinear(np.array([10.0, 20.0]), np.array([1.0, 2.0]))
+    at = np.linspace(0.0, 300.0, knots)
+    table = jc.PiecewiseLinear(at, np.exp(-np.abs(at - at[knots // 3]) / 50))
+    turn = at[knots // 3]
+    stops = np.asarray(_stops_of([ramp, table], jnp.result_type(float)))
+    expected = [10.0, 20.0, *(at if knots < 50 else [turn])]
+    np.testing.assert_allclose(stops[np.isfinite(stops)], np.sort(expected))

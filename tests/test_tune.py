@@ -122,6 +122,12 @@ def test_the_best_is_kept_where_the_search_gets_worse():
     np.testing.assert_array_equal(best, 1.0)
 
 
+def test_one_step_is_a_search():
+    best, history = jc.tune(lambda x: x**2, 3.0, steps=1, optimiser=optax.sgd(0.25))
+    np.testing.assert_allclose(history, [9.0, 2.25], rtol=1e-12)
+    np.testing.assert_allclose(best, 1.5, rtol=1e-12)
+
+
 def test_a_loss_that_is_nan_is_never_the_best():
     # From x = 1 the step leads out of the logarithm's domain, to -2.
     best, history = jc.tune(
