@@ -55,6 +55,7 @@ RULES: dict[str, jc.AbstractClip] = {
     "Normalize": jc.Normalize(0.3),
     "AutoS": jc.AutoS(0.1),
     "PSAC": jc.PSAC(0.1),
+    "Rescale": jc.clip.Rescale(0.8),
     "SkipClip": jc.SkipClip(0.8),
     "SpiderClip": jc.SpiderClip(2.0, 1.5, 0.25),
     "ScoreClip": jc.ScoreClip(jc.Laplace(0.7), 0.2, 1.3),
@@ -97,6 +98,8 @@ POLICIES: dict[str, jc.policy.AbstractPolicy] = {
     "ZScore": jc.policy.ZScore(1.5, decay=0.9, max_norm=4.0, warmup=5),
     "AdaGC": jc.policy.AdaGC(1.1, decay=0.9, warmup=5),
     "SecondMoment": jc.policy.SecondMoment(4.0, decay=0.9),
+    "AGGC": jc.policy.AGGC(0.8, 1.2, decay=0.9, min_norm=0.1, max_raise=3.0),
+    "GradientStabilizer": jc.policy.GradientStabilizer(0.8, square_decay=0.9),
     "RandomThreshold": jc.policy.RandomThreshold(1.0, beta=0.5, key=_KEY),
     "Criterion": jc.policy.Criterion(window=64),
 }

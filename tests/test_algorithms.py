@@ -167,6 +167,7 @@ TRANSFORMS = {
     "mixed_momentum": jc.algorithm.mixed_momentum(ONE),
     "error_feedback": jc.algorithm.error_feedback(jc.as_transform(ONE)),
     "clipped_sstm": jc.algorithm.clipped_sstm(0.1, ONE),
+    "stable_adam": jc.algorithm.stable_adam(ONE, b2=0.5),
     "monitor": jc.monitor(jc.as_transform(ONE)),
     "skip_nonfinite": jc.skip_nonfinite(jc.as_transform(ONE)),
     "zero_nonfinite": jc.zero_nonfinite(jc.as_transform(ONE)),
@@ -287,6 +288,11 @@ def test_inject_hyperparams(scope):
         (lambda: jc.algorithm.geometric_median(eps=0.0), "`eps` must be positive"),
         (lambda: jc.algorithm.mixed_momentum(ONE, mix=1.5), "`mix` must lie between"),
         (lambda: jc.algorithm.clipped_sstm(-0.1, ONE), "`lr` must be positive"),
+        (
+            lambda: jc.algorithm.stable_adam(ONE, b2=1.5),
+            "`b2` must lie between 0 and 1",
+        ),
+        (lambda: jc.algorithm.stable_adam(ONE, eps=0.0), "`eps` must be positive"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(make, message):

@@ -48,7 +48,7 @@ IMPORTS = {
     "tuning": {*_GROUND, "_optimiser", "transform"},
     "grid": _GROUND,
     "privacy": _GROUND,
-    "diagnosis": {*_GROUND, "clip", "transform"},
+    "diagnosis": {*_GROUND, "_optimiser", "clip", "transform"},
     "advice": {*_MODEL, "transform", "sgd", "limit", "criterion", "tuning"},
     "cli": {*_MODEL, "sgd", "grid", "advice"},
 }
@@ -225,7 +225,13 @@ _NAMESPACES = ("algorithm", "curvature", "inject", "policy", "privacy")
 # class, and these functions.
 _ROOMS = ("advice", "clip", "criterion", "diagnosis", "grid", "limit", "noise")
 _ROOMS += ("problem", "sgd", "transform", "tuning")
-_AT_A_DOOR = {"default_engine", "fisher_information", "limit_map", "random_features"}
+_AT_A_DOOR = {
+    "check_chain",
+    "default_engine",
+    "fisher_information",
+    "limit_map",
+    "random_features",
+}
 _AT_A_DOOR |= {"time_scale"}
 
 

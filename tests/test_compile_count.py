@@ -253,6 +253,15 @@ OTHERS: dict[str, Callable[[int], Any]] = {
     "diagnose": lambda i: jc.diagnose(
         row_loss, weights(i), rows(i), thresholds=jnp.array([0.1, 1.0 + i])
     ),
+    "check_chain": lambda i: vars(
+        jc.diagnosis.check_chain(
+            optax.adam(0.1 + i),
+            weights(i),
+            jax.tree.map(lambda x: numbers(i + 1, 5, *x.shape), weights(i)),
+            before=hard(i),
+            after=jc.skip_nonfinite(optax.scale(0.5 + i)),
+        )
+    ),
     "sharpness": lambda i: jc.curvature.sharpness(bowl, numbers(i, 2), key=jr.key(i)),
     "loss_barrier": lambda i: jc.curvature.loss_barrier(
         waves, numbers(i, 2), numbers(i + 1, 2)
@@ -316,6 +325,15 @@ TRANSFORMS: dict[str, Callable[[int], Any]] = {
     "as_transform: criterion": lambda i: updated(
         jc.as_transform(jc.Adaptive(jc.policy.Criterion(errors=1.0 + i))), i
     ),
+    "as_transform: AGGC": lambda i: updated(
+        jc.as_transform(
+            jc.Adaptive(jc.policy.AGGC(0.5 + i, 1.5 + i, decay=0.9 / (1 + i)))
+        ),
+        i,
+    ),
+    "as_transform: stabilised": lambda i: updated(
+        jc.as_transform(jc.Adaptive(jc.policy.GradientStabilizer(0.7 / (1 + i)))), i
+    ),
     "as_transform: units": lambda i: updated(
         jc.as_transform(jc.HardClip(0.1 + i), jc.PerUnit()), i
     ),
@@ -332,6 +350,9 @@ TRANSFORMS: dict[str, Callable[[int], Any]] = {
     "error_feedback": lambda i: updated(jc.algorithm.error_feedback(hard(i)), i),
     "mixed_momentum": lambda i: updated(
         jc.algorithm.mixed_momentum(jc.HardClip(1.0 + i)), i
+    ),
+    "stable_adam": lambda i: updated(
+        jc.algorithm.stable_adam(jc.HardClip(1.0 / (1 + i)), b2=0.9 / (1 + i)), i
     ),
     "monitor": lambda i: updated(jc.monitor(hard(i)), i),
     "clip_metrics": lambda i: jc.clip_metrics(updated(jc.monitor(hard(i)), i)[1]),
@@ -365,7 +386,7 @@ def leaves(result):
 
 
 # What these hold of this package's transforms: a type checker makes functions anew.
-UNCHECKED = ("train: schedule", "train: adaptive", "unroll")
+UNCHECKED = ("train: schedule", "train: adaptive", "unroll", "check_chain")
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in UNCHECKED])
@@ -409,6 +430,7 @@ def test_every_verb_is_counted():
     ]
     names += [(n, getattr(jc.limit, n)) for n in ("limit_map", "time_scale")]
     names += [("random_features", jc.problem.random_features)]
+    names += [("check_chain", jc.diagnosis.check_chain)]
     names += [("fisher_information", jc.criterion.fisher_information)]
     public = {n for n, value in names if inspect.isfunction(value) and n[0] != "_"}
     counted = {name.split(":")[0] for name in CASES}

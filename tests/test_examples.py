@@ -24,6 +24,7 @@ known = jc.algorithm.spider(jc.HardClip(1.0), jc.algorithm.PeriodicSpider(2))
 state = known.init(params), optax.EmptyState()
 new = old = params
 """,
+    "algorithm.stable_adam": "",
     "as_transform": "",
     "basins": """
 wells = jc.Landscape(lambda x: (x**2 - 1) ** 2 / 4, jnp.array(0.5))
@@ -52,6 +53,9 @@ def train_step(params, state, batch):
     updates, state = optimiser.update(jax.grad(loss)(params, batch), state)
     return optax.apply_updates(params, updates), state
 """,
+    "diagnosis.check_chain": _MODEL + """
+gradients = {"w": jnp.ones((20, 3))}
+""",
     "PerUnit": "",
     "clip_metrics": _MODEL + """
 logger = type("Logger", (), {"log": print})
@@ -63,6 +67,8 @@ watched = jaxclip.monitor(jaxclip.as_transform(jaxclip.HardClip(1.0)))
 state = optax.chain(watched, optax.adam(1e-3)).init(params)
 """,
     "policy.AdaGC": "",
+    "policy.AGGC": "",
+    "policy.GradientStabilizer": "",
     "unroll": _MODEL + """
 lr, batches = 0.1, jnp.ones((4, 2, 3))
 gradients = jax.vmap(jax.grad(loss), (None, 0))

@@ -63,6 +63,9 @@ TRANSFORMS = {
         jc.Adaptive(jc.policy.QuantileDescent()), jc.PerUnit()
     ),
     "criterion": jc.as_transform(jc.Adaptive(jc.policy.Criterion(decay=0.5))),
+    "band": jc.as_transform(jc.Adaptive(jc.policy.AGGC(0.5, 1.5)), jc.PerLeaf()),
+    "stabilised": jc.as_transform(jc.Adaptive(jc.policy.GradientStabilizer())),
+    "stable_adam": jc.algorithm.stable_adam(jc.HardClip(0.9)),
     "skip": jc.skip_nonfinite(jc.as_transform(HARD)),
     "spikes": jc.skip_spikes(optax.sgd(0.1), jc.HardClip(1e3)),
 }
@@ -293,6 +296,19 @@ def test_what_depends_on_the_step_counts():
         )
 
 
+def test_a_rule_at_an_update_in_place_of_several_that_adapt():
+    rules = {name: jc.Adaptive(jc.policy.Percentile(100.0)) for name in "ab"}
+    transform = jc.as_transform(rules, jc.PerLeaf())
+    gradient = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.5])}
+    before = transform.update(gradient, transform.init(gradient))[1]
+    value, state = transform.update(gradient, before, clip=HARD)
+    np.testing.assert_allclose(value["a"], [0.6, 0.8])
+    np.testing.assert_allclose(value["b"], [0.5])
+    # The thresholds are as they were, and the update is counted.
+    jax.tree.map(np.testing.assert_array_equal, state.policies, before.policies)
+    assert state.step == before.step + 1
+
+
 def optimisers() -> dict[str, optax.GradientTransformation]:
     clip = jc.as_transform(HARD)
     adaptive = jc.Adaptive(jc.policy.Percentile())
@@ -309,6 +325,11 @@ def optimisers() -> dict[str, optax.GradientTransformation]:
         "units": jc.monitor(
             jc.as_transform(jc.Adaptive(jc.policy.AdaGC()), jc.PerUnit())
         ),
+        "band": jc.as_transform(jc.Adaptive(jc.policy.AGGC(0.5, 1.5)), jc.PerLeaf()),
+        "stabilised": jc.monitor(
+            jc.as_transform(jc.Adaptive(jc.policy.GradientStabilizer()), jc.PerUnit())
+        ),
+        "stable_adam": jc.algorithm.stable_adam(adaptive),
         "spider": jc.algorithm.spider(HARD, jc.algorithm.PeriodicSpider(4)),
         "feedback": jc.algorithm.error_feedback(clip),
         "zeroed": jc.zero_nonfinite(jc.monitor(clip)),

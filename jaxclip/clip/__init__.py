@@ -12,7 +12,12 @@ from ._moments import (
     moments as moments,
     unchecked_moments as unchecked_moments,
 )
-from ._normalize import PSAC as PSAC, AutoS as AutoS, Normalize as Normalize
+from ._normalize import (
+    PSAC as PSAC,
+    AutoS as AutoS,
+    Normalize as Normalize,
+    Rescale as Rescale,
+)
 from ._rules import (
     DeltaClip as DeltaClip,
     HardClip as HardClip,

@@ -12,7 +12,6 @@ from .._checks import check, is_traced
 from .._schedule import Constant
 from .._types import PyTree, Step
 from ._base import AbstractClip, NoTransform
-from ._rules import HardClip
 from .policy import AbstractDirectedPolicy, AbstractPolicy, Along
 
 
@@ -32,11 +31,21 @@ class Adaptive(NoTransform):
 
     - `policy`: where the threshold comes from, such as `Percentile(10.0)`.
     - `rule`: the rule as a function of its threshold: a class such as `HardClip`, or
-        `lambda c: DeltaClip(c, 0.1)`.
+        `lambda c: DeltaClip(c, 0.1)`. By default the policy's own: `HardClip`, or
+        [`jaxclip.clip.Rescale`][] where the policy sets the norm and no bound of it.
     """
 
     policy: AbstractPolicy
-    rule: Callable[[Any], AbstractClip] = eqx.field(static=True, default=HardClip)
+    rule: Callable[[Any], AbstractClip] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        policy: AbstractPolicy,
+        rule: Callable[[Any], AbstractClip] | None = None,
+    ):
+        self.policy = policy
+        # Of the class: one of an instance would be a method.
+        self.rule = type(policy).rule if rule is None else rule
 
     def at(
         self,

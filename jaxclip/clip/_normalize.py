@@ -5,6 +5,7 @@
 | `Normalize` | 1 / (n + eps) | Hazan et al. 2015, arXiv:1507.02030 |
 | `AutoS` | 1 / (n + r) | Bu et al. 2022, arXiv:2206.07136 |
 | `PSAC` | 1 / (n + r / (n + r)) | Xia et al. 2023, arXiv:2212.00328 |
+| `Rescale` | c / n | |
 """
 
 from functools import partial
@@ -100,6 +101,39 @@ class PSAC(AbstractClip):
         n, r = jnp.where(regular, norm, 1.0), jnp.where(regular, r, 0.0)
         factor = ratio(jnp.ones_like(n), n + ratio(r, n + r))
         return jnp.where(regular, factor, 0.0)
+
+    def kinks(self, step: Step) -> tuple[()]:
+        del step
+        return ()
+
+
+class Rescale(AbstractClip):
+    r"""The gradient at length $c$, whether it was longer or shorter.
+
+    $$f(n) = c / n.$$
+
+    For policies that say how long a gradient shall be, such as
+    [`jaxclip.policy.AGGC`][], and not only how long it may be. A zero gradient has no
+    direction and stays zero.
+
+    **Arguments:**
+
+    - `threshold`: $c \ge 0$, finite, in the unit of the gradient's norm: a number, an
+        array or a function of the step.
+    """
+
+    threshold: Schedule = eqx.field(converter=partial(as_schedule, name="threshold"))
+
+    def factor(
+        self, norm: Float[Array, "..."] | RealScalarLike, step: Step
+    ) -> Float[Array, "..."]:
+        norm, c = at(self.threshold, norm, step)
+        # Written so that a norm that is no number has a factor that is none.
+        some = ~(norm <= 0)
+        factor = ratio(jnp.where(some, c, 1.0), jnp.where(some, norm, 1.0))
+        # Of a norm that is nearly zero the factor itself may be beyond all floats.
+        largest = jnp.finfo(norm.dtype).max
+        return jnp.where(some, jnp.minimum(factor, largest), 0.0)
 
     def kinks(self, step: Step) -> tuple[()]:
         del step

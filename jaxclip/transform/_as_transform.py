@@ -99,11 +99,16 @@ class Clipping(eqx.Module):
         scope = self.scope
         gradients, params, join = split(updates, params)
         norms = scope.norms(gradients, params)
-        rules = self.clip if rules is None else rules
-        seen = self._along(gradients, norms, known.mean, metric)
-        parts, policies = factors(
-            rules, norms, known.policies, known.step, scope.examples, seen
-        )
+        policies = known.policies
+        if rules is None:
+            rules = self.clip
+            seen = self._along(gradients, norms, known.mean, metric)
+            parts, policies = factors(
+                rules, norms, policies, known.step, scope.examples, seen
+            )
+        else:
+            # Thresholds that adapt see nothing of an update that is not theirs.
+            parts, _ = factors(rules, norms, (), known.step, scope.examples)
         if not scope.examples:
             gradients = scope.multiply(gradients, parts.prescales)
         scaled = scope.multiply(gradients, parts.factors)

@@ -8,6 +8,8 @@
 | `AdaGC` | a multiple of the norm's running mean | AdaGC, arXiv:2502.11034 |
 | `SecondMoment` | a multiple of Adam's denominator | SPAM, arXiv:2501.06842 |
 | `Criterion` | the best by the clipping-comparison criterion | arXiv:2406.11733 |
+| `AGGC` | brings the norm into a band around its mean | AGGC, arXiv:2601.11864 |
+| `GradientStabilizer` | the norm that a ratio of means says | arXiv:2502.17055 |
 | `RandomThreshold` | there or not by chance, likelier for long ones | its docstring |
 """
 
@@ -25,4 +27,9 @@ from ._policies import (
     SecondMoment as SecondMoment,
 )
 from ._random_threshold import RandomThreshold as RandomThreshold
+from ._set_norm import (
+    AGGC as AGGC,
+    GradientStabilizer as GradientStabilizer,
+    NormMoments as NormMoments,
+)
 from ._z_score import ZScore as ZScore, ZScoreState as ZScoreState

@@ -1,14 +1,16 @@
 """What a policy is: where the threshold of the next step comes from."""
 
 import abc
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 from jaxtyping import Array, Float, Int
 
 from ..._repr import Shown
 from ..._types import PyTree, Step
-from .._base import no_transform
+from .._base import AbstractClip, no_transform
+from .._rules import HardClip
 
 
 class AbstractPolicy(Shown):
@@ -31,6 +33,9 @@ class AbstractPolicy(Shown):
     (a part that got no gradient), leaves the state as it was, and the state keeps the
     types that `init` gave it.
     """
+
+    # What the threshold is handed to where `Adaptive` is given no rule.
+    rule: ClassVar[Callable[[Any], AbstractClip]] = HardClip
 
     @property
     def update(self) -> Any:

@@ -25,3 +25,7 @@ from ._spider import (
     SpiderState as SpiderState,
     spider as spider,
 )
+from ._stable_adam import (
+    StableAdamState as StableAdamState,
+    stable_adam as stable_adam,
+)
