@@ -56,9 +56,7 @@ def findings_of_clips(
         if clip.acted == 0 and not clip.on_spike:
             found.append(_never(clip))
         elif clip.behind and always:
-            found.append(
-                _rate(clip, "behind the optimiser: all updates have one length")
-            )
+            found.append(_rate(clip, "so that all updates have one length"))
         elif clip.behind or clip.name not in left_out or worst is not None:
             continue
         elif clip.change > _SOME and np.all(updates.effect < _NONE):
@@ -66,7 +64,7 @@ def findings_of_clips(
         elif always and heedless:
             found.append(_idle(clip, updates.scale[0]))
         elif always:
-            found.append(_rate(clip, "before it: all gradients have one length"))
+            found.append(_rate(clip, "so that all gradients have one length"))
     return tuple(found)
 
 
