@@ -262,6 +262,15 @@ OTHERS: dict[str, Callable[[int], Any]] = {
             after=jc.skip_nonfinite(optax.scale(0.5 + i)),
         )
     ),
+    "diagnose: batches": lambda i: jc.diagnose(
+        row_loss, weights(i), rows(i, 18), batch_size=2
+    ),
+    "diagnose: groups": lambda i: jc.diagnose(
+        row_loss, weights(i), rows(i, 16), batch_size=4, group=2
+    ),
+    "diagnose: noise": lambda i: jc.diagnose(
+        row_loss, weights(i), rows(i), batch_size=2, noise_multiplier=0.5 + i
+    ),
     "sharpness": lambda i: jc.curvature.sharpness(bowl, numbers(i, 2), key=jr.key(i)),
     "loss_barrier": lambda i: jc.curvature.loss_barrier(
         waves, numbers(i, 2), numbers(i + 1, 2)

@@ -133,7 +133,7 @@ def flat_gradients(batch):
     return np.concatenate([row.reshape(len(row), -1) for row in rows], axis=1)
 
 
-def by_hand(g, clipped, h, batch_size):
+def by_hand(g, clipped, h, average, noise):
     """The signal and the criteria, by loops over pairs; without `h`, of the batch's."""
     pairs = list(itertools.permutations(range(len(g)), 2))
 
@@ -145,13 +145,13 @@ def by_hand(g, clipped, h, batch_size):
     def moment(a):
         own = np.mean(np.sum(a**2, axis=1))
         between = np.mean([a[i] @ a[j] for i, j in pairs])
-        return own / batch_size + (1 - 1 / batch_size) * between
+        return own / average + (1 - 1 / average) * between
 
-    mu, nu = descent(clipped) / descent(g), moment(clipped) / moment(g)
+    mu, nu = descent(clipped) / descent(g), (moment(clipped) + noise) / moment(g)
     return np.array([descent(g), mu, nu, mu / nu, mu**2 / nu])
 
 
-def jackknifed(g, clipped, h, batch_size):
+def jackknifed(g, clipped, h, average, noise):
     def spread(values):
         values = np.stack(values)
         return (len(values) - 1) * values.var(axis=0)
@@ -159,42 +159,58 @@ def jackknifed(g, clipped, h, batch_size):
     def drop(a, i):
         return np.delete(a, i, axis=0)
 
+    how = average, noise
     variance = spread(
-        [by_hand(drop(g, i), drop(clipped, i), h, batch_size) for i in range(len(g))]
+        [by_hand(drop(g, i), drop(clipped, i), h, *how) for i in range(len(g))]
     )
     if h is not None:
         variance += spread(
-            [by_hand(g, clipped, drop(h, j), batch_size) for j in range(len(h))]
+            [by_hand(g, clipped, drop(h, j), *how) for j in range(len(h))]
         )
-    return by_hand(g, clipped, h, batch_size), np.sqrt(variance)
+    return by_hand(g, clipped, h, *how), np.sqrt(variance)
 
 
 @pytest.mark.parametrize(
-    ("target", "batch_size", "microbatch"),
-    [(None, 1, 64), (None, 5, 3), (9, 4, 11)],
+    ("target", "batch_size", "group", "microbatch", "noise"),
+    [
+        (None, 1, 1, 64, 0.0),
+        (None, 5, 1, 3, 0.0),
+        (9, 4, 1, 11, 0.7),
+        (None, 6, 2, 5, 0.0),
+        (9, 3, 3, 64, 0.0),
+    ],
 )
-def test_equals_sums_over_pairs(target, batch_size, microbatch):
-    batch = examples(11, 2)
+def test_equals_sums_over_pairs(target, batch_size, group, microbatch, noise):
+    # The last examples fill no group.
+    batch = examples(12 * group - 1, 2)
     h = None if target is None else examples(target, 4)
+    thresholds = np.array([1.0, 4.0]) / group
     found = jc.diagnose(
         model_loss,
         MODEL,
         batch,
         target=h,
-        thresholds=np.array([4.0, 1.0]),
+        thresholds=thresholds[::-1],
         rule=lambda c: jc.DeltaClip(c, 0.2),
         batch_size=batch_size,
+        group=group,
+        noise_multiplier=noise,
         microbatch=microbatch,
     )
-    np.testing.assert_array_equal(found.thresholds, [1.0, 4.0])
+    np.testing.assert_array_equal(found.thresholds, thresholds)
+    assert found.batch is None and found.advantage is None
     g = flat_gradients(batch)
+    units = len(g) // group
+    g = g[: units * group].reshape(units, group, -1).mean(axis=1)
     norms = np.linalg.norm(g, axis=1)
     np.testing.assert_allclose(found.norms, norms, rtol=1e-12)
-    assert norms.min() < 1 and norms.max() > 1 / 0.2
-    for i, threshold in enumerate([1.0, 4.0]):
+    assert norms.min() < thresholds[0] and norms.max() > thresholds[0] / 0.2
+    for i, threshold in enumerate(thresholds):
         factors = np.minimum(1, np.maximum(0.2, threshold / norms))
         others = None if h is None else flat_gradients(h)
-        value, error = jackknifed(g, factors[:, None] * g, others, batch_size)
+        square = (noise * threshold / batch_size) ** 2 * g.shape[1]
+        clipped, average = factors[:, None] * g, batch_size // group
+        value, error = jackknifed(g, clipped, others, average, square)
         criteria = [found.mu, found.nu, found.csc, found.ccc]
         each = [found.signal, *(pick(number, i) for number in criteria)]
         np.testing.assert_allclose([e.value for e in each], value, rtol=1e-10)
@@ -276,7 +292,9 @@ def test_in_words_and_as_a_figure():
         jc.diagnosis.Estimate(helpful.ccc.value / 9, helpful.ccc.error),
     )
     assert "is not seen to help now" in str(harmful)
-    noisy = eqx.tree_at(lambda d: d.signal.error, helpful, helpful.signal.value * 0.51)
+    noisy = eqx.tree_at(
+        lambda d: d._signal.error, helpful, helpful._signal.value * 0.51
+    )
     assert str(noisy).startswith("Cannot tell") and not noisy.helps
 
 
@@ -347,6 +365,16 @@ def test_solved_examples_do_not_stretch_the_grid():
         ({"thresholds": np.zeros(0)}, "`thresholds` must be a vector of at least one"),
         ({"batch_size": 0}, "`batch_size` must be at least 1. Got 0"),
         ({"microbatch": 0}, "`microbatch` must be at least 1. Got 0"),
+        ({"group": 0}, "`group` must be at least 1. Got 0"),
+        ({"group": 2, "batch_size": 3}, "`group` must divide.* group=2 and batch_size"),
+        ({"group": 2, "batch_size": 2}, "at least 8 groups.* 16 examples for.* Got 9"),
+        ({"noise_multiplier": -1.0}, "`noise_multiplier` must be non-negative"),
+        ({"noise_multiplier": np.inf}, "`noise_multiplier` must be non-negative"),
+        ({"noise_multiplier": np.ones(2)}, "`noise_multiplier` must be one number"),
+        (
+            {"noise_multiplier": 1.0, "group": 2, "batch_size": 2},
+            "`noise_multiplier` must be 0 where groups are clipped.* Got group=2",
+        ),
         ({"loss": lambda p, x: p["out"]}, "must return one number"),
         ({"loss": lambda p, x: jnp.asarray(1)}, "must return one number, a float"),
     ],

@@ -1,29 +1,37 @@
-"""Whether clipping per example helps a model now: the criteria from its gradients.
+"""Whether clipping helps a model now: the criteria from its gradients.
 
-All that is needed of a batch is the norm of each example's gradient and its inner
-product with the sums of the clipped ones. So the gradients are made three times, in
-microbatches, and never held for the whole batch.
+All that is needed of a batch is the norm of each gradient and its inner product with
+the sums of the clipped ones. So the gradients are made three times, in microbatches,
+and never held for the whole batch.
 """
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Real
 
-from .._checks import check, count, leading_length, positive, returns_a_number
-from .._numerics import exact_dot
-from .._types import PyTree
+from .._checks import (
+    as_float,
+    check,
+    count,
+    is_traced,
+    leading_length,
+    positive,
+    returns_a_number,
+)
+from .._types import PyTree, RealScalarLike
 from ..clip import AbstractClip, HardClip
-from ..transform import safe_norm
-from ._diagnosis import Diagnosis
-from ._jackknife import Products, jackknife
+from ._diagnosis import Diagnosis, Estimate
+from ._jackknife import difference
+from ._measure import Step, measure
+from ._passes import gradients
 
-# The default grid: how many thresholds, on how many examples the largest acts, and how
-# far below it the smallest may be.
-_GRID, _CLIPPED, _SPAN = 24, 10, 1e-3
 # With fewer examples the jackknife's own error is as large as what it estimates.
 _LEAST = 8
 
@@ -37,9 +45,11 @@ def diagnose(
     thresholds: Real[Any, " t"] | None = None,
     rule: Callable[[Any], AbstractClip] = HardClip,
     batch_size: int = 1,
+    group: int | None = None,
+    noise_multiplier: RealScalarLike = 0.0,
     microbatch: int = 64,
 ) -> Diagnosis:
-    r"""Whether clipping each example's gradient helps a model now, and at what norm.
+    r"""Whether clipping gradients helps a model now, and at what norm.
 
     With the gradient $g$ of one example and its clipped form $\psi(g)$,
 
@@ -52,23 +62,40 @@ def diagnose(
     here), if its curvature is the same along clipped and unclipped gradients. They say
     nothing about where a run ends whose clipped gradient has another mean.
 
+    A step that averages `batch_size` examples can clip each of them, or the mean of
+    all, as training loops do. `diagnose(loss, params, batch, batch_size=64)` judges
+    both, if there are eight batches among the examples: each against the same step
+    without a clip (section 1.7 of docs/theory.md, derived here).
+
     **Arguments:**
 
     - `loss`: `loss(params, example)`, the loss of one example, a number.
     - `params`: the model, a pytree; its arrays of floats are differentiated.
-    - `batch`: examples to train on, a pytree of arrays with a leading axis.
+    - `batch`: examples to train on, a pytree of arrays with a leading axis; in random
+        order where groups of them are clipped.
     - `target`: other examples to judge the model by, such as clean ones where labels
         are in doubt. With their gradients $h$, $\mu$ is then $\langle E\psi(g), E
         h\rangle / \langle E g, E h\rangle$, and the signal its denominator.
     - `thresholds`: shape `(t,)`, positive, in the unit of the gradient's norm. By
         default 24, evenly spaced in the logarithm from the smallest norms to one that
-        acts on ten examples: with fewer, its error would be no measure.
+        acts on ten examples: with fewer, its error would be no measure. Where two clips
+        are judged, they are those for examples.
     - `rule`: the clipping rule as a function of its threshold.
-    - `batch_size`: how many clipped gradients a step of the training averages: $\nu$
-        is then that of the mean of so many.
+    - `batch_size`: how many examples a step of the training averages: $\nu$ is then the
+        ratio of the second moments of such means.
+    - `group`: how many consecutive examples are clipped as one, by the mean of their
+        gradients, as for [`jaxclip.clipped_grad`][]; it divides `batch_size`. 1 clips
+        each example, `batch_size` the batch, and what is between them the microbatches
+        that are accumulated. By default 1, and beside it `batch_size`.
+    - `noise_multiplier`: of DP-SGD, $z$: noise of the standard deviation $z c$ is added
+        to each number of the sum of gradients clipped at $c$. The criteria then compare
+        a step with clip and noise with one that has neither: their maximum is the best
+        threshold, and mostly below 1. Only for `group=1`, and for rules that leave no
+        norm above their threshold.
     - `microbatch`: gradients held at once. The memory is `2 t + microbatch` copies of
         the parameters, the work three backward passes over the batch and `4 t`
-        operations for each example and parameter.
+        operations for each clipped gradient and parameter; twice that for two clips. A
+        group takes the memory of a training step on it.
 
     **Returns:**
 
@@ -76,16 +103,56 @@ def diagnose(
 
     **Raises:**
 
-    A `ValueError` where leading axes differ or hold fewer than eight examples, where
-    the loss is no number, or a threshold is not positive; an error, too, where an
-    example's gradient is not finite.
+    A `ValueError` where leading axes differ or hold fewer than eight examples or
+    groups, where `group` does not divide `batch_size`, where the loss is no number, or
+    a threshold is not positive; an error, too, where a gradient is not finite.
     """
     examples = _count_examples("batch", batch)
-    sizes = count("batch_size", batch_size), count("microbatch", microbatch)
+    size, microbatch = count("batch_size", batch_size), count("microbatch", microbatch)
+    noise = _noise(noise_multiplier, group)
+    step = Step(size, _group(group, size, examples), rule, noise)
     thresholds = None if thresholds is None else _grid(thresholds)
     _check_judge(loss, params, batch, target)
-    what = loss, params, batch, target, thresholds, rule
-    return _diagnose(*what, sizes[0], min(sizes[1], examples))
+    # Where no example is clipped, noise gives an example no privacy.
+    both = group is None and size > 1 and noise is None and examples >= _LEAST * size
+    return _diagnose(loss, params, batch, target, thresholds, step, microbatch, both)
+
+
+def _group(group: Any, batch_size: int, examples: int) -> int:
+    group = 1 if group is None else count("group", group)
+    if batch_size % group:
+        raise ValueError(
+            "`group` must divide `batch_size`: a step averages whole groups. Got "
+            f"group={group} and batch_size={batch_size}."
+        )
+    if examples < _LEAST * group:
+        raise ValueError(
+            f"`batch` must hold at least {_LEAST} groups of examples, here "
+            f"{_LEAST * group} examples for group={group}. Got {examples}; take more, "
+            "or a smaller group."
+        )
+    return group
+
+
+def _noise(noise_multiplier: Any, group: Any) -> Float[Array, ""] | None:
+    """The noise multiplier, or `None` where it is known to be 0."""
+    noise = check(
+        as_float("noise_multiplier", noise_multiplier),
+        lambda z: ~((z >= 0) & (z < np.inf)),
+        "`noise_multiplier` must be non-negative and finite.",
+    )
+    if noise.ndim:
+        raise ValueError(
+            f"`noise_multiplier` must be one number. Got shape {noise.shape}."
+        )
+    if not is_traced(noise) and not np.any(np.asarray(noise)):
+        return None
+    if group not in (None, 1):
+        raise ValueError(
+            "`noise_multiplier` must be 0 where groups are clipped: the noise is that "
+            f"of DP-SGD, which clips each example. Got group={group}; leave it out."
+        )
+    return noise
 
 
 def _check_judge(loss: Any, params: Any, batch: Any, target: Any) -> None:
@@ -110,94 +177,25 @@ def _grid(thresholds: Any) -> Float[Array, " t"]:
 # Operation by operation the passes would take seconds.
 @eqx.filter_jit
 def _diagnose(
-    loss, params, batch, target, thresholds, rule, batch_size: int, microbatch: int
+    loss, params, batch, target, thresholds, step: Step, microbatch: int, both: bool
 ) -> Diagnosis:
-    moved, fixed = eqx.partition(params, eqx.is_inexact_array)
+    def measured(thresholds, step):
+        of = partial(gradients, loss, params, microbatch=microbatch)
+        judge = None if target is None else of(target, 1)
+        return measure(of(batch, step.group), judge, thresholds, step)
 
-    def gradient(example):
-        tree = jax.grad(lambda p: loss(eqx.combine(p, fixed), example))(moved)
-        return _real_leaves(tree)
-
-    def over(examples, function):
-        return jax.lax.map(
-            lambda example: function(gradient(example)), examples, batch_size=microbatch
-        )
-
-    norms = over(batch, safe_norm)
-    norms = check(
-        norms, lambda n: ~jnp.isfinite(n), "The gradient of an example is not finite."
+    found, shares = measured(thresholds, step)
+    if not both:
+        return found
+    other, its_shares = measured(None, step._replace(group=step.batch_size))
+    best, its_best = found._best, other._best
+    error = difference(
+        [share[:, best] for share in shares],
+        [share[:, its_best] for share in its_shares],
+        step.batch_size,
     )
-    norms = check(norms, lambda n: jnp.all(n == 0), "Every example's gradient is zero.")
-    if thresholds is None:
-        thresholds = _default_grid(norms)
-    factors = jax.vmap(lambda c: rule(c).factor(norms, 0))(thresholds)
-    # The last row is that of no clipping.
-    factors = jnp.concatenate([factors, jnp.ones_like(norms)[None]])
-    sums = _weighted_sums(gradient, batch, factors, microbatch)
-    own = over(batch, lambda g: _products(g, sums)).T
-    products = Products(norms, factors, own)
-    if target is not None:
-        ones = jnp.ones((1, _count_examples("target", target)), norms.dtype)
-        goal = _weighted_sums(gradient, target, ones, microbatch)
-        toward = over(batch, lambda g: _products(g, goal)[0])
-        products = products._replace(
-            toward=toward, target=over(target, lambda h: _products(h, sums)).T
-        )
-    return Diagnosis(thresholds, norms, *jackknife(products, batch_size))
-
-
-def _default_grid(norms: Float[Array, " b"]) -> Float[Array, " t"]:
-    positive_norms = jnp.where(norms > 0, norms, jnp.nan)
-    # The error at a threshold that acts on a few examples is far off (by simulation:
-    # two of it hold the truth half of the time where it acts on one or two).
-    high = jnp.nanquantile(positive_norms, max(0.5, 1 - _CLIPPED / len(norms)))
-    # Examples that are solved have a norm of almost nothing.
-    low = jnp.maximum(jnp.nanquantile(positive_norms, 0.02), _SPAN * high)
-    return jnp.exp(jnp.linspace(jnp.log(low), jnp.log(high), _GRID))
-
-
-def _weighted_sums(gradient, batch, weights: Float[Array, "t b"], microbatch: int):
-    """The sum of the gradients for each row of weights: leaves of shape `(t, ...)`."""
-    rows, examples = weights.shape
-    chunks = -(-examples // microbatch)
-    # The last chunk is filled up with examples of weight zero.
-    padding = chunks * microbatch - examples
-    index = jnp.arange(chunks * microbatch) % examples
-    weights = jnp.pad(weights, ((0, 0), (0, padding)))
-    weights = weights.reshape(rows, chunks, microbatch)
-
-    def add(sums, chunk):
-        index, weights = chunk
-        gradients = jax.vmap(gradient)(jax.tree.map(lambda x: x[index], batch))
-        return [
-            s + exact_dot(weights, g) for s, g in zip(sums, gradients, strict=True)
-        ], None
-
-    one = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], batch))
-    zeros = [jnp.zeros((rows, *leaf.shape), leaf.dtype) for leaf in one]
-    chunks = index.reshape(chunks, microbatch), jnp.moveaxis(weights, 1, 0)
-    return jax.lax.scan(add, zeros, chunks)[0]
-
-
-def _products(gradient: list[Array], sums: list[Array]) -> Float[Array, " t"]:
-    """The inner product of one gradient with each sum."""
-    products = [
-        exact_dot(s.reshape(len(s), -1), g.reshape(-1))
-        for s, g in zip(sums, gradient, strict=True)
-    ]
-    return jnp.sum(jnp.stack(products), axis=0)
-
-
-def _real_leaves(tree: PyTree[Array]) -> list[Float[Array, "..."]]:
-    """The real numbers of a gradient, all in its widest precision or in float32."""
-    leaves = [
-        jnp.stack([leaf.real, leaf.imag]) if jnp.iscomplexobj(leaf) else leaf
-        for leaf in jax.tree.leaves(tree)
-    ]
-    # Leaves of several precisions are mixed on purpose.
-    with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.result_type(jnp.float32, *leaves)
-    return [leaf.astype(dtype) for leaf in leaves]
+    ratio = jnp.log(found.ccc.value[best] / other.ccc.value[its_best])
+    return dataclasses.replace(found, batch=other, advantage=Estimate(ratio, error))
 
 
 def _count_examples(name: str, batch: PyTree[Array]) -> int:
