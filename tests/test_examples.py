@@ -67,6 +67,7 @@ watched = jaxclip.monitor(jaxclip.as_transform(jaxclip.HardClip(1.0)))
 state = optax.chain(watched, optax.adam(1e-3)).init(params)
 """,
     "policy.AdaGC": "",
+    "policy.Criterion": _MODEL,
     "policy.AGGC": "",
     "policy.GradientStabilizer": "",
     "unroll": _MODEL + """

@@ -61,7 +61,7 @@ def no_mean(clip: Rules, scope: AbstractScope, params: Params) -> Params | tuple
         return ()
     # In float32 or better: a tenth of an update is rough in half precision.
     return jax.tree.map(
-        lambda x: spread(jnp.zeros(jnp.shape(x), _wide(x)), jnp.asarray(x)), params
+        lambda x: spread(jnp.zeros(jnp.shape(x), _wide(x)), jax.typeof(x)), params
     )
 
 
