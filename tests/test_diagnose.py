@@ -184,14 +184,14 @@ def test_equals_sums_over_pairs(target, batch_size, group, microbatch, noise):
     # The last examples fill no group.
     batch = examples(12 * group - 1, 2)
     h = None if target is None else examples(target, 4)
-    thresholds = np.array([1.0, 4.0]) / group
+    thresholds, floor = np.array([1.4, 4.0]), 0.3
     found = jc.diagnose(
         model_loss,
         MODEL,
         batch,
         target=h,
         thresholds=thresholds[::-1],
-        rule=lambda c: jc.DeltaClip(c, 0.2),
+        rule=lambda c: jc.DeltaClip(c, floor),
         batch_size=batch_size,
         group=group,
         noise_multiplier=noise,
@@ -204,9 +204,9 @@ def test_equals_sums_over_pairs(target, batch_size, group, microbatch, noise):
     g = g[: units * group].reshape(units, group, -1).mean(axis=1)
     norms = np.linalg.norm(g, axis=1)
     np.testing.assert_allclose(found.norms, norms, rtol=1e-12)
-    assert norms.min() < thresholds[0] and norms.max() > thresholds[0] / 0.2
+    assert norms.min() < thresholds[0] and norms.max() > thresholds[0] / floor
     for i, threshold in enumerate(thresholds):
-        factors = np.minimum(1, np.maximum(0.2, threshold / norms))
+        factors = np.minimum(1, np.maximum(floor, threshold / norms))
         others = None if h is None else flat_gradients(h)
         square = (noise * threshold / batch_size) ** 2 * g.shape[1]
         clipped, average = factors[:, None] * g, batch_size // group

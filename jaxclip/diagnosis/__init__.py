@@ -1,5 +1,9 @@
+<<<<<<< ours
 """Whether clipping helps a JAX model now, from its gradients; and whether the links of
 an optax chain go together."""
+=======
+"""Whether clipping helps any JAX model now, by example or batch, from its gradients."""
+>>>>>>> theirs
 
 from ._chain import ChainCheck as ChainCheck, ClipUse as ClipUse, Finding as Finding
 from ._check_chain import check_chain as check_chain

@@ -58,44 +58,30 @@ def diagnose(
     \mathrm{CSC} = \mu / \nu, \qquad \mathrm{CCC} = \mu^2 / \nu:$$
 
     the criteria of arXiv:2406.11733, in many dimensions those of [`jaxclip.moments`][].
-    For other models they are the first two terms of the loss along a step (derived
-    here), if its curvature is the same along clipped and unclipped gradients. They say
-    nothing about where a run ends whose clipped gradient has another mean.
-
-    A step that averages `batch_size` examples can clip each of them, or the mean of
-    all, as training loops do. `diagnose(loss, params, batch, batch_size=64)` judges
-    both, if there are eight batches among the examples: each against the same step
-    without a clip (section 1.7 of docs/theory.md, derived here).
+    Of any model they are the first two terms of the loss along a step of a curvature
+    that is always the same (docs/theory.md, section 1.7, derived here). They do not say
+    where a run ends whose clipped gradient has another mean.
 
     **Arguments:**
 
     - `loss`: `loss(params, example)`, the loss of one example, a number.
     - `params`: the model, a pytree; its arrays of floats are differentiated.
-    - `batch`: examples to train on, a pytree of arrays with a leading axis; in random
-        order where groups of them are clipped.
+    - `batch`: examples to train on, in random order: arrays with a leading axis.
     - `target`: other examples to judge the model by, such as clean ones where labels
         are in doubt. With their gradients $h$, $\mu$ is then $\langle E\psi(g), E
         h\rangle / \langle E g, E h\rangle$, and the signal its denominator.
     - `thresholds`: shape `(t,)`, positive, in the unit of the gradient's norm. By
-        default 24, evenly spaced in the logarithm from the smallest norms to one that
-        acts on ten examples: with fewer, its error would be no measure. Where two clips
-        are judged, they are those for examples.
+        default 24, from the smallest norms to one that acts on ten gradients.
     - `rule`: the clipping rule as a function of its threshold.
-    - `batch_size`: how many examples a step of the training averages: $\nu$ is then the
-        ratio of the second moments of such means.
-    - `group`: how many consecutive examples are clipped as one, by the mean of their
-        gradients, as for [`jaxclip.clipped_grad`][]; it divides `batch_size`. 1 clips
-        each example, `batch_size` the batch, and what is between them the microbatches
-        that are accumulated. By default 1, and beside it `batch_size`.
-    - `noise_multiplier`: of DP-SGD, $z$: noise of the standard deviation $z c$ is added
-        to each number of the sum of gradients clipped at $c$. The criteria then compare
-        a step with clip and noise with one that has neither: their maximum is the best
-        threshold, and mostly below 1. Only for `group=1`, and for rules that leave no
-        norm above their threshold.
+    - `batch_size`: how many examples a step averages: $\nu$ is of such means.
+    - `group`: how many consecutive examples are clipped as one, by their mean gradient;
+        it divides `batch_size`. By default 1; and beside it `batch_size`, at default
+        thresholds, as `Diagnosis.batch`, if there are eight batches.
+    - `noise_multiplier`: of DP-SGD, $z$: noise of the deviation $z c$ in each number of
+        the sum of gradients clipped at $c$. The criteria compare with a step that has
+        neither clip nor noise. Single examples, and rules that keep norms below $c$.
     - `microbatch`: gradients held at once. The memory is `2 t + microbatch` copies of
-        the parameters, the work three backward passes over the batch and `4 t`
-        operations for each clipped gradient and parameter; twice that for two clips. A
-        group takes the memory of a training step on it.
+        the parameters, the work three backward passes and `4 t` products a gradient.
 
     **Returns:**
 
@@ -103,19 +89,25 @@ def diagnose(
 
     **Raises:**
 
-    A `ValueError` where leading axes differ or hold fewer than eight examples or
-    groups, where `group` does not divide `batch_size`, where the loss is no number, or
-    a threshold is not positive; an error, too, where a gradient is not finite.
+    A `ValueError` where an argument is misused or there are fewer than eight examples
+    or groups; an error, too, where a gradient is not finite.
     """
-    examples = _count_examples("batch", batch)
-    size, microbatch = count("batch_size", batch_size), count("microbatch", microbatch)
-    noise = _noise(noise_multiplier, group)
-    step = Step(size, _group(group, size, examples), rule, noise)
-    thresholds = None if thresholds is None else _grid(thresholds)
+    steps = _steps(batch, batch_size, group, rule, noise_multiplier)
     _check_judge(loss, params, batch, target)
+    what = loss, params, batch, target, _grid(thresholds), steps
+    return _diagnose(*what, count("microbatch", microbatch))
+
+
+def _steps(
+    batch: Any, batch_size: Any, group: Any, rule: Any, noise_multiplier: Any
+) -> tuple[Step, Step | None]:
+    """The step that is judged, and the one that is judged beside it."""
+    examples = _count_examples("batch", batch)
+    size, noise = count("batch_size", batch_size), _noise(noise_multiplier, group)
+    step = Step(size, _group(group, size, examples), rule, noise)
     # Where no example is clipped, noise gives an example no privacy.
     both = group is None and size > 1 and noise is None and examples >= _LEAST * size
-    return _diagnose(loss, params, batch, target, thresholds, step, microbatch, both)
+    return step, step._replace(group=size) if both else None
 
 
 def _group(group: Any, batch_size: int, examples: int) -> int:
@@ -163,8 +155,10 @@ def _check_judge(loss: Any, params: Any, batch: Any, target: Any) -> None:
     returns_a_number("loss(params, example)", loss, params, example)
 
 
-def _grid(thresholds: Any) -> Float[Array, " t"]:
-    """Those that a user names, in order."""
+def _grid(thresholds: Any) -> Float[Array, " t"] | None:
+    """Those that a user names, in order, if any."""
+    if thresholds is None:
+        return None
     thresholds = positive("thresholds", thresholds)
     if thresholds.ndim != 1 or not thresholds.size:
         raise ValueError(
@@ -177,22 +171,23 @@ def _grid(thresholds: Any) -> Float[Array, " t"]:
 # Operation by operation the passes would take seconds.
 @eqx.filter_jit
 def _diagnose(
-    loss, params, batch, target, thresholds, step: Step, microbatch: int, both: bool
+    loss, params, batch, target, thresholds, steps: tuple, microbatch: int
 ) -> Diagnosis:
     def measured(thresholds, step):
         of = partial(gradients, loss, params, microbatch=microbatch)
         judge = None if target is None else of(target, 1)
         return measure(of(batch, step.group), judge, thresholds, step)
 
+    step, beside = steps
     found, shares = measured(thresholds, step)
-    if not both:
+    if beside is None:
         return found
-    other, its_shares = measured(None, step._replace(group=step.batch_size))
+    other, its_shares = measured(None, beside)
     best, its_best = found._best, other._best
     error = difference(
         [share[:, best] for share in shares],
         [share[:, its_best] for share in its_shares],
-        step.batch_size,
+        beside.group,
     )
     ratio = jnp.log(found.ccc.value[best] / other.ccc.value[its_best])
     return dataclasses.replace(found, batch=other, advantage=Estimate(ratio, error))

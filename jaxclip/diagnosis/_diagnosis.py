@@ -29,8 +29,8 @@ class Diagnosis(eqx.Module):
     - `norms`: shape `(b,)`, of each gradient that is clipped: of an example, or of the
         mean of a group of them.
     - `signal`: $\|E g\|^2$, the squared norm of the mean gradient. Without a signal of
-        several standard errors the batch is too small for an answer. (In float32 it is
-        0 where the norm is below 1e-19; the answer does not come from this number.)
+        several standard errors the batch is too small for an answer. In float32 it is 0
+        where the norm is below 1e-19; no answer is taken from it.
     - `noise_scale`: $\operatorname{tr} \operatorname{Cov}(g) / \|E g\|^2$, the gradient
         noise scale (McCandlish et al. 2018, arXiv:1812.06162): in a batch of so many
         examples the noise of the mean gradient is as large as the mean. Dimensionless.
@@ -72,6 +72,7 @@ class Diagnosis(eqx.Module):
 
     @property
     def signal(self) -> Estimate:
+        """The squared norm of the mean gradient, in the gradient's unit squared."""
         unit = jnp.max(self.norms, axis=-1)
         return Estimate(*(number * unit * unit for number in self._signal))
 
