@@ -172,6 +172,7 @@ FAMILIES: dict[type, dict[str, Any]] = {
     jc.problem.AbstractLoss: LOSSES,
     jc.transform.AbstractScope: SCOPES,
     jc.policy.AbstractPolicy: POLICIES,
+    jc.policy.AbstractDirectedPolicy: {"Criterion": POLICIES["Criterion"]},
     jc.inject.AbstractInjection: INJECTIONS,
     jc.AbstractProblem: PROBLEMS,
     jc.limit.AbstractLimit: LIMITS,

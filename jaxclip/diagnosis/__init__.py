@@ -1,9 +1,5 @@
-<<<<<<< ours
-"""Whether clipping helps a JAX model now, from its gradients; and whether the links of
-an optax chain go together."""
-=======
-"""Whether clipping helps any JAX model now, by example or batch, from its gradients."""
->>>>>>> theirs
+"""Whether clipping helps a JAX model now, by example or batch, from its gradients; and
+whether the links of an optax chain go together."""
 
 from ._chain import ChainCheck as ChainCheck, ClipUse as ClipUse, Finding as Finding
 from ._check_chain import check_chain as check_chain

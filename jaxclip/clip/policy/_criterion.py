@@ -13,8 +13,9 @@ from ..._types import Step
 from ._base import AbstractDirectedPolicy, Along
 
 # Thresholds that are compared: so many, evenly spaced in the logarithm, from one that
-# leaves a fiftieth of the gradients alone to one that acts on ten of them; and none. Of
-# one that acts on fewer the error is not known.
+# leaves a fiftieth of the gradients alone to one that acts on ten of them. Of one that
+# acts on fewer the error is not known, and to let the longest pass costs far more under
+# heavy tails than to shorten ten of thousands costs under light ones.
 _GRID, _ALONE, _CLIPPED = 16, 0.02, 10
 # With fewer gradients nothing is said, and nothing is clipped.
 _LEAST = 64
@@ -55,10 +56,11 @@ class Criterion(AbstractDirectedPolicy):
 
     It takes the largest threshold whose $q_c$ is within `errors` standard errors of the
     best one's, of the error of that *difference*, which is much smaller than that of
-    either. Where the gradients cannot tell, that is no clip. How the threshold is
-    chosen is derived here and not in a paper; `scripts/reproduce_adaptive.py` measures
-    what comes of it. It judges by the loss that is trained on: it does not know which
-    labels are wrong, or that a threshold leads to another minimum.
+    either. Where the gradients cannot tell, that is the largest that is compared, which
+    acts on the ten longest gradients of the window: nearly no clip. How the threshold
+    is chosen is derived here and not in a paper; `scripts/reproduce_adaptive.py`
+    measures what comes of it. It judges by the loss that is trained on: it does not
+    know which labels are wrong, or that a threshold leads to another minimum.
 
     ```python
     clip = jaxclip.Adaptive(jaxclip.policy.Criterion())
@@ -176,19 +178,19 @@ class Criterion(AbstractDirectedPolicy):
         as_good = quality[best] - quality <= self.errors * error
         chosen = jnp.max(jnp.where(as_good, grid, 0.0))
         # With no more than noise in the products even the best step would climb.
-        known = (state.filled >= _LEAST) & (quality[best] > 0)
-        return jnp.where(known, chosen, jnp.inf)
+        chosen = jnp.where(quality[best] > 0, chosen, grid[-1])
+        return jnp.where(state.filled < _LEAST, jnp.inf, chosen)
 
 
 def _grid(
     norms: Float[Array, " window"], live: Array, filled: Int[Array, ""]
 ) -> Float[Array, " t"]:
-    """The thresholds that are compared, the last one infinite."""
+    """The thresholds that are compared, in order."""
     ordered = jnp.sort(jnp.where(live, norms, jnp.inf))
     last = jnp.maximum(filled - 1, 0)
     high = ordered[jnp.clip(filled - _CLIPPED, filled // 2, last)]
     low = ordered[jnp.minimum((_ALONE * filled).astype(filled.dtype), last)]
     # Gradients of examples that are solved have a norm of almost nothing.
     low, high = (jnp.maximum(n, jnp.finfo(norms.dtype).tiny) for n in (low, high))
-    inside = jnp.exp(jnp.linspace(jnp.log(low), jnp.log(high), _GRID))
-    return jnp.append(inside, jnp.inf).astype(norms.dtype)
+    grid = jnp.exp(jnp.linspace(jnp.log(low), jnp.log(high), _GRID))
+    return grid.astype(norms.dtype)
