@@ -19,15 +19,16 @@ and how much was clipped):
     ZClip              0.0121    0.0891   0.4423   0.7747  0.0220
     AdaGC              0.0896    0.1908   0.2391   0.3603  0.0676
     QuantileDescent    0.0106    0.1416   0.1330   0.5539  0.0211
-    Criterion          0.0328    0.0919   0.3876   0.7439  0.0411
-      with errors=0    0.0341    0.1004   0.3588   0.7429  0.0399
+    Criterion          0.0216    0.0745   0.3691   0.7806  0.0445
+      with errors=0    0.0233    0.0730   0.3561   0.7671  0.0983
     known risk         0.0080
 
-- `Criterion()` is on no task behind no clip by an error, and better on most: by 1.3
-  errors on the linear model, 2.2 and 1.5 with wrong labels, 2.9 on the table. It is the
-  only policy but ZClip that costs nothing where nothing should be clipped.
-- It is NOT as good as the best fixed threshold but on clean digits: its loss is 1.9 to
-  3.1 times as large, 4 to 14 errors. Nor is it so with `errors=0`.
+- `Criterion()` is better than no clip by 3.4 errors on the linear model, 1.6 on clean
+  digits, 2.7 with 20 % wrong labels and 2.7 on the table, and at 40 % behind it by 1.1.
+  On clean digits it is the best of all; it and ZClip are the only policies that cost
+  nothing there.
+- It is NOT as good as the best fixed threshold but on clean digits: its loss is 2.0 to
+  2.8 times as large, 5 to 21 errors. Nor is it so with `errors=0`.
 - `QuantileDescent()` is as good as the best fixed threshold on the linear model, the
   table and 20 % wrong labels, `Percentile(10)` at 40 %, and `ZScore()` on the linear
   model (nearly), the table and clean digits. None is so on all. On clean digits the
@@ -132,26 +133,26 @@ def draw(report: Report, name: str, number: int, methods: dict[str, Judged]) -> 
 class Found:
     """What the measurement says of one task, which the next one has to say again.
 
-    - `fixed`, `none`: whether `Criterion()` reaches its goals there: within two errors
-        of the best fixed threshold, and no more than one error behind no clip.
+    - `fixed`: whether `Criterion()` is within two errors of the best fixed threshold.
+    - `none`: the errors by which it may be behind no clip. The goal is 1.
     - `ratio`: its loss over that of the best fixed threshold.
     - `best`: the policy that does best, and `gain`, its loss over that of no clip.
     """
 
     fixed: bool
-    none: bool
+    none: float
     ratio: float
     best: str
     gain: float
 
 
-LINEAR = Found(False, True, 3.06, "QuantileDescent", 0.24)
+LINEAR = Found(False, 1, 2.01, "QuantileDescent", 0.24)
 DIGITS = {
-    0.0: Found(True, True, 0.95, "ZClip", 0.95),
-    0.2: Found(False, True, 2.58, "QuantileDescent", 0.30),
-    0.4: Found(False, True, 2.66, "AutoClip", 0.37),
+    0.0: Found(True, 1, 0.77, "Criterion", 0.79),
+    0.2: Found(False, 1, 2.46, "QuantileDescent", 0.30),
+    0.4: Found(False, 2, 2.79, "AutoClip", 0.37),
 }
-TABLE = Found(False, True, 1.86, "QuantileDescent", 0.36)
+TABLE = Found(False, 1, 2.02, "QuantileDescent", 0.36)
 
 
 def judge(name: str, methods: dict[str, Judged], found: Found) -> list[Claim]:
@@ -167,16 +168,14 @@ def judge(name: str, methods: dict[str, Judged], found: Found) -> list[Claim]:
                  "difference, in errors", to_fixed, 2),
         near("... its loss over that of the best fixed threshold",
              ratio(criterion, fixed), found.ratio, 0.35),
-        at_most("... less no clip, in errors", to_none, 1) if found.none else
-        at_least("... is NOT as good as no clip: the difference, in errors",
-                 to_none, 1),
+        at_most("... less no clip, in errors (the goal is 1)", to_none, found.none),
         near(f"... the best policy, {found.best}: its loss over that of no clip",
              ratio(best, none), found.gain, 0.35),
     ]  # fmt: skip
+    if best is criterion:
+        return claims
     text = f"... Criterion() less {found.best}, in errors"
-    # Where it is as good as the best threshold it is as good as the best policy.
-    bounds = (-3, 3) if found.fixed else (2, np.inf)
-    return [*claims, Claim(text, in_errors(criterion.test, best.test), *bounds)]
+    return [*claims, at_least(text, in_errors(criterion.test, best.test), 2)]
 
 
 def ratio(first: Judged, second: Judged) -> float:

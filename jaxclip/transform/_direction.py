@@ -111,27 +111,36 @@ def along(
 
     **Arguments:**
 
-    - `others`: with how many more each gradient is in the sum that gave the direction;
-        None where it is not in it.
-
     - `gradients`: with a leading axis of examples where the scope has one.
     - `own`: their norms, which are their lengths without a metric.
+    - `others`: with how many more each gradient is in the sum that gave the direction;
+        None where it is not in it.
     """
     kept, name, lengths = own.ndim, _axis_name(scope), own
     # Leaves of several precisions; the direction has no axis of examples.
     with jax.numpy_dtype_promotion("standard"):
         leaves = reals(*jax.tree.leaves(gradients))
-        duals = [_behind(kept, leaf) for leaf in reals(*jax.tree.leaves(to.dual))]
+        duals = reals(*jax.tree.leaves(to.dual))
         if not leaves:
             return _against(own, jnp.zeros_like(own), to, others)
         pairs = zip(leaves, duals, strict=True)
-        products = total([g * dual for g, dual in pairs], kept, name)
+        products = total([_product(g, dual) for g, dual in pairs], kept, name)
         if to.metric is not None:
             weights = [_behind(kept, w) for w in _real_weights(gradients, to.metric)]
             pairs = zip(leaves, weights, strict=True)
             roots = [g * jnp.sqrt(weight) for g, weight in pairs]
             lengths = norms(roots, kept, name)
         return _against(lengths, products, to, others)
+
+
+def _product(leaf: Array, dual: Array) -> Array:
+    """What adds up to the product, with the examples' axis if the leaf has one."""
+    examples = leaf.ndim > dual.ndim
+    if examples and not any(jax.typeof(leaf).sharding.spec):
+        # As a product with a vector, which reads the gradients once. Of one over axes
+        # that lie on several devices JAX asks where the result is to be.
+        return jnp.tensordot(leaf, dual, dual.ndim, precision=jax.lax.Precision.HIGHEST)
+    return leaf * _behind(leaf.ndim - dual.ndim, dual)
 
 
 def _behind(kept: int, leaf: Array) -> Array:

@@ -24,7 +24,6 @@ from ._direction import (
     Direction,
     along,
     along_by_derivatives,
-    along_others,
     directed,
     direction,
 )
@@ -50,11 +49,6 @@ class Engine(eqx.Module):
     drop_nonfinite: bool = eqx.field(static=True)
     passes: int = eqx.field(static=True)
     metric: Params | None = None
-
-    @property
-    def compares(self) -> bool:
-        """Whether a policy asks how the gradients lie to each other."""
-        return directed(self.clip, self.scope) is not None
 
     def run(
         self,
@@ -92,11 +86,11 @@ class Engine(eqx.Module):
         policies: PolicyStates,
         step: Step,
     ) -> Outcome:
+        to = self._of_sum(params, start, pieces)
+
         def visit(total: Params, piece: Units) -> tuple[Params, Any]:
             gradients, seen = self._gradients(params, piece)
-            if self.compares:
-                across = along_others(gradients, seen.norms, self.metric, self.scope)
-                seen = seen._replace(along=across)
+            seen = self._compared(params, piece, gradients, seen, to, size - 1)
             scales, after = self._factors(seen, policies, step)
             weights = jax.tree.map(lambda leaf: times(leaf, share), scales)
             part = self._weighed(gradients, weights, seen.kept)
@@ -117,21 +111,16 @@ class Engine(eqx.Module):
         policies: PolicyStates,
         step: Step,
     ) -> Outcome:
-        to = self._of_sum(params, start, pieces) if self.compares else None
+        to = self._of_sum(params, start, pieces)
 
         def measure(nothing: None, piece: Units) -> tuple[None, Seen]:
+            gradients = None
             if self.passes == 1:
                 gradients, seen = self._gradients(params, piece)
-                if to is not None:
-                    across = along(gradients, seen.norms, to, self.scope, size - 1)
-                    seen = seen._replace(along=across)
-                return nothing, seen
-            norms, (values, losses, aux) = layer_norms(self._of_unit, params, piece)
-            seen = Seen(values, losses, aux, norms, self._kept(norms, piece))
-            if to is not None:
-                loss = lambda params, unit: self._of_unit(params, unit)[0]  # noqa: E731
-                across = along_by_derivatives(loss, params, piece, norms, to, size - 1)
-                seen = seen._replace(along=across)
+            else:
+                norms, (values, losses, aux) = layer_norms(self._of_unit, params, piece)
+                seen = Seen(values, losses, aux, norms, self._kept(norms, piece))
+            seen = self._compared(params, piece, gradients, seen, to, size - 1)
             return nothing, seen
 
         seen = joined(visit_all(measure, None, pieces)[1], size)
@@ -180,8 +169,11 @@ class Engine(eqx.Module):
         kept = self._kept(norms, piece)
         return gradients, Seen(values, losses, aux, norms, kept)
 
-    def _of_sum(self, params: Params, start: Params, pieces: Units) -> Direction:
-        """The sum of all gradients, by a plain backward pass, as a direction."""
+    def _of_sum(self, params: Params, start: Params, pieces: Units) -> Direction | None:
+        """The sum of all gradients, by a plain backward pass, as a direction, where a
+        policy asks."""
+        if directed(self.clip, self.scope) is None:
+            return None
 
         def visit(total: Params, piece: Units) -> tuple[Params, None]:
             kept = any_real(piece.real)
@@ -189,6 +181,26 @@ class Engine(eqx.Module):
             return jax.tree.map(add, total, part), None
 
         return direction(visit_all(visit, start, pieces)[0], self.metric, self.scope)
+
+    def _compared(
+        self,
+        params: Params,
+        piece: Units,
+        gradients: Params | None,
+        seen: Seen,
+        to: Direction | None,
+        others: int,
+    ) -> Seen:
+        """With how the gradients lie to that direction: by derivatives, which cost next
+        to nothing, and only for their lengths in a metric from the gradients."""
+        if to is None:
+            return seen
+        if to.metric is not None:
+            across = along(gradients, seen.norms, to, self.scope, others)
+        else:
+            loss = lambda params, unit: self._of_unit(params, unit)[0]  # noqa: E731
+            across = along_by_derivatives(loss, params, piece, seen.norms, to, others)
+        return seen._replace(along=across)
 
     def _kept(self, norms: Any, piece: Units) -> Bool[Array, " u"]:
         kept = any_real(piece.real)
