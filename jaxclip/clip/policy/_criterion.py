@@ -69,9 +69,10 @@ class Criterion(AbstractDirectedPolicy):
     ```
 
     It needs one norm over all leaves, `PerTree()` or `PerExample()`. The running mean
-    is as large as the parameters. Until 64 gradients were
-    seen nothing is clipped. The criterion is that of a hard clip; with another rule the
-    threshold is the hard clip's.
+    is as large as the parameters. Until 64 gradients were seen nothing is clipped; the
+    ten longest are then one in six, and one in 400 once the window is full. The
+    criterion is that of a hard clip; with another rule the threshold is the hard
+    clip's.
 
     For an optimiser that divides the gradient by something it knows, $u \mapsto M u$
     with a diagonal $M$, the products and lengths are those of the metric $M$: hand it
@@ -81,7 +82,8 @@ class Criterion(AbstractDirectedPolicy):
 
     **Arguments:**
 
-    - `window`: how many of the last gradients are remembered: three numbers each.
+    - `window`: how many of the last gradients are remembered, four numbers of each; at
+        least 64.
     - `errors`: how many standard errors a larger threshold may be worse; 0 takes the
         best one.
     - `decay`: of the running mean, for each update, from 0 to 1. A longer memory is
@@ -146,13 +148,8 @@ class Criterion(AbstractDirectedPolicy):
         grid = _grid(state.norms, live, state.filled)
 
         def mean(values: Array) -> Array:
-            return (
-                jnp.sum(
-                    jnp.where(jnp.broadcast_to(live, values.shape), values, 0.0),
-                    axis=-1,
-                )
-                / number
-            )
+            there = jnp.broadcast_to(live, values.shape)
+            return jnp.sum(jnp.where(there, values, 0.0), axis=-1) / number
 
         # The largest is 1 from here on: no square or product overflows.
         unit, weight = (
@@ -169,9 +166,8 @@ class Criterion(AbstractDirectedPolicy):
         quality = mean(moved) / root
         best = jnp.argmax(quality)
         # What one gradient adds to the estimate of q_c, to first order.
-        share = moved / root[:, None] - 0.5 * quality[:, None] * (
-            square / root[:, None] ** 2
-        )
+        share = moved / root[:, None]
+        share -= 0.5 * quality[:, None] * square / root[:, None] ** 2
         apart = share[best][None] - share
         spread = mean((apart - mean(apart)[:, None]) ** 2)
         error = safe_sqrt(spread / number)
