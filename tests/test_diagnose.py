@@ -299,7 +299,7 @@ def test_in_words_and_as_a_figure():
 
 
 @pytest.mark.parametrize(("errors", "helps"), [(1.9, False), (2.1, True)])
-@pytest.mark.parametrize("number", ["ccc", "signal"])
+@pytest.mark.parametrize("number", ["ccc", "_signal"])
 def test_two_errors_tell(number, errors, helps):
     """The criterion's logarithm from 0, and the mean gradient from 0."""
     batch = least_squares(CHOICES[-1], jr.key(8))[1]

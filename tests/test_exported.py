@@ -39,6 +39,7 @@ HOST = {
     "tune: optax": "as `tune`",
     "stable_lr: rows": "iterates in numpy until it has converged",
     "random_features": "made of a table, once, in float64",
+    "check_chain": "judges its measurements in words",
     "spectrum: data": "read from a table, part by part",
 }
 # Verbs without numbers to trace.
