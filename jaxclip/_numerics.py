@@ -26,10 +26,10 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(some, jnp.sqrt(jnp.where(some, x, 1.0)), 0.0)
 
 
-def exact_dot(left: Array, right: Array) -> Array:
-    """The product over the last axis of `left` and the first one of `right`, rounded
-    in their own precision and no coarser one."""
-    return jnp.tensordot(left, right, axes=1, precision=_HIGHEST)
+def exact_dot(left: Array, right: Array, axes: int = 1) -> Array:
+    """The product over the last axis of `left` and the first one of `right`, or so many
+    of them, rounded in their own precision and no coarser one."""
+    return jnp.tensordot(left, right, axes=axes, precision=_HIGHEST)
 
 
 def exact_einsum(subscripts: str, left: Array, right: Array) -> Array:

@@ -256,6 +256,96 @@ def check_metric_of_a_chain():
     assert lengths[1] == pytest.approx(length)
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("microbatch", [None, 6])
+def test_a_complex_number_is_two_real_ones(passes, microbatch):
+    """The same model with its number in two parts has the same states."""
+
+    def whole(params, example):
+        x, z, y = example
+        residual = (x @ params["w"]).astype(complex) + z * params["c"] - y
+        return jnp.abs(residual) ** 2 / 2
+
+    def halves(params, example):
+        c = jax.lax.complex(params["re"], params["im"])
+        return whole({"w": params["w"], "c": c}, example)
+
+    clip = jc.Adaptive(jc.policy.Criterion(window=64, errors=0.0))
+    how = dict(passes=passes, microbatch=microbatch)
+    start = {"w": jnp.ones(3), "c": jnp.array(0.5 - 1.0j)}
+    apart = {"w": jnp.ones(3), "re": jnp.array(0.5), "im": jnp.array(-1.0)}
+    one, two = (jc.clipped_grad(loss, clip, **how) for loss in (whole, halves))
+    state, other = one.init(start), two.init(apart)
+    for i in range(6):
+        keys = jr.split(jr.fold_in(KEY, i), 5)
+        x, a, b, c, d = (jr.normal(k, (16, *s)) for k, s in
+                         zip(keys, [(3,), (), (), (), ()], strict=True))  # fmt: skip
+        examples = x, jax.lax.complex(a, b), jax.lax.complex(c, 3 * d + 1)
+        value, state = one(start, examples, state=state)
+        parts, other = two(apart, examples, state=other)
+        # JAX's gradient is the conjugate.
+        np.testing.assert_allclose(value["c"].real, parts["re"], rtol=1e-10)
+        np.testing.assert_allclose(value["c"].imag, -parts["im"], rtol=1e-10)
+    assert jnp.any(state.policies[0].products[0] != 0)
+    for mine, its in zip(*map(jax.tree.leaves, (state, other)), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-9, atol=1e-12)
+
+
+def test_one_pass_needs_no_forward_mode():
+    """A loss with a derivative of its own, as kernels for accelerators have."""
+
+    @jax.custom_vjp
+    def square(x):
+        return x**2 / 2
+
+    square.defvjp(lambda x: (square(x), x), lambda x, g: (x * g,))
+
+    def loss(params, example):
+        x, y = example
+        return square(x @ params["w"] + params["b"] - y)
+
+    clip = jc.Adaptive(jc.policy.Criterion(window=64, errors=0.0))
+    ours, plain = jc.clipped_grad(loss, clip), jc.clipped_grad(linear, clip)
+    states = [ours.init(PARAMS), plain.init(PARAMS)]
+    for i in range(5):
+        examples = batch(jr.fold_in(KEY, i))
+        value, states[0] = ours(PARAMS, examples, state=states[0])
+        expected, states[1] = plain(PARAMS, examples, state=states[1])
+        np.testing.assert_allclose(value["w"], expected["w"], rtol=1e-12)
+
+
+def test_shards_of_the_users_own_are_compared_as_a_whole():
+    """Inside of `shard_map`, beside a leaf that is on all devices."""
+    policy = jc.policy.Criterion(window=64, errors=0.0)
+    rows = np.random.default_rng(1).standard_t(2.0, (80, 8)) + 0.3
+
+    def run(scope, rows, bias):
+        transform = jc.as_transform(jc.Adaptive(policy), scope)
+
+        def step(state, gradient):
+            value, state = transform.update(gradient, state)
+            return state, value
+
+        state = transform.init({"w": rows[0], "b": bias[0]})
+        state, values = jax.lax.scan(step, state, {"w": rows, "b": bias})
+        return values, state.policies[0].products
+
+    bias = np.ones((80, 2)) * 0.2
+    alone, products = jax.jit(partial(run, jc.PerTree()))(rows, bias)
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+    many, spread = jax.jit(
+        jax.shard_map(
+            partial(run, jc.PerTree(axis_name="d")),
+            mesh=mesh,
+            in_specs=(P(None, "d"), P()),
+            out_specs=({"w": P(None, "d"), "b": P()}, P()),
+        )
+    )(rows, bias)
+    np.testing.assert_allclose(spread, products, rtol=1e-9)
+    for name in ("w", "b"):
+        np.testing.assert_allclose(many[name], alone[name], rtol=1e-9)
+
+
 # What is refused
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._numerics import exact_dot
 from .._types import Params, PyTree
 from ..clip import Adaptive, policy
 from ._norm import norms, reals, safe_norm
@@ -15,6 +16,7 @@ from ._scope import AbstractScope, PerTree
 from ._scope_example import PerExample
 from ._sums import AxisName, total
 from ._trees import spread
+from ._varying import vary, varying_axes
 
 
 class Direction(NamedTuple):
@@ -59,10 +61,13 @@ def no_mean(clip: Rules, scope: AbstractScope, params: Params) -> Params | tuple
     are compared with each other."""
     if directed(clip, scope) is None or scope.examples:
         return ()
+
     # In float32 or better: a tenth of an update is rough in half precision.
-    return jax.tree.map(
-        lambda x: spread(jnp.zeros(jnp.shape(x), _wide(x)), jax.typeof(x)), params
-    )
+    def zeros(x: Array) -> Array:
+        none = spread(jnp.zeros(jnp.shape(x), _wide(x)), jax.typeof(x))
+        return vary(none, varying_axes(x))
+
+    return jax.tree.map(zeros, params)
 
 
 def next_mean(decay: Array, mean: Params, updates: Params, finite: Array) -> Params:
@@ -139,7 +144,7 @@ def _product(leaf: Array, dual: Array) -> Array:
     if examples and not any(jax.typeof(leaf).sharding.spec):
         # As a product with a vector, which reads the gradients once. Of one over axes
         # that lie on several devices JAX asks where the result is to be.
-        return jnp.tensordot(leaf, dual, dual.ndim, precision=jax.lax.Precision.HIGHEST)
+        return exact_dot(leaf, dual, dual.ndim)
     return leaf * _behind(leaf.ndim - dual.ndim, dual)
 
 
@@ -167,7 +172,8 @@ def along_by_derivatives(
 ) -> policy.Along:
     """The same without any gradient: the product of each with one direction is a
     forward-mode derivative of its loss."""
-    tangent = jax.tree.map(lambda d, x: d.astype(x.dtype), to.dual, params)
+    # JAX's gradient in a complex number is the conjugate of the direction of ascent.
+    tangent = jax.tree.map(lambda d, x: jnp.conj(d).astype(x.dtype), to.dual, params)
 
     def product(unit: Any) -> Array:
         return jax.jvp(lambda params: loss(params, unit), (params,), (tangent,))[1]

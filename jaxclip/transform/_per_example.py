@@ -24,6 +24,7 @@ from ._direction import (
     Direction,
     along,
     along_by_derivatives,
+    along_others,
     directed,
     direction,
 )
@@ -86,11 +87,13 @@ class Engine(eqx.Module):
         policies: PolicyStates,
         step: Step,
     ) -> Outcome:
-        to = self._of_sum(params, start, pieces)
+        compares = directed(self.clip, self.scope) is not None
 
         def visit(total: Params, piece: Units) -> tuple[Params, Any]:
             gradients, seen = self._gradients(params, piece)
-            seen = self._compared(params, piece, gradients, seen, to, size - 1)
+            if compares:
+                across = along_others(gradients, seen.norms, self.metric, self.scope)
+                seen = seen._replace(along=across)
             scales, after = self._factors(seen, policies, step)
             weights = jax.tree.map(lambda leaf: times(leaf, share), scales)
             part = self._weighed(gradients, weights, seen.kept)
@@ -170,8 +173,7 @@ class Engine(eqx.Module):
         return gradients, Seen(values, losses, aux, norms, kept)
 
     def _of_sum(self, params: Params, start: Params, pieces: Units) -> Direction | None:
-        """The sum of all gradients, by a plain backward pass, as a direction, where a
-        policy asks."""
+        """The sum of all gradients, by a plain backward pass, where a policy asks."""
         if directed(self.clip, self.scope) is None:
             return None
 
@@ -191,11 +193,10 @@ class Engine(eqx.Module):
         to: Direction | None,
         others: int,
     ) -> Seen:
-        """With how the gradients lie to that direction: by derivatives, which cost next
-        to nothing, and only for their lengths in a metric from the gradients."""
+        """With how the gradients lie to that direction, where a policy asks."""
         if to is None:
             return seen
-        if to.metric is not None:
+        if gradients is not None:
             across = along(gradients, seen.norms, to, self.scope, others)
         else:
             loss = lambda params, unit: self._of_unit(params, unit)[0]  # noqa: E731
@@ -214,9 +215,8 @@ class Engine(eqx.Module):
     def _factors(
         self, seen: Seen, policies: PolicyStates, step: Step
     ) -> tuple[PyTree[Float[Array, "u ..."]], PolicyStates]:
-        parts, policies = factors(
-            self.clip, seen.norms, policies, step, True, seen.along
-        )
+        how = step, True, seen.along
+        parts, policies = factors(self.clip, seen.norms, policies, *how)
         scales = jax.tree.map(lambda leaf: zero_unless(seen.kept, leaf), parts.factors)
         return scales, policies
 

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from .._types import PyTree, Step
@@ -117,7 +118,7 @@ def _gathered(numbers: Array) -> Array:
     spec = jax.typeof(numbers).sharding.spec
     if not spec or spec[0] is None:
         return numbers
-    return jax.sharding.reshard(numbers, jax.P(None, *spec[1:]))
+    return jax.sharding.reshard(numbers, PartitionSpec(None, *spec[1:]))
 
 
 def _stacked(
