@@ -31,7 +31,6 @@ from .clip import (
     SkipClip as SkipClip,
     SoftClip as SoftClip,
     SpiderClip as SpiderClip,
-    moments as moments,
     policy as policy,
 )
 from .criterion import (
@@ -53,6 +52,7 @@ from .limit import (
     RiskODE as RiskODE,
     ZeroLossFlow as ZeroLossFlow,
     ZeroLossSDE as ZeroLossSDE,
+    moments as moments,
     solve as solve,
 )
 from .noise import (

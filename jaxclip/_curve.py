@@ -20,6 +20,8 @@ class Curve(Shown):
     - `step`: shape `(..., s)`, in SGD steps, the first of a simulation being 0.
     - `risk`: shape `(..., s)`, the excess risk, in the unit of the problem's loss: the
         label's squared unit for least squares. Infinite from where a run has diverged.
+    - `std`: shape `(..., s)`, the standard deviation of the risk of one run about
+        `risk`, where `solve` was asked for it; None otherwise.
     - `params`: the parameters at the last step, in the problem's own coordinates; None
         where there are none, as of a limit of the risk alone.
     - `observed`: what `observe` returned at each recorded step, along a leading axis;
@@ -39,6 +41,7 @@ class Curve(Shown):
     observed: PyTree[Any] = None
     path: PyTree[Any] = None
     reduced: PyTree[Any] = None
+    std: Float[Array, "*batch s"] | None = None
 
     def to_xarray(self) -> Any:
         """The curve as an `xarray.Dataset`: `risk` over `step`, and leading axes

@@ -9,7 +9,6 @@ from ._base import AbstractClip as AbstractClip
 from ._moments import (
     Moments as Moments,
     criteria as criteria,
-    moments as moments,
     unchecked_moments as unchecked_moments,
 )
 from ._normalize import (

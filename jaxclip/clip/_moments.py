@@ -2,15 +2,12 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import nonnegative, positive
 from .._types import RealScalarLike, Step
 from ..noise import AbstractNoise
-from ._adaptive import Adaptive, need_rule
 from ._base import AbstractClip
 
 
@@ -53,51 +50,6 @@ def criteria(
     return mu / nu, mu**2 / nu
 
 
-def moments(
-    clip: AbstractClip | Adaptive,
-    noise: AbstractNoise,
-    risk: RealScalarLike,
-    feature_norm: RealScalarLike,
-    step: Step = 0,
-) -> Moments:
-    r"""The reduction factors of a clipping rule.
-
-    A sample's gradient is $w a$ with the residual $w = \sqrt{2R} Z - \epsilon$ and a
-    feature vector $a$ whose norm concentrates at `feature_norm`, so that a rule with
-    factor $f$ acts on the residual as $\psi(w) = w f(|w| \cdot$ `feature_norm`$)$. Then
-
-    $$\mu = E\,\psi'(w), \qquad \text{second} = E\,\psi(w)^2,$$
-
-    by quadrature in the law of $w$, split at the rule's kinks. Differentiable in every
-    number of the rule and the noise, in `risk` and in `feature_norm`. For the hard
-    clip both are defined in arXiv:2406.11733; for any other scalar rule they are
-    derived here, by the same use of Stein's lemma.
-
-    **Arguments:**
-
-    - `clip`: the rule; its thresholds are in the unit of the gradient's norm. Not an
-        `Adaptive` one, which depends on more than the norm.
-    - `noise`: the label noise.
-    - `risk`: the excess risk $R$, a number in the label's squared unit, not negative.
-        For several of them use `jax.vmap`.
-    - `feature_norm`: the square root of the trace of the features' covariance, in the
-        features' unit, positive.
-    - `step`: where a threshold that depends on the step is evaluated.
-
-    **Returns:**
-
-    A [`jaxclip.clip.Moments`][].
-
-    **Raises:**
-
-    A `ValueError` where `clip` is no rule, or a number is out of its range.
-    """
-    clip = need_rule(clip, "moments")
-    risk = nonnegative("risk", risk)
-    feature_norm = positive("feature_norm", feature_norm)
-    return _jitted_moments(clip, noise, risk, feature_norm, jnp.asarray(step))
-
-
 def unchecked_moments(
     clip: AbstractClip,
     noise: AbstractNoise,
@@ -105,7 +57,8 @@ def unchecked_moments(
     feature_norm: RealScalarLike,
     step: Step,
 ) -> Moments:
-    """`moments` without the checks at the door, for use inside a solver's loop."""
+    """The moments of one sample's gradient, without the checks at the door, for use
+    inside a solver's loop: what [`jaxclip.moments`][] says of them holds."""
     unit, m = moments_in_units(clip, noise, risk, feature_norm, step)
     second, variance = unit * (unit * m.second), 2 * jnp.asarray(risk)
     return Moments(m.mu, second, variance + noise.variance, m.nu)
@@ -158,10 +111,6 @@ def moments_in_units(
         )
     )
     return unit, Moments(mu, second, variance, nu)
-
-
-# Operation by operation the quadrature takes seconds.
-_jitted_moments = eqx.filter_jit(unchecked_moments)
 
 
 def _factor(clip: AbstractClip, norm: Float[Array, ""], step: Step) -> Float[Array, ""]:

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 from .._checks import check, count, positive
 from .._schedule import PiecewiseLinear, Ratio, check_rate
 from .._types import RealScalar, RealScalarLike, Schedule
-from ..clip import HardClip, ScoreClip, moments, unchecked_moments
+from ..clip import HardClip, ScoreClip, unchecked_moments
+from ..limit import moments
 from ..noise import AbstractNoise
 from ..problem import LinearModel, need_squared_loss
 from ._best import best_at

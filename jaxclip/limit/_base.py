@@ -1,6 +1,7 @@
 """What a limit is, and what the limits share."""
 
 import abc
+from collections.abc import Collection
 
 import diffrax
 import equinox as eqx
@@ -12,6 +13,7 @@ from .._curve import Curve
 from .._types import Key, RealScalar, Schedule
 from ..clip import AbstractClip
 from ..problem import AbstractProblem, CompressedLinearModel
+from ..transform import algorithm
 from ._watchful import DIVERGED
 
 AnyProblem = AbstractProblem | CompressedLinearModel
@@ -26,12 +28,33 @@ class Request(eqx.Module):
     - `key`: for an SDE, determines its Brownian motion; or None.
     - `adjoint`: for an ODE, how diffrax differentiates the solution; or None.
     - `throw`: whether a failure is an error, or an infinite risk.
+    - `update`: how a step is made of samples. A limit refuses what of it has no place
+        in its equation, by `request.need_only`.
+    - `std`: whether the standard deviation of the risk is asked for.
     """
 
     steps: Float[Array, " s"]
     key: Key | None = None
     adjoint: diffrax.AbstractAdjoint | None = None
     throw: bool = eqx.field(static=True, default=True)
+    update: algorithm.Update = algorithm.Update()
+    std: bool = eqx.field(static=True, default=False)
+
+    def need_only(
+        self, who: str, known: Collection[str] = (), instead: str = "leave it out"
+    ) -> None:
+        """Refuses what is asked for and not named here of the update, and `"std"`.
+
+        **Arguments:**
+
+        - `who`, `known`, `instead`: as of [`jaxclip.algorithm.Update`][]'s method.
+        """
+        self.update.need_only(who, known, instead)
+        if self.std and "std" not in known:
+            raise ValueError(
+                f"`{who}` has no equation for the standard deviation of the risk, "
+                f"`std=True`: {instead}."
+            )
 
 
 class AbstractLimit(eqx.Module):
@@ -64,7 +87,7 @@ class AbstractLimit(eqx.Module):
 
         - `problem`, `clip`, `lr`: what SGD runs on, its rule, and its learning rate as
             a function of the step.
-        - `request`: has the fields `steps`, `key`, `adjoint` and `throw`.
+        - `request`: has the fields of a [`jaxclip.limit.Request`][].
         """
 
 

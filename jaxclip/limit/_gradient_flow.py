@@ -60,6 +60,7 @@ class GradientFlow(AbstractLimit):
                 f"{type(problem).__name__}."
             )
 
+        request.need_only("GradientFlow", instead="a flow has none, leave it out")
         field = _Descent(problem, clip, lr)
         start = problem.init()
         how = request, self.rtol, self.max_steps

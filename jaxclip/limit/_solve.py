@@ -17,9 +17,13 @@ from ..problem import (
     CompressedLinearModel,
     LinearModel,
 )
+from ..transform import AbstractScope, PerTree, algorithm
 from ._base import AbstractLimit, AnyProblem, Request
 from .linear._risk_ode import RiskODE
 from .zero_loss._time_scale import time_scale
+
+# One sample a step, clipped over the tree, with no momentum and no decay.
+PLAIN = algorithm.Update()
 
 
 def solve(
@@ -29,14 +33,19 @@ def solve(
     *,
     steps: Any,
     limit: AbstractLimit | None = None,
+    batch_size: int = 1,
+    scope: AbstractScope = PerTree(),
+    momentum: Any = None,
+    weight_decay: Any = None,
+    std: bool = False,
     key: Key | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
     throw: bool = True,
 ) -> Curve:
     """Solves a limit of clipped SGD, in SGD steps.
 
-    The learning rate and the thresholds are those that [`jaxclip.simulate`][] takes, so
-    that the two curves can be laid over each other.
+    The arguments are those of [`jaxclip.simulate`][], so that the curves can be laid
+    over each other. What a limit has no equation for it refuses by name.
 
     **Arguments:**
 
@@ -44,18 +53,17 @@ def solve(
         `HomogenizedSDE`, any problem for `GradientFlow`, a
         [`jaxclip.problem.AbstractNoisyProblem`][] for `ZeroLossFlow` and `ZeroLossSDE`.
     - `clip`: the rule; not an `Adaptive` one, which depends on more than the norm.
-    - `lr`: the learning rate, per step: a number or a function of the step, which is
-        called with fractions of a step too. Where it jumps from one whole step to the
-        next, as of thresholds too, the value at a step holds until the next, which is
-        what SGD makes of it. In a run of more than 2^20 steps (2^18 in float32) jumps
-        are placed to within a millionth of the run (4 millionths).
-    - `steps`: shape `(s,)`, the steps at which to report, not negative and increasing.
-        The solution always starts at step 0.
+    - `lr`: the learning rate, per step: a number or a function of the step, called with
+        fractions of one too. Where it jumps between whole steps, as of thresholds too,
+        the value at a step holds until the next. In a run of more than 2^20 steps (2^18
+        in float32) jumps are placed to within a millionth of the run (4 millionths).
+    - `steps`: shape `(s,)`, where to report, not negative, increasing; it starts at 0.
     - `limit`: which one: `RiskODE()`, `HomogenizedSDE()`, `GradientFlow()`,
-        `ZeroLossFlow()`, `ZeroLossSDE()`; by default the one that the problem has.
+        `ZeroLossFlow()`, `ZeroLossSDE()` ...; by default that of problem and update.
+    - `batch_size`, `scope`, `momentum`, `weight_decay`: as in `simulate`.
+    - `std`: whether the standard deviation of a run's risk is computed too.
     - `key`: for an SDE, determines its Brownian motion.
-    - `adjoint`: for an ODE, how diffrax differentiates the solution; by default in
-        reverse mode.
+    - `adjoint`: how diffrax differentiates an ODE's solution; by default in reverse.
     - `throw`: raise an error where the solver fails, or the risk of an ODE grows beyond
         all bounds; otherwise the risk is infinite from there on.
 
@@ -65,19 +73,19 @@ def solve(
 
     **Raises:**
 
-    A `ValueError` where an argument is misused, and an error when the program runs
-    where a traced one is, or where the solver fails.
+    A `ValueError` where an argument is misused; an error when the program runs where a
+    traced one is, or the solver fails.
     """
     clip = need_rule(clip, "solve")
+    update = algorithm.Update(batch_size, scope, momentum, weight_decay)
     if limit is None:
-        limit = own_limit(problem)
+        limit = own_limit(problem, update)
     if not isinstance(limit, AbstractLimit):
         raise ValueError(f"`limit` must be one such as `RiskODE()`. Got {limit!r}.")
     steps = reporting_steps(steps)
-    lr = check_rate(lr, steps)
-    request = Request(steps, key, adjoint, throw)
+    request = Request(steps, key, adjoint, throw, update, std)
     with _forward_mode_named(adjoint):
-        return limit.curve(problem, clip, lr, request)
+        return limit.curve(problem, clip, check_rate(lr, steps), request)
 
 
 @contextmanager
@@ -98,8 +106,9 @@ def _forward_mode_named(adjoint: diffrax.AbstractAdjoint | None) -> Iterator[Non
         ) from error
 
 
-def own_limit(problem: Any) -> AbstractLimit:
-    """The limit that a problem has."""
+def own_limit(problem: Any, update: algorithm.Update = PLAIN) -> AbstractLimit:
+    """The limit that a problem has, and an update on it."""
+    del update
     if isinstance(problem, LinearModel | CompressedLinearModel):
         return RiskODE()
     if not isinstance(problem, AbstractNoisyProblem):

@@ -12,7 +12,7 @@ from .._checks import count
 from .._curve import Curve, finite_or_infinite
 from .._types import Key, Params, PyTree
 from ..problem import AbstractProblem
-from ..transform import AbstractScope, PerTree
+from ..transform import AbstractScope, algorithm
 
 # Of the parameters; of a `SpiderRun` in `run_spider`.
 Observe = Callable[[Any], PyTree[Array]]
@@ -26,18 +26,26 @@ class Run(eqx.Module):
     - `steps`: how many steps; a multiple of `every`.
     - `every`: steps between two records.
     - `key`: determines the data, their order and the noise.
-    - `batch_size`: samples a step.
     - `observe`: a function of the parameters, recorded beside the risk, or None.
-    - `scope`: which gradients have a norm.
+    - `update`: how a step is made of samples.
     """
 
     steps: int = eqx.field(static=True)
     every: int = eqx.field(static=True)
     key: Key
-    batch_size: int = eqx.field(static=True)
     # Not static: a method of a module holds arrays.
     observe: Observe | None
-    scope: AbstractScope = PerTree()
+    update: algorithm.Update = algorithm.Update()
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step."""
+        return self.update.batch_size
+
+    @property
+    def scope(self) -> AbstractScope:
+        """Which gradients have a norm."""
+        return self.update.scope
 
 
 def check_lengths(problem: AbstractProblem, steps: int, every: int) -> tuple[int, int]:

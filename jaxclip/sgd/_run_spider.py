@@ -10,6 +10,7 @@ from .._curve import Curve
 from .._static import hashable
 from .._types import Key
 from ..problem import AbstractProblem
+from ..transform import algorithm
 from ._loop import Run, check_lengths, record
 from ._spider import Spider, SpiderRun
 
@@ -53,7 +54,8 @@ def run_spider(
     # An upper bound: which steps renew is known only once they are made.
     largest = max(optimiser.anchor_size or 0, optimiser.batch_size)
     problem.check_length(steps * largest)
-    run = Run(steps, every, key, optimiser.batch_size, hashable(observe))
+    update = algorithm.Update(optimiser.batch_size)
+    run = Run(steps, every, key, hashable(observe), update)
     return _run(problem, optimiser, run)
 
 

@@ -1,11 +1,12 @@
 """The verbs that run SGD: `simulate` with a rule, `train` with an optax optimiser."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import optax
 
-from .._checks import count
 from .._curve import Curve
 from .._optimiser import Optimiser, with_optimiser
 from .._schedule import check_rate
@@ -13,7 +14,7 @@ from .._static import hashable
 from .._types import Key, RealScalarLike, Schedule
 from ..clip import AbstractClip, Adaptive, need_rule
 from ..problem import AbstractProblem
-from ..transform import AbstractScope, PerExample, PerTree
+from ..transform import AbstractScope, PerExample, PerTree, algorithm
 from ._loop import Observe, Run, check_lengths
 from .engine._base import AbstractEngine
 from .engine._default import default_engine
@@ -31,6 +32,8 @@ def simulate(
     engine: AbstractEngine | None = None,
     batch_size: int = 1,
     scope: AbstractScope = PerTree(),
+    momentum: Any = None,
+    weight_decay: Any = None,
     observe: Observe | None = None,
 ) -> Curve:
     r"""Runs stochastic gradient descent with clipping.
@@ -50,20 +53,14 @@ def simulate(
         compiled in, so that the same one should be handed over again.
     - `steps`: how many; `every`: steps from one record to the next, a divisor of it.
     - `key`: determines the data, their order and the noise.
-    - `engine`: by default that of [`jaxclip.sgd.default_engine`][]:
-
-        | engine | problems | the run |
-        |---|---|---|
-        | `Direct()` | all | one step at a time |
-        | `Blocked(size)` | linear | the same to rounding, by matrix products |
-        | `Lumped()` | linear, Gaussian features | another one of the same law, at a
-        cost that does not depend on multiplicities |
-
+    - `engine`: [`jaxclip.Direct`][], [`jaxclip.Blocked`][] or [`jaxclip.Lumped`][]; by
+        default that of [`jaxclip.sgd.default_engine`][], which compares them.
     - `batch_size`: samples a step.
     - `scope`: `PerTree()` clips the gradient of a batch, `PerExample()` each sample's;
         `PerExample(noise_std=...)` adds noise to their mean, as DP-SGD does.
-    - `observe`: a function of the parameters, recorded beside the risk; compiled in,
-        as a plain function of the step is.
+    - `momentum`: a [`jaxclip.algorithm.Momentum`][] or the coefficient of a heavy ball.
+    - `weight_decay`: a [`jaxclip.algorithm.WeightDecay`][] or a decoupled one's rate.
+    - `observe`: a function of the parameters, compiled in, recorded beside the risk.
 
     **Returns:**
 
@@ -76,9 +73,10 @@ def simulate(
     """
     clip = need_rule(clip, "simulate")
     scope = _with_noise(scope, key)
-    problem, run = _run(problem, steps, every, key, batch_size, observe, scope)
+    update = algorithm.Update(batch_size, scope, momentum, weight_decay)
+    problem, run = _run(problem, steps, every, key, update, observe)
     lr = check_rate(lr, jnp.arange(0, run.steps, run.every))
-    engine = default_engine(problem) if engine is None else engine
+    engine = default_engine(problem, update) if engine is None else engine
     return _simulate(engine, problem, clip, lr, run)
 
 
@@ -125,7 +123,8 @@ def train(
 
     A `ValueError` where an argument is misused.
     """
-    problem, run = _run(problem, steps, every, key, batch_size, observe)
+    update = algorithm.Update(batch_size)
+    problem, run = _run(problem, steps, every, key, update, observe)
     return with_optimiser(_train, optimiser, problem, run)
 
 
@@ -139,16 +138,14 @@ def _run(
     steps: int,
     every: int,
     key: Key,
-    batch_size: int,
+    update: algorithm.Update,
     observe: Observe | None,
-    scope: AbstractScope = PerTree(),
 ) -> tuple[AbstractProblem, Run]:
     """The problem as this run sees it; its length and records, checked."""
     steps, every = check_lengths(problem, steps, every)
-    batch_size = count("batch_size", batch_size)
-    problem = problem.in_batches(batch_size)
-    problem.check_length(steps * batch_size)
-    return problem, Run(steps, every, key, batch_size, hashable(observe), scope)
+    problem = problem.in_batches(update.batch_size)
+    problem.check_length(steps * update.batch_size)
+    return problem, Run(steps, every, key, hashable(observe), update)
 
 
 def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:

@@ -14,13 +14,15 @@ from jaxtyping import Array, Float, Int
 from ..._checks import is_traced, positive
 from ..._curve import Curve, finite_or_infinite
 from ..._types import Key, RealScalar, Schedule
-from ...clip import AbstractClip, unchecked_moments
+from ...clip import AbstractClip
 from ...problem import (
     LinearModel,
     need_squared_loss,
 )
+from ...transform import algorithm
 from .._base import AbstractLimit, AnyProblem, Request, infinite_after_failure
 from .._intervals import grid, steps_inside, varies
+from .._moments import need_moments, update_moments
 
 
 class HomogenizedSDE(AbstractLimit):
@@ -55,13 +57,16 @@ class HomogenizedSDE(AbstractLimit):
         self, problem: AnyProblem, clip: AbstractClip, lr: Schedule, request: Request
     ) -> Curve:
         problem = need_squared_loss(type(self).__name__, problem)
+        request.need_only("HomogenizedSDE", ("batch_size", "scope"))
+        need_moments("HomogenizedSDE", request.update)
         steps, key = request.steps, request.key
         if key is None:
             raise ValueError(
                 "`HomogenizedSDE` is random and needs a `key`, such as "
                 "`jax.random.key(0)`."
             )
-        model = _Model(problem, clip, lr, problem.spectrum.feature_norm)
+        norm, update = problem.spectrum.feature_norm, request.update
+        model = _Model(problem, clip, lr, norm, update)
         changes = varies((clip, lr))
         if self.solver is not None:
             # A solver looks once an interval: at every step, where there is news.
@@ -90,6 +95,7 @@ class _Model(eqx.Module):
     clip: AbstractClip
     lr: Schedule
     feature_norm: RealScalar
+    update: algorithm.Update
 
     @property
     def eigenvalues(self) -> Float[Array, " d"]:
@@ -99,7 +105,7 @@ class _Model(eqx.Module):
         """The rate of descent and the variance of the noise, for an eigenvalue of 1."""
         noise, norm = self.problem.noise, self.feature_norm
         # A check here would be made at every step of the solver, not once at the door.
-        m = unchecked_moments(self.clip, noise, risk, norm, step)
+        m = update_moments(self.clip, noise, risk, norm, step, self.update)
         rate = self.lr(step)
         return rate * m.mu, rate**2 * m.second
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..._checks import is_traced
 from ..._curve import Curve
 from ..._types import RealScalar, RealScalarLike, Schedule
-from ...clip import AbstractClip, unchecked_moments
+from ...clip import AbstractClip
 from ...noise import AbstractNoise
 from ...problem import (
     CompressedLinearModel,
@@ -18,6 +18,7 @@ from ...problem import (
     Modes,
     need_squared_loss,
 )
+from ...transform import algorithm
 from .._base import (
     AbstractLimit,
     AnyProblem,
@@ -27,6 +28,7 @@ from .._base import (
     precision,
     raise_failure,
 )
+from .._moments import need_moments, update_moments
 from .._reading import Reading
 from .._watchful import WatchedTerm, Watchful
 from ._collocation import Coefficients, ModeEquation
@@ -84,8 +86,11 @@ class RiskODE(AbstractLimit):
     ) -> Curve:
         if not isinstance(problem, CompressedLinearModel):
             problem = need_squared_loss(type(self).__name__, problem)
+        request.need_only("RiskODE", ("batch_size", "scope"))
+        need_moments("RiskODE", request.update)
         modes = few_modes(problem)
-        coefficients = _Clipped(clip, problem.noise, modes.feature_norm, lr)
+        norm, update = modes.feature_norm, request.update
+        coefficients = _Clipped(clip, problem.noise, norm, lr, update)
         settings, scale = (clip, lr), problem.noise.variance
         return self.integrate(modes, coefficients, request, settings, scale)
 
@@ -124,10 +129,12 @@ class _Clipped(eqx.Module):
     noise: AbstractNoise
     feature_norm: RealScalar
     lr: Schedule
+    update: algorithm.Update
 
     def __call__(self, step, risk):
         # Checked once at the door: here every trial step of the solver would be.
-        m = unchecked_moments(self.clip, self.noise, risk, self.feature_norm, step)
+        of = self.clip, self.noise, risk, self.feature_norm, step
+        m = update_moments(*of, self.update)
         rate = self.lr(step)
         return rate * m.mu, rate**2 * m.second
 

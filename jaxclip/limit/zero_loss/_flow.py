@@ -59,6 +59,7 @@ class ZeroLossFlow(AbstractLimit):
         self, problem: AnyProblem, clip: AbstractClip, lr: Schedule, request: Request
     ) -> Curve:
         problem = need_noisy("ZeroLossFlow", problem)
+        request.need_only("ZeroLossFlow")
         manifold, w = zero_loss_set(problem, self.matrix_free)
         problem.check_clip(clip)
         flat = integrate(

@@ -60,6 +60,7 @@ class ZeroLossSDE(AbstractLimit):
         self, problem: AnyProblem, clip: AbstractClip, lr: Schedule, request: Request
     ) -> Curve:
         problem = need_noisy("ZeroLossSDE", problem)
+        request.need_only("ZeroLossSDE")
         steps, key = request.steps, request.key
         if key is None:
             raise ValueError(

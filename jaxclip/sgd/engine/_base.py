@@ -26,8 +26,8 @@ class AbstractEngine(eqx.Module):
         `k * run.batch_size + i`, and the data come from `problem.stream(run.key)`;
     - all that is random comes from `run.key`;
     - `lr` and the rule are read at whole steps, counted from 0;
-    - a problem, a scope or an `observe` that it cannot do is refused by a `ValueError`
-        that names an engine that can;
+    - a problem, an update or an `observe` that it cannot do is refused by a
+        `ValueError` that names an engine that can;
     - the curve has a record at step 0 and after every `run.every` steps, `run.observe`
         of the same parameters beside it, and a risk that is infinite and not NaN once
         a run has diverged.
@@ -44,6 +44,7 @@ class AbstractEngine(eqx.Module):
         - `problem`: what SGD runs on.
         - `clip`: the rule, not an `Adaptive` one.
         - `lr`: the learning rate, a function of the step, per step.
-        - `run`: has the fields `steps`, `every`, `key`, `batch_size`, `observe` and
-            `scope`.
+        - `run`: has the fields `steps`, `every`, `key`, `observe` and `update`, a
+            [`jaxclip.algorithm.Update`][], of which `batch_size` and `scope` are also
+            the run's own.
         """

@@ -129,5 +129,7 @@ class Blocked(AbstractEngine):
                 "`Blocked()` needs a linear model, whose gradients are multiples of "
                 f"the features. Got a {type(problem).__name__}; use `Direct()`."
             )
+        known, direct = ("batch_size", "scope"), "use `engine=Direct()`"
+        run.update.need_only("Blocked()", known, direct)
         size = self.block(problem.init().size)
         return run_blocked(problem, clip, lr, run, size)

@@ -12,7 +12,7 @@ from ..._optimiser import Optimiser
 from ..._types import Params, PyTree, Schedule
 from ...clip import AbstractClip
 from ...problem import AbstractProblem
-from ...transform import PerExample, as_transform
+from ...transform import PerExample
 from .._loop import Run, record
 from ._base import AbstractEngine
 
@@ -63,16 +63,15 @@ def run_optimiser(
 class Direct(AbstractEngine):
     """One step at a time, for any problem and any rule.
 
-    The step is that of the optax optimiser
+    The step is that of the optax optimiser that
+    [`jaxclip.algorithm.Update`][]'s `optimiser` makes, without momentum and decay
     `chain(as_transform(clip, scope), scale_by_learning_rate(lr))`.
     """
 
     def compute(
         self, problem: AbstractProblem, clip: AbstractClip, lr: Schedule, run: Run
     ) -> Curve:
-        optimiser = optax.chain(
-            as_transform(clip, run.scope), optax.scale_by_learning_rate(lr)
-        )
+        optimiser = run.update.optimiser(clip, lr)
         # A scope over examples reduces the batch itself, after clipping.
         reduce = (lambda g: g) if isinstance(run.scope, PerExample) else mean
         return run_optimiser(problem, optimiser, reduce, run)

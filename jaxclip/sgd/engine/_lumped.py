@@ -70,6 +70,8 @@ class Lumped(AbstractEngine):
                 "`Lumped()` needs Gaussian features, such as those of `LinearModel`. "
                 f"Got a {type(problem).__name__}; use `Blocked()` or `Direct()`."
             )
+        known, direct = ("batch_size", "scope"), "use `engine=Direct()`"
+        run.update.need_only("Lumped()", known, direct)
         if run.observe is not None:
             raise ValueError(
                 "`observe` is a function of all parameters, and `Lumped()` has only "

@@ -29,3 +29,9 @@ from ._stable_adam import (
     StableAdamState as StableAdamState,
     stable_adam as stable_adam,
 )
+from ._update import (
+    Momentum as Momentum,
+    MomentumState as MomentumState,
+    Update as Update,
+    WeightDecay as WeightDecay,
+)
