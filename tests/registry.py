@@ -149,6 +149,7 @@ PROBLEMS: dict[str, jc.AbstractProblem] = {
 # With a problem that each is for.
 LIMITS: dict[str, tuple[jc.limit.AbstractLimit, jc.AbstractProblem]] = {
     "RiskODE": (jc.RiskODE(), _LINEAR),
+    "MomentumODE": (jc.limit.MomentumODE(), _LINEAR),
     "HomogenizedSDE": (jc.HomogenizedSDE(), _LINEAR),
     "GradientFlow": (jc.GradientFlow(), PROBLEMS["FiniteSum"]),
     "ZeroLossFlow": (jc.ZeroLossFlow(), INJECTIONS["DropConnect"]),

@@ -107,6 +107,14 @@ CALLS: dict[str, Callable[[int], Any]] = {
     "RiskODE, module": _solve(jc.RiskODE(), "module"),
     "RiskODE, function": _solve(jc.RiskODE(), "function"),
     "RiskODE, lines": _solve(jc.RiskODE(), "lines"),
+    "MomentumODE": lambda i: jc.solve(
+        _problem(i),
+        jc.HardClip(3.0 + i),
+        _rate("number", i),
+        steps=_steps(i),
+        momentum=0.5 + i / 10,
+        weight_decay=0.1 + i,
+    ),
     "GradientFlow": _solve(jc.GradientFlow()),
     # How many intervals there are is structure, as the number of steps of a run is.
     "HomogenizedSDE": lambda i: jc.solve(
@@ -162,7 +170,7 @@ CALLS: dict[str, Callable[[int], Any]] = {
 # What is compiled for long, and takes the same ways as the others.
 _SLOW = {
     *("RiskODE, lines", "RiskODE, module", "RiskODE, function"),
-    *("score", "max_ccc", "heuristic"),
+    *("score", "max_ccc", "heuristic", "MomentumODE"),
 }
 
 

@@ -9,6 +9,7 @@ from ._base import AbstractClip as AbstractClip
 from ._moments import (
     Moments as Moments,
     criteria as criteria,
+    mean_factor as mean_factor,
     unchecked_moments as unchecked_moments,
 )
 from ._normalize import (

@@ -141,3 +141,25 @@ def _factor_at_infinity(clip: AbstractClip, step: Step) -> Float[Array, ""]:
     return jnp.where(
         falls, 0.0, at(jnp.where(falls, 1.0, jnp.where(settled, near, far)))
     )
+
+
+def mean_factor(
+    clip: AbstractClip,
+    noise: AbstractNoise,
+    risk: RealScalarLike,
+    feature_norm: RealScalarLike,
+    step: Step,
+) -> Float[Array, ""]:
+    r"""$E f(|w| \cdot$ `feature_norm`$)$, the mean factor of a rule: what is left of a
+    term that is added to the gradient and does not count in its norm. Arguments as of
+    [`jaxclip.moments`][], unchecked."""
+    signal_variance = 2 * jnp.asarray(risk)
+    some = signal_variance + noise.variance > 0
+    law = noise.residual(jnp.where(some, signal_variance, 1.0))
+    kept = _factor_at_infinity(clip, step)
+    # What is kept of the largest gradients is no integral that falls off.
+    rest = law.expect(
+        lambda norm: _factor(clip, norm * feature_norm, step) - kept,
+        [kink / feature_norm for kink in clip.kinks(step)],
+    )
+    return jnp.where(some, kept + rest, jnp.asarray(clip.factor(0.0, step)))

@@ -10,6 +10,7 @@ from .linear import (
     ExponentialModes as ExponentialModes,
     HomogenizedSDE as HomogenizedSDE,
     ModeEquation as ModeEquation,
+    MomentumODE as MomentumODE,
     RiskODE as RiskODE,
     few_modes as few_modes,
 )

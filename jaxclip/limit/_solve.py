@@ -17,8 +17,9 @@ from ..problem import (
     CompressedLinearModel,
     LinearModel,
 )
-from ..transform import AbstractScope, PerTree, algorithm
+from ..transform import AbstractScope, PerExample, PerTree, algorithm
 from ._base import AbstractLimit, AnyProblem, Request
+from .linear._momentum_ode import MomentumODE
 from .linear._risk_ode import RiskODE
 from .zero_loss._time_scale import time_scale
 
@@ -58,8 +59,8 @@ def solve(
         the value at a step holds until the next. In a run of more than 2^20 steps (2^18
         in float32) jumps are placed to within a millionth of the run (4 millionths).
     - `steps`: shape `(s,)`, where to report, not negative, increasing; it starts at 0.
-    - `limit`: which one: `RiskODE()`, `HomogenizedSDE()`, `GradientFlow()`,
-        `ZeroLossFlow()`, `ZeroLossSDE()` ...; by default that of problem and update.
+    - `limit`: which one: `RiskODE()`, `MomentumODE()`, `HomogenizedSDE()`,
+        `GradientFlow()`, `ZeroLossFlow()` ...; by default that of problem and update.
     - `batch_size`, `scope`, `momentum`, `weight_decay`: as in `simulate`.
     - `std`: whether the standard deviation of a run's risk is computed too.
     - `key`: for an SDE, determines its Brownian motion.
@@ -108,9 +109,11 @@ def _forward_mode_named(adjoint: diffrax.AbstractAdjoint | None) -> Iterator[Non
 
 def own_limit(problem: Any, update: algorithm.Update = PLAIN) -> AbstractLimit:
     """The limit that a problem has, and an update on it."""
-    del update
     if isinstance(problem, LinearModel | CompressedLinearModel):
-        return RiskODE()
+        scope = update.scope
+        noisy = isinstance(scope, PerExample) and scope.noise_std is not None
+        moved = update.momentum is not None or update.weight_decay is not None
+        return MomentumODE() if moved or noisy else RiskODE()
     if not isinstance(problem, AbstractNoisyProblem):
         raise ValueError(
             "`limit` must be named for this problem, such as `GradientFlow()`. Only a "

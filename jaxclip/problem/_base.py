@@ -3,6 +3,8 @@
 import abc
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
@@ -36,6 +38,11 @@ class AbstractProblem(eqx.Module):
     @abc.abstractmethod
     def init(self) -> Params:
         """The parameters at step 0."""
+
+    def origin(self) -> Params:
+        """Where weight decay pulls to, of the structure of the parameters: by default
+        zeros. A problem that measures its parameters from elsewhere says so here."""
+        return jax.tree.map(jnp.zeros_like, self.init())
 
     def stream(self, key: Key) -> PyTree[Array]:
         """What is worked out once for a run, before the first step: the key itself, or

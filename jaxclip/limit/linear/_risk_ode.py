@@ -86,7 +86,8 @@ class RiskODE(AbstractLimit):
     ) -> Curve:
         if not isinstance(problem, CompressedLinearModel):
             problem = need_squared_loss(type(self).__name__, problem)
-        request.need_only("RiskODE", ("batch_size", "scope"))
+        instead = "take `limit=MomentumODE()`, or leave it out"
+        request.need_only("RiskODE", ("batch_size", "scope"), instead)
         need_moments("RiskODE", request.update)
         modes = few_modes(problem)
         norm, update = modes.feature_norm, request.update
@@ -202,11 +203,14 @@ def _solver(modes: Modes) -> diffrax.AbstractSolver:
     return ExponentialModes() if wide else diffrax.Tsit5()
 
 
-def few_modes(problem: LinearModel | CompressedLinearModel) -> Modes:
-    """The modes of a problem, compressed where they are many and known."""
+def few_modes(
+    problem: LinearModel | CompressedLinearModel, isotropic: bool = False
+) -> Modes:
+    """The modes of a problem, compressed where they are many and known; `isotropic`
+    where they are to receive a noise that is the same in all directions."""
     modes = problem.modes
     # Lanczos' method runs in numpy, to which traced numbers are closed.
     many = len(modes.eigenvalues) > _MANY
     if not many or is_traced(modes.eigenvalues) or is_traced(modes.risk):
         return modes
-    return modes.compress(_NODES)
+    return modes.compress(_NODES, isotropic)

@@ -89,6 +89,11 @@ class AbstractNoisyLinear(AbstractGaussianLinear):
         """The error $x_0 - x^*$ in the eigenbasis."""
         return spread(self.spectrum, self.start)
 
+    def origin(self) -> Float[Array, " d"]:
+        """The weights that are zero: those of the start, since nothing says where they
+        are."""
+        return self.init()
+
     def label(self, key: Key, features: Float[Array, " d"]) -> RealScalar:
         del features
         return self.noise.sample(key)

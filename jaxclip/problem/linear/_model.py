@@ -12,7 +12,7 @@ from ..._checks import count, is_traced
 from ..._types import Key, RealScalar
 from ...noise import AbstractNoise, Empirical
 from ._features import random_features
-from ._gaussian import AbstractNoisyLinear, as_norms
+from ._gaussian import AbstractNoisyLinear, as_components, as_norms, spread
 from ._loss import AbstractLoss, SquaredLoss
 from ._minimiser import minimiser
 from ._modes import Modes
@@ -61,17 +61,22 @@ class LinearModel(AbstractNoisyLinear):
         each eigenspace. Not negative, in the parameters' unit.
     - `loss`: of a prediction and a target: [`jaxclip.SquaredLoss`][] by default,
         [`jaxclip.HuberLoss`][], [`jaxclip.PinballLoss`][] or one of your own.
+    - `optimum`: shape `(m,)`, the component of $x^*$ along $x_0 - x^*$ in each
+        eigenspace, of either sign, in the parameters' unit; across it there is none.
+        Weight decay pulls to $x = 0$, and nothing else asks where that is. By default
+        the negative of `start`: a run that starts at zero.
 
     **Raises:**
 
-    A `ValueError` where `start` has not one number for each eigenvalue, or a negative
-    one.
+    A `ValueError` where `start` or `optimum` has not one number for each eigenvalue, or
+    `start` a negative one.
     """
 
     spectrum: Spectrum
     noise: AbstractNoise
     start: Float[Array, " m"]
     loss: AbstractLoss
+    optimum: Float[Array, " m"]
 
     def __init__(
         self,
@@ -79,11 +84,14 @@ class LinearModel(AbstractNoisyLinear):
         noise: AbstractNoise,
         start: Any,
         loss: AbstractLoss = SquaredLoss(),
+        optimum: Any = None,
     ):
         self.spectrum = spectrum
         self.noise = noise
         self.start = as_norms("start", start, spectrum)
         self.loss = loss
+        optimum = -self.start if optimum is None else optimum
+        self.optimum = as_components("optimum", optimum, spectrum)
 
     @classmethod
     def from_data(
@@ -122,8 +130,9 @@ class LinearModel(AbstractNoisyLinear):
         X, y = as_table(X, y)
         optimum = minimiser(SquaredLoss(), X, y)
         error = (0.0 if start is None else np.asarray(start, float)) - optimum
-        spectrum, start = decompose(X, error)
-        return cls(spectrum, Empirical(y - X @ optimum), start)
+        spectrum, start, along = decompose(X, error, optimum)
+        noise = Empirical(y - X @ optimum)
+        return cls(spectrum, noise, start, optimum=along)
 
     @classmethod
     def from_regression(cls, regression: Regression) -> "LinearModel":
@@ -142,8 +151,8 @@ class LinearModel(AbstractNoisyLinear):
                 "`regression` must have the squared loss, which the limits are of. "
                 f"Got a {type(regression.loss).__name__}; leave out its `loss`."
             )
-        spectrum, start = regression.spectrum_and_error()
-        return cls(spectrum, Empirical(regression.residuals), start)
+        spectrum, start, along = regression.spectrum_and_error()
+        return cls(spectrum, Empirical(regression.residuals), start, optimum=along)
 
     @property
     def modes(self) -> Modes:
@@ -155,7 +164,13 @@ class LinearModel(AbstractNoisyLinear):
         with jax.ensure_compile_time_eval():
             return Modes.of(spectrum, start)
 
-    def compress(self, nodes: int = 48) -> CompressedLinearModel:
+    def origin(self) -> Float[Array, " d"]:
+        """The weights that are zero, measured from the optimum."""
+        return -spread(self.spectrum, self.optimum)
+
+    def compress(
+        self, nodes: int = 48, isotropic: bool = False
+    ) -> CompressedLinearModel:
         r"""The problem with twice `nodes` modes in place of its eigenvalues.
 
         See [`jaxclip.problem.Modes.compress`][]. The error that is returned is that of
@@ -167,6 +182,8 @@ class LinearModel(AbstractNoisyLinear):
         **Arguments:**
 
         - `nodes`: for each of the two; 48 reach rounding for most spectra.
+        - `isotropic`: whether it is to serve for the noise of DP-SGD, too, which takes
+            half as many modes more.
 
         **Raises:**
 
@@ -180,7 +197,7 @@ class LinearModel(AbstractNoisyLinear):
                 "`compress` needs numbers, and got traced ones: call it outside of "
                 "`jit` and `grad`."
             )
-        few = modes.compress(nodes)
+        few = modes.compress(nodes, isotropic)
         error = jnp.asarray(few.difference(modes))
         return CompressedLinearModel(few, self.noise, error)
 

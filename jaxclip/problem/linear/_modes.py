@@ -29,26 +29,28 @@ class Modes(eqx.Module):
         $z_j$ in the eigenspace, in the label's squared unit.
     - `forcing`: shape `(n,)`, $f_j = \lambda_j d_j$: the part of the covariance's trace
         that the mode carries, $d_j$ being the dimension of the eigenspace.
+    - `dims`: shape `(n,)`, $d_j$: what the mode receives of a noise that is the same in
+        all directions. None where that is not known.
     """
 
     eigenvalues: Float[Array, " n"]
     risk: Float[Array, " n"]
     forcing: Float[Array, " n"]
+    dims: Float[Array, " n"] | None = None
 
     @classmethod
     def of(cls, spectrum: Spectrum, start: Float[Array, " n"]) -> "Modes":
         """One mode an eigenvalue, from the norm of the error in each eigenspace."""
         lam = spectrum.eigenvalues
-        return cls(
-            lam, lam * start**2 / 2, lam * spectrum.multiplicity.astype(lam.dtype)
-        )
+        dims = spectrum.multiplicity.astype(lam.dtype)
+        return cls(lam, lam * start**2 / 2, lam * dims, dims)
 
     @property
     def feature_norm(self) -> Float[Array, ""]:
         """The square root of the covariance's trace."""
         return jnp.sqrt(jnp.sum(self.forcing))
 
-    def compress(self, nodes: int) -> "Modes":
+    def compress(self, nodes: int, isotropic: bool = False) -> "Modes":
         r"""Twice `nodes` modes with nearly the same risk at all times.
 
         The risk depends on the spectrum through two measures of $\log \lambda$ only,
@@ -60,16 +62,28 @@ class Modes(eqx.Module):
         **Arguments:**
 
         - `nodes`: for each of the two measures.
+        - `isotropic`: whether the modes are also to receive a noise that is the same in
+            all directions, as that of DP-SGD is: by a third measure, $\sum d_j \delta$,
+            and three times `nodes` modes.
         """
         log = np.log(np.asarray(self.eigenvalues, np.float64))
+        measures = [self.risk, self.forcing]
+        if isotropic:
+            measures.append(self._need_dims())
         parts = []
-        for weights, moved in ((self.risk, True), (self.forcing, False)):
+        for i, weights in enumerate(measures):
             at, mass = gauss(log, np.asarray(weights, np.float64), nodes)
-            zero = np.zeros_like(mass)
-            parts.append((np.exp(at), *((mass, zero) if moved else (zero, mass))))
+            columns = [np.zeros_like(mass)] * len(measures)
+            columns[i] = mass
+            parts.append((np.exp(at), *columns))
         dtype = self.eigenvalues.dtype
         arrays = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Modes(*(jnp.asarray(array, dtype) for array in arrays))
+
+    def _need_dims(self) -> Float[Array, " n"]:
+        if self.dims is None:
+            raise ValueError("`isotropic` needs modes that have `dims`. Got none.")
+        return self.dims
 
     def difference(self, other: "Modes") -> float:
         """The largest difference of the two functions of [`jaxclip.LinearModel`][]'s

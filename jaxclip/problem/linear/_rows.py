@@ -91,10 +91,14 @@ class Regression(AbstractLinear):
         r"""$y - A x^*$, what the minimiser leaves."""
         return self.y - exact_dot(self.X, self.optimum)
 
-    def spectrum_and_error(self) -> tuple[Spectrum, Float[Array, " m"]]:
-        """The covariance's spectrum, and the start's error along each eigenvector."""
-        error = np.asarray(self.start, float) - np.asarray(self.optimum, float)
-        return decompose(np.asarray(self.X, float), error)
+    def spectrum_and_error(
+        self,
+    ) -> tuple[Spectrum, Float[Array, " m"], Float[Array, " m"]]:
+        """The covariance's spectrum, the size of the start's error along each
+        eigenvector, and the optimum's component in the error's direction."""
+        optimum = np.asarray(self.optimum, float)
+        error = np.asarray(self.start, float) - optimum
+        return decompose(np.asarray(self.X, float), error, optimum)
 
     def init(self) -> Float[Array, " d"]:
         """The start."""
@@ -130,8 +134,11 @@ class Regression(AbstractLinear):
         return jnp.mean(value(exact_dot(self.X, params), self.y) - best)
 
 
-def decompose(X: np.ndarray, error: np.ndarray) -> tuple[Spectrum, Float[Array, " m"]]:
-    """The spectrum of the rows' covariance, and an error's size along each eigenvector.
+def decompose(
+    X: np.ndarray, error: np.ndarray, optimum: np.ndarray
+) -> tuple[Spectrum, Float[Array, " m"], Float[Array, " m"]]:
+    """The spectrum of the rows' covariance, an error's size along each eigenvector, and
+    the optimum's component in the direction of the error.
 
     From the singular values of the rows, in float64 whatever JAX's precision is: those
     of the covariance, their squares, have lost half of the digits, and with them the
@@ -140,7 +147,7 @@ def decompose(X: np.ndarray, error: np.ndarray) -> tuple[Spectrum, Float[Array, 
     **Arguments:**
 
     - `X`: shape `(n, d)`, the features.
-    - `error`: shape `(d,)`.
+    - `error`, `optimum`: shape `(d,)`.
     """
     # Of a tall table the triangular factor has the same, and is small.
     rows = np.linalg.qr(X, mode="r") if len(X) > X.shape[1] else X
@@ -150,7 +157,9 @@ def decompose(X: np.ndarray, error: np.ndarray) -> tuple[Spectrum, Float[Array, 
     # And what JAX's precision can hold.
     kept &= sizes**2 / len(X) > jnp.finfo(jnp.result_type(float)).tiny
     eigenvalues = sizes[kept] ** 2 / len(X)
-    return Spectrum(eigenvalues), jnp.asarray(np.abs(vectors[kept] @ error))
+    along = vectors[kept] @ error
+    component = np.where(along < 0, -1.0, 1.0) * (vectors[kept] @ optimum)
+    return Spectrum(eigenvalues), jnp.asarray(np.abs(along)), jnp.asarray(component)
 
 
 def as_table(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

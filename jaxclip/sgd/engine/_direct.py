@@ -71,7 +71,8 @@ class Direct(AbstractEngine):
     def compute(
         self, problem: AbstractProblem, clip: AbstractClip, lr: Schedule, run: Run
     ) -> Curve:
-        optimiser = run.update.optimiser(clip, lr)
+        origin = None if run.update.weight_decay is None else problem.origin()
+        optimiser = run.update.optimiser(clip, lr, origin)
         # A scope over examples reduces the batch itself, after clipping.
         reduce = (lambda g: g) if isinstance(run.scope, PerExample) else mean
         return run_optimiser(problem, optimiser, reduce, run)
