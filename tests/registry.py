@@ -151,6 +151,7 @@ LIMITS: dict[str, tuple[jc.limit.AbstractLimit, jc.AbstractProblem]] = {
     "RiskODE": (jc.RiskODE(), _LINEAR),
     "MomentumODE": (jc.limit.MomentumODE(), _LINEAR),
     "HomogenizedSDE": (jc.HomogenizedSDE(), _LINEAR),
+    "CoordinateODE": (jc.limit.CoordinateODE(), _LINEAR),
     "GradientFlow": (jc.GradientFlow(), PROBLEMS["FiniteSum"]),
     "ZeroLossFlow": (jc.ZeroLossFlow(), INJECTIONS["DropConnect"]),
     "ZeroLossSDE": (jc.ZeroLossSDE(), INJECTIONS["Langevin"]),

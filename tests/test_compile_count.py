@@ -50,7 +50,7 @@ def compilations():
 
 # Limits and criteria, which are counted in a file of their own; what runs them.
 LIMITS = {
-    *("solve", "moments", "limit_map", "time_scale"),
+    *("solve", "moments", "limit_map", "time_scale", "coordinate_moments"),
     *("best_clip", "heuristic", "max_ccc", "score", "ceiling"),
     *("fisher_information", "advise"),
 }
@@ -432,12 +432,15 @@ def test_without_type_checks():
     assert done.returncode == 0, done.stderr
 
 
+_OF_LIMITS = ("limit_map", "time_scale", "coordinate_moments")
+
+
 def test_every_verb_is_counted():
     modules = jc, jc.algorithm, jc.curvature, jc.inject, jc.policy
     names = [
         (name, getattr(module, name)) for module in modules for name in dir(module)
     ]
-    names += [(n, getattr(jc.limit, n)) for n in ("limit_map", "time_scale")]
+    names += [(n, getattr(jc.limit, n)) for n in _OF_LIMITS]
     names += [("random_features", jc.problem.random_features)]
     names += [("check_chain", jc.diagnosis.check_chain)]
     names += [("fisher_information", jc.criterion.fisher_information)]

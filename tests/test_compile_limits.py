@@ -53,6 +53,8 @@ _COSINE = optax.cosine_decay_schedule(0.02, 1000)
 _STEPS = np.array([[0.0, 50.0, 100.0], [0.0, 70.0, 90.0]])
 IDENTITY = jc.Identity()
 _KNOTS = jnp.array([0.0, 60.0])
+# A basis whose axes are none of the coordinates.
+_TURNED = jnp.asarray(np.linalg.qr(np.vander(np.linspace(1.0, 2.0, 6)))[0])
 
 
 def _problem(i: int) -> jc.LinearModel:
@@ -116,6 +118,25 @@ CALLS: dict[str, Callable[[int], Any]] = {
         weight_decay=0.1 + i,
     ),
     "GradientFlow": _solve(jc.GradientFlow()),
+    "CoordinateODE": lambda i: jc.solve(
+        _problem(i),
+        jc.HardClip(3.0 + i),
+        _rate("number", i),
+        steps=_steps(i),
+        scope=jc.PerCoordinate(),
+    ),
+    "CoordinateODE, signs": lambda i: jc.solve(
+        eqx.tree_at(
+            lambda p: p.basis, _problem(i), _TURNED, is_leaf=lambda x: x is None
+        ),
+        jc.Normalize(),
+        _rate("number", i),
+        steps=_steps(i),
+        scope=jc.PerCoordinate(),
+    ),
+    "coordinate_moments": lambda i: jc.limit.coordinate_moments(
+        jc.HardClip(1.0 + i), jc.Laplace(1.0 + i), 0.1, jnp.array([1.0, 0.5])
+    ),
     # How many intervals there are is structure, as the number of steps of a run is.
     "HomogenizedSDE": lambda i: jc.solve(
         _problem(i),

@@ -6,6 +6,12 @@ from ._adaptive import (
     need_rule as need_rule,
 )
 from ._base import AbstractClip as AbstractClip
+from ._coordinate_moments import (
+    Scales as Scales,
+    enough_nodes as enough_nodes,
+    unchecked_coordinate_moments as unchecked_coordinate_moments,
+)
+from ._coordinates import SmoothedFactors as SmoothedFactors
 from ._moments import (
     Moments as Moments,
     criteria as criteria,

@@ -84,12 +84,12 @@ def moments_in_units(
     unit = jnp.where(unit > 0, unit, 1.0)
 
     def psi(norm):
-        return norm * _factor(clip, norm * feature_norm, step)
+        return norm * factor_at(clip, norm * feature_norm, step)
 
     # A rule that keeps a fraction of the largest gradients has a second moment of its
     # own part E w^2, which is known exactly and may be infinite; only the rest, whose
     # integrand falls off, is left to the quadrature.
-    kept = _factor_at_infinity(clip, step)
+    kept = factor_at_infinity(clip, step)
 
     def rest_at(norm):
         # As a product: the squares of the largest norms are not representable.
@@ -113,7 +113,9 @@ def moments_in_units(
     return unit, Moments(mu, second, variance, nu)
 
 
-def _factor(clip: AbstractClip, norm: Float[Array, ""], step: Step) -> Float[Array, ""]:
+def factor_at(
+    clip: AbstractClip, norm: Float[Array, "..."], step: Step
+) -> Float[Array, "..."]:
     """The rule's factor, and 0 where it has fallen to nothing: there a rule may have
     taken a square that is not representable, whose derivative is no number."""
     least = float(jnp.finfo(norm.dtype).tiny) ** 0.5
@@ -123,7 +125,7 @@ def _factor(clip: AbstractClip, norm: Float[Array, ""], step: Step) -> Float[Arr
     return jnp.where(nothing, 0.0, clip.factor(jnp.where(nothing, 1.0, norm), step))
 
 
-def _factor_at_infinity(clip: AbstractClip, step: Step) -> Float[Array, ""]:
+def factor_at_infinity(clip: AbstractClip, step: Step) -> Float[Array, ""]:
     """What the rule keeps of the largest gradients, 0 where that falls to nothing."""
     most = float(jnp.finfo(jnp.result_type(float)).max)
     # Beyond any threshold; and nearer, where the squares that a rule may take of it are

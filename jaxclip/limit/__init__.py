@@ -1,12 +1,14 @@
 """What SGD converges to."""
 
 from ._base import AbstractLimit as AbstractLimit, Request as Request
+from ._coordinate_moments import coordinate_moments as coordinate_moments
 from ._gradient_flow import GradientFlow as GradientFlow
 from ._intervals import varies as varies
 from ._moments import moments as moments, update_moments as update_moments
 from ._reading import Reading as Reading
 from ._solve import solve as solve
 from .linear import (
+    CoordinateODE as CoordinateODE,
     ExponentialModes as ExponentialModes,
     HomogenizedSDE as HomogenizedSDE,
     ModeEquation as ModeEquation,

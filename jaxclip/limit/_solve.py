@@ -17,8 +17,16 @@ from ..problem import (
     CompressedLinearModel,
     LinearModel,
 )
-from ..transform import AbstractScope, PerExample, PerTree, algorithm
+from ..transform import (
+    AbstractScope,
+    PerCoordinate,
+    PerExample,
+    PerTree,
+    algorithm,
+    within_example,
+)
 from ._base import AbstractLimit, AnyProblem, Request
+from .linear._coordinate_ode import CoordinateODE
 from .linear._momentum_ode import MomentumODE
 from .linear._risk_ode import RiskODE
 from .zero_loss._time_scale import time_scale
@@ -111,6 +119,8 @@ def own_limit(problem: Any, update: algorithm.Update = PLAIN) -> AbstractLimit:
     """The limit that a problem has, and an update on it."""
     if isinstance(problem, LinearModel | CompressedLinearModel):
         scope = update.scope
+        if isinstance(within_example(scope), PerCoordinate):
+            return CoordinateODE()
         noisy = isinstance(scope, PerExample) and scope.noise_std is not None
         moved = update.momentum is not None or update.weight_decay is not None
         return MomentumODE() if moved or noisy else RiskODE()

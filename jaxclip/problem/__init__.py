@@ -23,6 +23,7 @@ from .linear import (
     Regression as Regression,
     Spectrum as Spectrum,
     SquaredLoss as SquaredLoss,
+    is_diagonal as is_diagonal,
     need_squared_loss as need_squared_loss,
     random_features as random_features,
 )

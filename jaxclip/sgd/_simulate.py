@@ -14,7 +14,14 @@ from .._static import hashable
 from .._types import Key, RealScalarLike, Schedule
 from ..clip import AbstractClip, Adaptive, need_rule
 from ..problem import AbstractProblem
-from ..transform import AbstractScope, PerExample, PerTree, algorithm
+from ..transform import (
+    AbstractScope,
+    PerCoordinate,
+    PerExample,
+    PerTree,
+    algorithm,
+    within_example,
+)
 from ._loop import Observe, Run, check_lengths
 from .engine._base import AbstractEngine
 from .engine._default import default_engine
@@ -58,6 +65,8 @@ def simulate(
     - `batch_size`: samples a step.
     - `scope`: `PerTree()` clips the gradient of a batch, `PerExample()` each sample's;
         `PerExample(noise_std=...)` adds noise to their mean, as DP-SGD does.
+        `PerCoordinate()`, by itself or `within` the latter, clips each coordinate:
+        `Normalize()` is then signSGD.
     - `momentum`: a [`jaxclip.algorithm.Momentum`][] or the coefficient of a heavy ball.
     - `weight_decay`: a [`jaxclip.algorithm.WeightDecay`][] or a decoupled one's rate.
     - `observe`: a function of the parameters, compiled in, recorded beside the risk.
@@ -150,12 +159,10 @@ def _run(
 
 def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:
     """The scope, its noise drawn from the run's key."""
-    if not isinstance(
-        scope.within if isinstance(scope, PerExample) else scope, PerTree
-    ):
+    if not isinstance(within_example(scope), PerTree | PerCoordinate):
         raise ValueError(
-            "`scope` must be PerTree() or PerExample() over whole gradients. "
-            f"Got {scope!r}; `train` runs any optax optimiser."
+            "`scope` must be PerTree() or PerCoordinate(), or PerExample() of one of "
+            f"the two. Got {scope!r}; `train` runs any optax optimiser."
         )
     if isinstance(scope, PerExample) and scope.denominator is not None:
         raise ValueError(
@@ -171,4 +178,5 @@ def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:
             "Leave it out."
         )
     # Samples fold in their index; the last index there is, is nobody's.
-    return PerExample(scope.reduce, scope.noise_std, jr.fold_in(key, 2**32 - 1))
+    own = jr.fold_in(key, 2**32 - 1)
+    return PerExample(scope.reduce, scope.noise_std, own, scope.within)

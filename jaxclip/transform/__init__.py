@@ -25,7 +25,10 @@ from ._norm import safe_norm as safe_norm
 from ._parts import Parts as Parts
 from ._reduced import Examples as Examples
 from ._scope import AbstractScope as AbstractScope, PerTree as PerTree
-from ._scope_example import PerExample as PerExample
+from ._scope_example import (
+    PerExample as PerExample,
+    within_example as within_example,
+)
 from ._scope_leaf import (
     AbstractPerLeaf as AbstractPerLeaf,
     PerCoordinate as PerCoordinate,

@@ -40,7 +40,7 @@ class PerExample(AbstractScope):
         since differential privacy does not let their number show. The noise of a mean
         that has the multiplier $z$ is `noise_std` = $z$ times the threshold over it.
     - `within`: what norms are taken over within an example: `PerLeaf()`,
-        `PerLeafShare()` ... In `simulate` leave it out.
+        `PerLeafShare()` ... In `simulate` whole gradients, or `PerCoordinate()`.
 
     **Raises:**
 
@@ -135,6 +135,12 @@ class PerExample(AbstractScope):
             for leaf, key in zip(leaves, keys, strict=True)
         ]
         return jax.tree.unflatten(structure, noisy)
+
+
+def within_example(scope: AbstractScope) -> AbstractScope:
+    """What norms are taken over within an example, or within the gradient of a batch
+    where the scope is not over examples."""
+    return scope.within if isinstance(scope, PerExample) else scope
 
 
 def _add_noise(leaf: Array, std: Float[Array, ""], key: Key) -> Array:

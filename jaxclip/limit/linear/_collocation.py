@@ -1,8 +1,9 @@
 r"""One step of the exponential integrator, as an equation for three numbers.
 
 The modes of the risk ODE move in a way that is known in closed form once the two
-coefficients `q` and `g` are known over the step. They are functions of the risk alone,
-so that the unknowns of a step are the values of the risk at its inner nodes.
+coefficients `q` and `g` are known over the step, one pair for all modes or one for
+each. They are functions of the risk alone, so that the unknowns of a step are the
+values of the risk at its inner nodes.
 """
 
 from collections.abc import Callable
@@ -17,13 +18,22 @@ from jaxtyping import Array, Float
 from ..._types import RealScalar, RealScalarLike
 from ...problem import Modes
 from .._reading import Reading
-from ._interpolation import LAGRANGE, NODES, OverStep, path_over, propagate
+from ._interpolation import (
+    LAGRANGE,
+    NODES,
+    OverStep,
+    columns,
+    path_over,
+    propagate,
+    weighted,
+)
 
 # At step k and excess risk R: the rate of descent, lr * mu, and the strength of the
-# noise, lr^2 * second.
-Coefficients = Callable[[RealScalar, RealScalar], tuple[RealScalar, RealScalar]]
+# noise, lr^2 * second. Each a number for all modes, or shape (n,), one for each.
+Pair: TypeAlias = tuple[Float[Array, "*n"], Float[Array, "*n"]]
+Coefficients = Callable[[RealScalar, RealScalar], Pair]
 # The coefficients at the end of the last step.
-State: TypeAlias = tuple[RealScalar, RealScalar]
+State: TypeAlias = Pair
 # Corrections of the nodes' risk, each of which gains some digits. What the last moves
 # is counted as an error: a step that needs more is taken again, shorter.
 _CORRECTIONS = 3
@@ -35,7 +45,8 @@ class ModeEquation(eqx.Module):
     - `modes`: the [`jaxclip.problem.Modes`][], with the rates at which they decay and
         how much of the noise each receives.
     - `coefficients`: a function of a step and an excess risk that returns the rate of
-        descent `q` and the squared noise `g`, both per step.
+        descent `q` and the squared noise `g`, both per step: two numbers, or two
+        vectors with a number for each mode.
     - `reading`: at which times the coefficients' schedules are read.
     """
 
@@ -47,7 +58,7 @@ class ModeEquation(eqx.Module):
         q, g = self.at(step, jnp.sum(u))
         return self.modes.eigenvalues * (-2 * q * u + g * self.modes.forcing / 2)
 
-    def at(self, step: Any, risk: Any) -> tuple[RealScalar, RealScalar]:
+    def at(self, step: Any, risk: Any) -> Pair:
         """The coefficients `q` and `g`, per step, at a step and an excess risk."""
         # A trial step may pass zero by its tolerance, where no law is defined; it is
         # judged by its error, and one that is accepted is not negative.
@@ -57,11 +68,12 @@ class ModeEquation(eqx.Module):
 class _Inner(NamedTuple):
     """The coefficients of the equation at the inner nodes of a step.
 
-    - `q`, `g`: shape `(3,)`, the rate of descent and the strength of the noise.
+    - `q`, `g`: shape `(3,)` or `(3, n)`, the rate of descent and the strength of the
+        noise.
     """
 
-    q: Float[Array, " 3"]
-    g: Float[Array, " 3"]
+    q: Float[Array, "3 *n"]
+    g: Float[Array, "3 *n"]
 
 
 class Collocation(eqx.Module):
@@ -134,7 +146,9 @@ class Collocation(eqx.Module):
         """The risk at the inner nodes, and by how much it may still be off."""
         # Where the risk would go if the coefficients stayed as they are. What is found
         # from there is differentiated as the solution that it is, not as it was found.
-        constant = _Inner(*(jnp.broadcast_to(value, (3,)) for value in self.start))
+        constant = _Inner(
+            *(jnp.broadcast_to(value, (3, *jnp.shape(value))) for value in self.start)
+        )
         return jax.lax.custom_root(
             lambda risk: self.risks(self.coefficients(risk)) - risk,
             jax.lax.stop_gradient(self.risks(constant)),
@@ -167,11 +181,18 @@ class Collocation(eqx.Module):
 
         def on_the_lines(moved):
             return jax.tree.map(
-                lambda value, slope: value + slope * (moved - risk), values, slopes
+                lambda value, slope: value + slope * _rows(moved - risk, slope),
+                values,
+                slopes,
             )
 
         better, left = _fit(lambda moved: self.risks(on_the_lines(moved)), risk)
         return better, (jnp.max(jnp.abs(better - risk)), jnp.max(left))
+
+
+def _rows(values: Float[Array, " 3"], like: Float[Array, "3 *n"]) -> Array:
+    """One number a node, to be multiplied with what may be a row a node."""
+    return values if like.ndim == 1 else values[:, None]
 
 
 def _fit(image, risk):
@@ -205,16 +226,16 @@ def _error(found: OverStep, y1: Float[Array, " n"]) -> RealScalar:
     c1 = float(NODES[1])
     # What is left of t^3 without its quadratic through 0, c1 and 1 is the product
     # t (t - c1) (t - 1), whose integral is the number in brackets.
-    cubic = jnp.sum(path.descent * LAGRANGE[:, 3].astype(y1.dtype))
+    cubic = weighted(jnp.asarray(LAGRANGE[:, 3], y1.dtype), path.descent)
     lag = (path.t1 - path.t0) * cubic * (1 / 4 - (1 + c1) / 3 + c1 / 2)
     # By how much each mode moves for a unit of the clock at the end of the step.
-    decay = path.eigenvalues * (path.forcing * jnp.sum(path.drive) - 2 * y1)
+    decay = path.eigenvalues * (path.forcing * jnp.sum(path.drive, axis=0) - 2 * y1)
     # The same product in the clock, in powers: x (x - x1) (x - 1).
     x1 = found.node
     shape = jnp.stack([jnp.zeros_like(x1), x1, -(1 + x1), jnp.ones_like(x1)])
     _, driven = propagate(path.eigenvalues, path.clock(1.0))
-    forced = jnp.sum(path.forcing * jnp.sum(driven * shape[:, None], axis=0))
-    return jnp.abs(lag) * jnp.sum(jnp.abs(decay)) + jnp.abs(found.cubic * forced)
+    forced = path.forcing * jnp.sum(driven * columns(shape), axis=0)
+    return jnp.sum(jnp.abs(lag * decay)) + jnp.abs(jnp.sum(found.cubic * forced))
 
 
 def _inverse(matrix: Float[Array, "3 3"]) -> Float[Array, "3 3"]:

@@ -15,10 +15,7 @@ from ..._checks import is_traced, positive
 from ..._curve import Curve, finite_or_infinite
 from ..._types import Key, RealScalar, Schedule
 from ...clip import AbstractClip
-from ...problem import (
-    LinearModel,
-    need_squared_loss,
-)
+from ...problem import AbstractNoisyLinear, need_squared_loss
 from ...transform import algorithm
 from .._base import AbstractLimit, AnyProblem, Request, infinite_after_failure
 from .._intervals import grid, steps_inside, varies
@@ -66,12 +63,14 @@ class HomogenizedSDE(AbstractLimit):
                 "`jax.random.key(0)`."
             )
         norm, update = problem.spectrum.feature_norm, request.update
-        model = _Model(problem, clip, lr, norm, update)
+        # The equation is that of the eigenbasis, whatever the optimiser's is.
+        model = _Model(problem.in_eigenbasis(), clip, lr, norm, update)
         changes = varies((clip, lr))
         if self.solver is not None:
             # A solver looks once an interval: at every step, where there is news.
             dt = min(self.dt, 1.0) if changes else self.dt
-            return _diffrax(self.solver, dt, model, request)
+            risk, last = _diffrax(self.solver, dt, model, request)
+            return Curve(steps, risk, problem.from_eigenbasis(last))
 
         if is_traced(steps):
             raise ValueError(
@@ -83,7 +82,7 @@ class HomogenizedSDE(AbstractLimit):
         lengths = jnp.asarray(np.diff(times), steps.dtype)
         dt = self.dt if changes else 0.0
         risk, last = _frozen(model, starts, lengths, jnp.asarray(reported), key, dt)
-        return Curve(steps, risk, last)
+        return Curve(steps, risk, problem.from_eigenbasis(last))
 
 
 class _Model(eqx.Module):
@@ -91,7 +90,7 @@ class _Model(eqx.Module):
 
     # The state is the error X - x* in the eigenbasis of K. There the equation is one
     # for each coordinate, and they are coupled by the risk in the coefficients alone.
-    problem: LinearModel
+    problem: AbstractNoisyLinear
     clip: AbstractClip
     lr: Schedule
     feature_norm: RealScalar
@@ -163,8 +162,9 @@ def _diffrax(
     dt: float,
     model: _Model,
     request: Request,
-) -> Curve:
-    """The states at the reported steps, by a general solver of SDEs."""
+) -> tuple[Float[Array, " s"], Float[Array, " d"]]:
+    """The risk at the reported steps and the last state, by a general solver of
+    SDEs."""
     steps = request.steps
     if is_traced(steps):
         # How many steps there are is known only when the program runs.
@@ -179,7 +179,7 @@ def _diffrax(
 
 
 @eqx.filter_jit
-def _general(solver, dt, model, request, end, max_steps) -> Curve:
+def _general(solver, dt, model, request, end, max_steps):
     steps, adjoint = request.steps, request.adjoint
     problem, eigenvalues = model.problem, model.eigenvalues
     x0 = problem.init()
@@ -211,7 +211,7 @@ def _general(solver, dt, model, request, end, max_steps) -> Curve:
     )
     assert solution.ys is not None
     risk = infinite_after_failure(jax.vmap(problem.risk)(solution.ys))
-    return Curve(steps, risk, solution.ys[-1])
+    return risk, solution.ys[-1]
 
 
 def _mean_decay(exponent: Float[Array, " d"]) -> Float[Array, " d"]:

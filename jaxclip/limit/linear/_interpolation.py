@@ -1,7 +1,8 @@
 r"""The solution of the modes' equations over one step of the exponential integrator.
 
 In the clock $d\tau = q\,dk$ a mode's decay is exact, and what drives it, $g / 2q$, is a
-cubic in the clock through its values at four nodes.
+cubic in the clock through its values at four nodes. The coefficients `q` and `g` are
+one number for all modes, or one for each, which then has a clock of its own.
 """
 
 import math
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..._types import RealScalar, RealScalarLike
+from ..._types import RealScalarLike
 from ...problem import Modes
 
 # Gauss-Lobatto nodes on [0, 1]: with both ends among them the last node of one step is
@@ -30,8 +31,9 @@ class Path(diffrax.AbstractLocalInterpolation):
     """The solution inside of one step.
 
     - `u0`, `eigenvalues`, `forcing`: shape `(n,)`, the modes at the step's start.
-    - `descent`: shape `(4,)`, `q` at the nodes.
-    - `drive`: shape `(4,)`, `g / 2q` as a polynomial in the clock's share of the step.
+    - `descent`: shape `(4,)` or `(4, n)`, `q` at the nodes.
+    - `drive`: of the same shape, `g / 2q` as a polynomial in the clock's share of the
+        step.
     """
 
     # Variables of the class in diffrax's types, and fields here.
@@ -40,15 +42,15 @@ class Path(diffrax.AbstractLocalInterpolation):
     u0: Float[Array, " n"]
     eigenvalues: Float[Array, " n"]
     forcing: Float[Array, " n"]
-    descent: Float[Array, " 4"]
-    drive: Float[Array, " 4"]
+    descent: Float[Array, "4 *n"]
+    drive: Float[Array, "4 *n"]
 
-    def clock(self, share: RealScalarLike) -> RealScalar:
+    def clock(self, share: RealScalarLike) -> Float[Array, "*n"]:
         """The clock since the step's start, at a share of the step."""
         integral = share * jnp.sum(
             _powers(share)[None, :] * _INTEGRAL.astype(self.u0.dtype), axis=1
         )
-        return jnp.asarray(self.t1 - self.t0) * jnp.sum(self.descent * integral)
+        return jnp.asarray(self.t1 - self.t0) * weighted(integral, self.descent)
 
     def state(self, share):
         elapsed, whole = self.clock(share), self.clock(1.0)
@@ -56,7 +58,7 @@ class Path(diffrax.AbstractLocalInterpolation):
         x = _divide(elapsed, whole, share)
         weights = self.drive * _powers(x)
         return decay * self.u0 + self.forcing * jnp.sum(
-            driven * weights[:, None], axis=0
+            driven * columns(weights), axis=0
         )
 
     def evaluate(self, t0, t1=None, left=True):
@@ -76,8 +78,8 @@ class OverStep(NamedTuple):
     """
 
     path: Path
-    cubic: RealScalar
-    node: RealScalar
+    cubic: Float[Array, "*n"]
+    node: Float[Array, "*n"]
 
 
 def path_over(
@@ -85,8 +87,8 @@ def path_over(
     u0: Float[Array, " n"],
     t0: RealScalarLike,
     t1: RealScalarLike,
-    q: Float[Array, " 4"],
-    g: Float[Array, " 4"],
+    q: Float[Array, "4 *n"],
+    g: Float[Array, "4 *n"],
 ) -> OverStep:
     """The solution over a step with the coefficients `q` and `g` at its nodes."""
     # The clock needs only q; what drives the modes is a function of it.
@@ -102,14 +104,15 @@ def path_over(
     nodes = NODES.astype(q.dtype)
     clock = jax.vmap(bare.clock)(nodes)
     # With a learning rate of 0 the clock stands still: any share is right.
-    x = _divide(clock, clock[-1], nodes)
+    shares = nodes if q.ndim == 1 else nodes[:, None]
+    x = _divide(clock, clock[-1:], shares)
     drive, cubic = _polynomial(x, _divide(g, 2 * q, jnp.zeros_like(g)))
     path = eqx.tree_at(lambda path: path.drive, bare, drive)
     return OverStep(path, cubic, x[1])
 
 
 def propagate(
-    eigenvalues: Float[Array, " n"], elapsed: RealScalar
+    eigenvalues: Float[Array, " n"], elapsed: Float[Array, "*n"]
 ) -> tuple[Float[Array, " n"], Float[Array, "4 n"]]:
     r"""What a clock's advance by `elapsed` does to each mode: the factor
     $e^{-2\lambda\tau}$, and $\lambda \int_0^\tau e^{-2\lambda(\tau-s)} (s/\tau)^p ds$
@@ -141,11 +144,25 @@ def _phi(z: Float[Array, " n"]) -> Float[Array, "4 n"]:
     return jnp.where(small[None, :], jnp.stack(down[::-1]), jnp.stack(up))
 
 
-def _polynomial(x: Float[Array, " 4"], values: Float[Array, " 4"]):
+def columns(weights: Float[Array, "4 *n"]) -> Float[Array, "4 n"]:
+    """Weights as they are multiplied with numbers of each mode: a column for all of
+    them, or one for each."""
+    return weights[:, None] if weights.ndim == 1 else weights
+
+
+def weighted(
+    weights: Float[Array, " 4"], values: Float[Array, "4 *n"]
+) -> Float[Array, "*n"]:
+    """The sum of the values with these weights."""
+    weights = weights if values.ndim == 1 else weights[:, None]
+    return jnp.sum(weights * values, axis=0)
+
+
+def _polynomial(x: Float[Array, "4 *n"], values: Float[Array, "4 *n"]):
     """The cubic through values at the nodes 0, x1, x2, 1, and its cubic coefficient."""
     # Newton's divided differences, of order 1 to 3, then expanded in powers of x. The
     # first node is at 0, which leaves out all terms with it.
-    first = (values[1:] - values[:-1]) / jnp.diff(x)
+    first = (values[1:] - values[:-1]) / jnp.diff(x, axis=0)
     second = (first[1:] - first[:-1]) / (x[2:] - x[:-2])
     third = (second[1] - second[0]) / (x[3] - x[0])
     linear = first[0] - second[0] * x[1] + third * x[1] * x[2]
@@ -153,7 +170,7 @@ def _polynomial(x: Float[Array, " 4"], values: Float[Array, " 4"]):
     return jnp.stack([values[0], linear, square, third]), third
 
 
-def _powers(x: RealScalarLike) -> Float[Array, " 4"]:
+def _powers(x: Float[Array, "*n"] | RealScalarLike) -> Float[Array, "4 *n"]:
     """The powers 0 to 3, whose derivatives are finite at 0."""
     x = jnp.asarray(x)
     return jnp.stack([jnp.ones_like(x), x, x * x, x * x * x])

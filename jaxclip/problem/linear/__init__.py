@@ -1,6 +1,8 @@
 """Models that are linear in their parameters."""
 
 from ._base import AbstractLinear as AbstractLinear
+from ._basis import is_diagonal as is_diagonal
+from ._compressed import CompressedLinearModel as CompressedLinearModel
 from ._features import random_features as random_features
 from ._gaussian import (
     AbstractGaussianLinear as AbstractGaussianLinear,
@@ -15,7 +17,6 @@ from ._loss import (
     SquaredLoss as SquaredLoss,
 )
 from ._model import (
-    CompressedLinearModel as CompressedLinearModel,
     LinearModel as LinearModel,
     need_squared_loss as need_squared_loss,
 )

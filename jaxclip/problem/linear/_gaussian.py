@@ -53,10 +53,18 @@ class AbstractGaussianLinear(AbstractLinear):
         """
 
     def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
-        features_key, label_key = jr.split(jr.fold_in(stream, index))
-        scale = jnp.sqrt(self.spectrum.expand(self.spectrum.eigenvalues))
-        features = scale * normal(features_key, self.spectrum.dim)
-        return features, self.label(label_key, features)
+        return draw(self, stream, index)
+
+
+def draw(
+    problem: AbstractGaussianLinear, stream: PyTree[Array], index: RealScalarLike
+) -> Example:
+    """Features in the eigenbasis, and their label."""
+    features_key, label_key = jr.split(jr.fold_in(stream, index))
+    spectrum = problem.spectrum
+    scale = jnp.sqrt(spectrum.expand(spectrum.eigenvalues))
+    features = scale * normal(features_key, spectrum.dim)
+    return features, problem.label(label_key, features)
 
 
 class AbstractNoisyLinear(AbstractGaussianLinear):

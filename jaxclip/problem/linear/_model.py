@@ -2,42 +2,25 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ..._checks import count, is_traced
 from ..._types import Key, RealScalar
-from ...noise import AbstractNoise, Empirical
-from ._features import random_features
-from ._gaussian import AbstractNoisyLinear, as_components, as_norms, spread
+from ...noise import AbstractNoise
+from ._basis import as_basis, decompose_covariance, facing, out_of_eigenbasis
+from ._compressed import CompressedLinearModel
+from ._estimate import Table, estimate, rows_of
+from ._gaussian import as_components, as_norms, spread
 from ._loss import AbstractLoss, SquaredLoss
-from ._minimiser import minimiser
 from ._modes import Modes
-from ._rows import Regression, as_table, decompose
+from ._rows import Regression, principal_axes
 from ._spectrum import Spectrum
+from ._turned import AbstractTurnedLinear
 
 
-class CompressedLinearModel(eqx.Module):
-    """What the risk ODE needs of a [`jaxclip.LinearModel`][], in a few modes.
-
-    Made by its `compress`. [`jaxclip.solve`][] takes it in place of the problem.
-
-    **Fields:**
-
-    - `modes`: twice as many [`jaxclip.problem.Modes`][] as the nodes asked for.
-    - `noise`: the label noise.
-    - `error`: the error of the compression; see `compress`.
-    """
-
-    modes: Modes
-    noise: AbstractNoise
-    error: Float[Array, ""]
-
-
-class LinearModel(AbstractNoisyLinear):
+class LinearModel(AbstractTurnedLinear):
     r"""A linear model on Gaussian features, one fresh sample after the other.
 
     Sample $k$ is a fresh $a_k \sim N(0, K)$ with the label
@@ -49,9 +32,12 @@ class LinearModel(AbstractNoisyLinear):
     ([`jaxclip.problem.AbstractNoisyLinear`][]). The limits of linear models and the
     criteria for clipping are those of the squared loss.
 
-    Only the spectrum of $K$ and the size of the error in each eigenspace matter to the
-    law of a run, so parameters are held in the eigenbasis and measured from the optimum
-    ($x^* = 0$); the error of an eigenspace is spread evenly over its dimensions.
+    To a rule that sees whole gradients, or any that does not change in a rotation, only
+    the spectrum of $K$ and the size of the error in each eigenspace matter, so
+    parameters are measured from the optimum ($x^* = 0$), and held in the eigenbasis
+    unless there is a `basis`; the error of an eigenspace is spread evenly over its
+    dimensions. Rules for each coordinate, and optimisers such as Adam, see more: what
+    the coordinates are that they work in. It is the `basis` that says so.
 
     **Arguments:**
 
@@ -65,11 +51,16 @@ class LinearModel(AbstractNoisyLinear):
         eigenspace, of either sign, in the parameters' unit; across it there is none.
         Weight decay pulls to $x = 0$, and nothing else asks where that is. By default
         the negative of `start`: a run that starts at zero.
+    - `basis`: shape `(p, d)`, the eigenvectors of $K$ in the coordinates that the
+        optimiser works in, one a column, in the order of the spectrum's dimensions, so
+        that $K = Q\,\mathrm{diag}(\lambda)\,Q^T$; with `p > d` there are directions in
+        which features do not vary. By default the eigenvectors are the coordinates, and
+        $K$ is diagonal. `from_covariance` makes it from $K$ itself.
 
     **Raises:**
 
     A `ValueError` where `start` or `optimum` has not one number for each eigenvalue, or
-    `start` a negative one.
+    `start` a negative one, and where the columns of `basis` are not orthonormal.
     """
 
     spectrum: Spectrum
@@ -77,6 +68,7 @@ class LinearModel(AbstractNoisyLinear):
     start: Float[Array, " m"]
     loss: AbstractLoss
     optimum: Float[Array, " m"]
+    basis: Float[Array, "p d"] | None
 
     def __init__(
         self,
@@ -85,6 +77,8 @@ class LinearModel(AbstractNoisyLinear):
         start: Any,
         loss: AbstractLoss = SquaredLoss(),
         optimum: Any = None,
+        *,
+        basis: Any = None,
     ):
         self.spectrum = spectrum
         self.noise = noise
@@ -92,6 +86,28 @@ class LinearModel(AbstractNoisyLinear):
         self.loss = loss
         optimum = -self.start if optimum is None else optimum
         self.optimum = as_components("optimum", optimum, spectrum)
+        self.basis = as_basis(basis, spectrum)
+
+    @classmethod
+    def from_covariance(
+        cls,
+        covariance: Any,
+        noise: AbstractNoise,
+        start: Any,
+        loss: AbstractLoss = SquaredLoss(),
+    ) -> "LinearModel":
+        r"""The problem of features with this covariance, in their own coordinates.
+
+        **Arguments:**
+
+        - `covariance`: shape `(p, p)`, $K$, symmetric and positive semidefinite.
+            Eigenvalues of 0 are left out; known before tracing.
+        - `noise`, `loss`: as of [`jaxclip.LinearModel`][].
+        - `start`: shape `(p,)`, the error $x_0 - x^*$, in these coordinates. What of it
+            is in no direction in which the features vary is left out.
+        """
+        spectrum, norms, basis = decompose_covariance(covariance, start)
+        return cls(spectrum, noise, norms, loss, basis=basis)
 
     @classmethod
     def from_data(
@@ -102,6 +118,7 @@ class LinearModel(AbstractNoisyLinear):
         start: Any = None,
         features: int | None = None,
         key: Key | None = None,
+        columns: bool = False,
     ) -> "LinearModel":
         r"""The problem that a data set poses, as the limits see it.
 
@@ -118,41 +135,40 @@ class LinearModel(AbstractNoisyLinear):
         - `features`: if given, the number of random features $\tanh(X W)$ to use in
             place of the columns, as in section 5 of arXiv:2406.11733.
         - `key`: draws $W$, by [`jaxclip.problem.random_features`][].
+        - `columns`: whether parameters are those of the columns, as an optimiser on the
+            table holds them, or components in the eigenbasis, the default.
         """
-        if features is not None and key is not None:
-            X = random_features(X, features, key=key)
-        elif features is not None or key is not None:
-            raise ValueError("`features` and `key` go together: give both or neither.")
-        regression = Regression(X, y, start=start)
-        if regression.X.dtype == jnp.float64:
-            return cls.from_regression(regression)
-        # All of it in float64, and cut to JAX's precision last.
-        X, y = as_table(X, y)
-        optimum = minimiser(SquaredLoss(), X, y)
-        error = (0.0 if start is None else np.asarray(start, float)) - optimum
-        spectrum, start, along = decompose(X, error, optimum)
-        noise = Empirical(y - X @ optimum)
-        return cls(spectrum, noise, start, optimum=along)
+        table = estimate(X, y, start, features, key)
+        return cls._of_rows(table, columns)
 
     @classmethod
-    def from_regression(cls, regression: Regression) -> "LinearModel":
+    def from_regression(
+        cls, regression: Regression, *, columns: bool = False
+    ) -> "LinearModel":
         """The problem that the limits see in one that runs on the rows of a table.
 
         **Arguments:**
 
         - `regression`: with the squared loss.
+        - `columns`: as of `from_data`.
 
         **Raises:**
 
         A `ValueError` where it has another loss.
         """
-        if not isinstance(regression.loss, SquaredLoss):
-            raise ValueError(
-                "`regression` must have the squared loss, which the limits are of. "
-                f"Got a {type(regression.loss).__name__}; leave out its `loss`."
-            )
-        spectrum, start, along = regression.spectrum_and_error()
-        return cls(spectrum, Empirical(regression.residuals), start, optimum=along)
+        return cls._of_rows(rows_of(regression), columns)
+
+    @classmethod
+    def _of_rows(cls, table: Table, columns: bool) -> "LinearModel":
+        eigenvalues, vectors = principal_axes(table.X)
+        basis, norms = facing(vectors.T, table.error)
+        return cls(
+            Spectrum(eigenvalues),
+            table.noise,
+            norms,
+            optimum=table.optimum @ basis,
+            basis=basis if columns else None,
+        )
 
     @property
     def modes(self) -> Modes:
@@ -166,7 +182,7 @@ class LinearModel(AbstractNoisyLinear):
 
     def origin(self) -> Float[Array, " d"]:
         """The weights that are zero, measured from the optimum."""
-        return -spread(self.spectrum, self.optimum)
+        return out_of_eigenbasis(self.basis, -spread(self.spectrum, self.optimum))
 
     def compress(
         self, nodes: int = 48, isotropic: bool = False

@@ -149,6 +149,15 @@ def decompose(
     - `X`: shape `(n, d)`, the features.
     - `error`, `optimum`: shape `(d,)`.
     """
+    eigenvalues, vectors = principal_axes(X)
+    along = vectors @ error
+    component = np.where(along < 0, -1.0, 1.0) * (vectors @ optimum)
+    return Spectrum(eigenvalues), jnp.asarray(np.abs(along)), jnp.asarray(component)
+
+
+def principal_axes(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The eigenvalues of the rows' covariance, those of 0 left out, and the
+    eigenvectors, one a row; as in `decompose`."""
     # Of a tall table the triangular factor has the same, and is small.
     rows = np.linalg.qr(X, mode="r") if len(X) > X.shape[1] else X
     _, sizes, vectors = np.linalg.svd(rows, full_matrices=False)
@@ -156,10 +165,7 @@ def decompose(
     kept = sizes > sizes[0] * max(X.shape) * np.finfo(float).eps
     # And what JAX's precision can hold.
     kept &= sizes**2 / len(X) > jnp.finfo(jnp.result_type(float)).tiny
-    eigenvalues = sizes[kept] ** 2 / len(X)
-    along = vectors[kept] @ error
-    component = np.where(along < 0, -1.0, 1.0) * (vectors[kept] @ optimum)
-    return Spectrum(eigenvalues), jnp.asarray(np.abs(along)), jnp.asarray(component)
+    return sizes[kept] ** 2 / len(X), vectors[kept]
 
 
 def as_table(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

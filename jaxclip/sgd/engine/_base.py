@@ -8,6 +8,7 @@ from ..._curve import Curve
 from ..._types import Schedule
 from ...clip import AbstractClip
 from ...problem import AbstractProblem
+from ...transform import AbstractScope, PerTree, within_example
 from .._loop import Run
 
 
@@ -48,3 +49,13 @@ class AbstractEngine(eqx.Module):
             [`jaxclip.algorithm.Update`][], of which `batch_size` and `scope` are also
             the run's own.
         """
+
+
+def need_whole_gradients(who: str, scope: AbstractScope) -> None:
+    """Refuses a scope that does not multiply a sample's gradient by one number, as the
+    engines that never form it need."""
+    if not isinstance(within_example(scope), PerTree):
+        raise ValueError(
+            f"`{who}` multiplies whole gradients by a number, and `scope` has a factor "
+            f"for each part of them: use `engine=Direct()`. Got {scope!r}."
+        )

@@ -21,7 +21,7 @@ from ...clip import AbstractClip
 from ...problem import AbstractLinear, AbstractProblem
 from ...transform import AbstractScope, PerExample
 from .._loop import Run, record
-from ._base import AbstractEngine
+from ._base import AbstractEngine, need_whole_gradients
 from ._tiles import Block, Coefficients, plan_of, solve
 
 
@@ -131,5 +131,6 @@ class Blocked(AbstractEngine):
             )
         known, direct = ("batch_size", "scope"), "use `engine=Direct()`"
         run.update.need_only("Blocked()", known, direct)
+        need_whole_gradients("Blocked()", run.scope)
         size = self.block(problem.init().size)
         return run_blocked(problem, clip, lr, run, size)

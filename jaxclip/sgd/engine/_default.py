@@ -1,7 +1,7 @@
 """The engine of a problem."""
 
 from ...problem import AbstractGaussianLinear, AbstractLinear, AbstractProblem
-from ...transform import algorithm
+from ...transform import PerTree, algorithm, within_example
 from ._base import AbstractEngine
 from ._blocked import Blocked
 from ._direct import Direct
@@ -22,7 +22,7 @@ def default_engine(
     |---|---|
     | Gaussian features, more than 10^7 dimensions, repeated eigenvalues | `Lumped()` |
     | other linear models: `LinearModel`, `Logistic`, `Regression` ... | `Blocked()` |
-    | anything else, and momentum or weight decay | `Direct()` |
+    | anything else; momentum, weight decay, and `PerCoordinate()` | `Direct()` |
 
     `Direct()` makes one step at a time; a run of `Blocked()` is the same to rounding,
     by matrix products; one of `Lumped()` is another one of the same law, at a cost that
@@ -37,6 +37,8 @@ def default_engine(
     - `update`: how a step is made of samples.
     """
     if update.momentum is not None or update.weight_decay is not None:
+        return Direct()
+    if not isinstance(within_example(update.scope), PerTree):
         return Direct()
     if isinstance(problem, AbstractGaussianLinear):
         dim, eigenvalues = problem.spectrum.dim, problem.spectrum.eigenvalues.size

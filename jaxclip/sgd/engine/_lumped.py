@@ -40,7 +40,7 @@ from ...problem import AbstractGaussianLinear, AbstractProblem
 from ...transform import AbstractScope, PerExample
 from .._loop import Run, record
 from ._axes import Axes, Draw, Motion
-from ._base import AbstractEngine
+from ._base import AbstractEngine, need_whole_gradients
 from ._tiles import clipped
 
 
@@ -72,6 +72,7 @@ class Lumped(AbstractEngine):
             )
         known, direct = ("batch_size", "scope"), "use `engine=Direct()`"
         run.update.need_only("Lumped()", known, direct)
+        need_whole_gradients("Lumped()", run.scope)
         if run.observe is not None:
             raise ValueError(
                 "`observe` is a function of all parameters, and `Lumped()` has only "
