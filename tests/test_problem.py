@@ -329,9 +329,9 @@ def test_optimum_of_collinear_columns_is_the_smallest():
     problem = jc.Regression(twice, Y)
     expected = np.linalg.pinv(twice) @ Y
     np.testing.assert_allclose(problem.optimum, expected, rtol=1e-9)
-    spectrum, error = problem.spectrum_and_error()
-    assert spectrum.dim == 4
-    assert error.shape == (4,)
+    seen = jc.LinearModel.from_regression(problem)
+    assert seen.spectrum.dim == 4
+    assert seen.start.shape == (4,)
 
 
 @float32

@@ -15,7 +15,6 @@ from ..._types import Example, Key, Params, PyTree, RealScalar, RealScalarLike
 from ._base import AbstractLinear
 from ._loss import AbstractLoss, SquaredLoss
 from ._minimiser import minimiser
-from ._spectrum import Spectrum
 
 
 class Regression(AbstractLinear):
@@ -91,15 +90,6 @@ class Regression(AbstractLinear):
         r"""$y - A x^*$, what the minimiser leaves."""
         return self.y - exact_dot(self.X, self.optimum)
 
-    def spectrum_and_error(
-        self,
-    ) -> tuple[Spectrum, Float[Array, " m"], Float[Array, " m"]]:
-        """The covariance's spectrum, the size of the start's error along each
-        eigenvector, and the optimum's component in the error's direction."""
-        optimum = np.asarray(self.optimum, float)
-        error = np.asarray(self.start, float) - optimum
-        return decompose(np.asarray(self.X, float), error, optimum)
-
     def init(self) -> Float[Array, " d"]:
         """The start."""
         return self.start
@@ -134,30 +124,14 @@ class Regression(AbstractLinear):
         return jnp.mean(value(exact_dot(self.X, params), self.y) - best)
 
 
-def decompose(
-    X: np.ndarray, error: np.ndarray, optimum: np.ndarray
-) -> tuple[Spectrum, Float[Array, " m"], Float[Array, " m"]]:
-    """The spectrum of the rows' covariance, an error's size along each eigenvector, and
-    the optimum's component in the direction of the error.
+def principal_axes(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The eigenvalues of the rows' covariance, those of 0 left out, and the
+    eigenvectors, one a row.
 
     From the singular values of the rows, in float64 whatever JAX's precision is: those
     of the covariance, their squares, have lost half of the digits, and with them the
     directions of columns that are small beside the largest.
-
-    **Arguments:**
-
-    - `X`: shape `(n, d)`, the features.
-    - `error`, `optimum`: shape `(d,)`.
     """
-    eigenvalues, vectors = principal_axes(X)
-    along = vectors @ error
-    component = np.where(along < 0, -1.0, 1.0) * (vectors @ optimum)
-    return Spectrum(eigenvalues), jnp.asarray(np.abs(along)), jnp.asarray(component)
-
-
-def principal_axes(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The eigenvalues of the rows' covariance, those of 0 left out, and the
-    eigenvectors, one a row; as in `decompose`."""
     # Of a tall table the triangular factor has the same, and is small.
     rows = np.linalg.qr(X, mode="r") if len(X) > X.shape[1] else X
     _, sizes, vectors = np.linalg.svd(rows, full_matrices=False)
