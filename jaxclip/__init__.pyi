@@ -47,6 +47,7 @@ from .diagnosis import (
 )
 from .grid import Sweep as Sweep, sweep as sweep
 from .limit import (
+    EdgeFlow as EdgeFlow,
     GradientFlow as GradientFlow,
     HomogenizedSDE as HomogenizedSDE,
     RiskODE as RiskODE,

@@ -24,8 +24,8 @@ class Curve(Shown):
         `risk`, where `solve` was asked for it; None otherwise.
     - `params`: the parameters at the last step, in the problem's own coordinates; None
         where there are none, as of a limit of the risk alone.
-    - `observed`: what `observe` returned at each recorded step, along a leading axis;
-        None where nothing was observed.
+    - `observed`: what `observe` returned at each recorded step, along a leading axis,
+        and of [`jaxclip.EdgeFlow`][] the oscillation; None where nothing was observed.
     - `path`: the parameters at each reported step, along a leading axis, of a limit
         that follows them; None otherwise.
     - `reduced`: what is followed in place of parameters, at the last step: by

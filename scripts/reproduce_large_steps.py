@@ -33,6 +33,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from _claims import Claim, Report, at_least, at_most, exactly, near, reproduce
+from _large_steps_edge import edge
 from _large_steps_network import generalisation, network
 from _large_steps_noise import noise, split_variance, split_wells
 from _two_wells import STEPS, WELLS, descend, inside, midpoints, share
@@ -231,6 +232,6 @@ if __name__ == "__main__":
         "large_steps",
         2205,
         (table, dimensions, theorem, noise, split_variance, split_wells, clip,
-         diagrams),
+         diagrams, edge),
         long=(network, generalisation),
     )  # fmt: skip

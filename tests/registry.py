@@ -152,6 +152,8 @@ LIMITS: dict[str, tuple[jc.limit.AbstractLimit, jc.AbstractProblem]] = {
     "MomentumODE": (jc.limit.MomentumODE(), _LINEAR),
     "HomogenizedSDE": (jc.HomogenizedSDE(), _LINEAR),
     "CoordinateODE": (jc.limit.CoordinateODE(), _LINEAR),
+    "EdgeFlow": (jc.EdgeFlow(), PROBLEMS["Landscape"]),
+    "AdamZeroLossFlow": (jc.limit.AdamZeroLossFlow(), INJECTIONS["Label"]),
     "GradientFlow": (jc.GradientFlow(), PROBLEMS["FiniteSum"]),
     "ZeroLossFlow": (jc.ZeroLossFlow(), INJECTIONS["DropConnect"]),
     "ZeroLossSDE": (jc.ZeroLossSDE(), INJECTIONS["Langevin"]),

@@ -71,6 +71,10 @@ def _linear(w, x):
     return jnp.dot(w, x)
 
 
+def _waves(x):
+    return jnp.sum(jnp.cos(x))
+
+
 def _noisy(i: int) -> jc.Interpolation:
     """On its zero-loss set from the start."""
     xs = jnp.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.3]])
@@ -136,6 +140,20 @@ CALLS: dict[str, Callable[[int], Any]] = {
     ),
     "coordinate_moments": lambda i: jc.limit.coordinate_moments(
         jc.HardClip(1.0 + i), jc.Laplace(1.0 + i), 0.1, jnp.array([1.0, 0.5])
+    ),
+    "EdgeFlow": lambda i: jc.solve(
+        jc.Landscape(_waves, jnp.array([1.0 + i, 2.0])),
+        jc.HardClip(3.0 + i),
+        _rate("number", i),
+        steps=_steps(i),
+        limit=jc.EdgeFlow(),
+    ),
+    "AdamZeroLossFlow": lambda i: jc.solve(
+        _noisy(i),
+        IDENTITY,
+        _rate("number", i),
+        steps=_steps(i),
+        limit=jc.limit.AdamZeroLossFlow(b2=0.9 + i / 100),
     ),
     # How many intervals there are is structure, as the number of steps of a run is.
     "HomogenizedSDE": lambda i: jc.solve(

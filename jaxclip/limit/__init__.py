@@ -2,6 +2,7 @@
 
 from ._base import AbstractLimit as AbstractLimit, Request as Request
 from ._coordinate_moments import coordinate_moments as coordinate_moments
+from ._edge_flow import EdgeFlow as EdgeFlow, Oscillation as Oscillation
 from ._gradient_flow import GradientFlow as GradientFlow
 from ._intervals import varies as varies
 from ._moments import moments as moments, update_moments as update_moments
@@ -17,6 +18,7 @@ from .linear import (
     few_modes as few_modes,
 )
 from .zero_loss import (
+    AdamZeroLossFlow as AdamZeroLossFlow,
     TimeScale as TimeScale,
     ZeroLossFlow as ZeroLossFlow,
     ZeroLossSDE as ZeroLossSDE,

@@ -59,8 +59,8 @@ def solve(
     **Arguments:**
 
     - `problem`: what SGD runs on: a [`jaxclip.LinearModel`][] for `RiskODE` and
-        `HomogenizedSDE`, any problem for `GradientFlow`, a
-        [`jaxclip.problem.AbstractNoisyProblem`][] for `ZeroLossFlow` and `ZeroLossSDE`.
+        `HomogenizedSDE`, any problem for `GradientFlow`, one without samples for
+        `EdgeFlow`, a [`jaxclip.problem.AbstractNoisyProblem`][] on the zero-loss set.
     - `clip`: the rule; not an `Adaptive` one, which depends on more than the norm.
     - `lr`: the learning rate, per step: a number or a function of the step, called with
         fractions of one too. Where it jumps between whole steps, as of thresholds too,

@@ -43,6 +43,26 @@ def bring(manifold: ZeroLossSet, w: Float[Array, " d"]) -> Float[Array, " d"]:
     return end_of_flow(manifold, w)
 
 
+def need_on_the_set(
+    who: str, manifold: ZeroLossSet, w: Float[Array, " d"]
+) -> Float[Array, " d"]:
+    """The start, if its residuals are zero; to rounding on the set."""
+    residual, _ = _distance(manifold, w)
+    residual = check(
+        residual,
+        lambda r: ~(r < _REACHED),
+        f"`problem` must start on its zero-loss set for `{who}`: take the parameters "
+        "that `limit_map(problem, params)` returns, or those of a run without noise. "
+        "The largest residual must be zero.",
+    )
+    return jnp.where(residual < _REACHED, _retracted(manifold, w), jnp.nan)
+
+
+@eqx.filter_jit
+def _retracted(manifold: ZeroLossSet, w: Float[Array, " d"]) -> Float[Array, " d"]:
+    return manifold.retract(w, _RETRACTIONS)
+
+
 def end_of_flow(
     manifold: ZeroLossSet, w: Float[Array, " d"], rtol: float = 1e-11
 ) -> Float[Array, " d"]:

@@ -68,28 +68,36 @@ class ZeroLossSet(eqx.Module):
         return jax.jacrev(self.residuals)(w)
 
     def correct(
-        self, w: Float[Array, " d"], v: Float[Array, " d"], pull: RealScalarLike
+        self,
+        w: Float[Array, " d"],
+        v: Float[Array, " d"],
+        pull: RealScalarLike,
+        scale: RealScalarLike | Float[Array, " d"] = 1.0,
     ) -> Float[Array, " d"]:
-        r"""$P v - p\, J^T K^{-1} r$: the part of a velocity along the set, and a pull
-        towards it of the rate $p$, with one solution of a linear system for both."""
-        # P v - p J' K^-1 r = v - J' z with K z = J v + p r: one system for both terms.
+        r"""$P v - p\, A J^T K^{-1} r$: the part of a velocity along the set, and a pull
+        towards it of the rate $p$, with one solution of a linear system for both.
+
+        With a diagonal `scale` $A$ the normal directions are those of a preconditioned
+        descent, $A J^T$, the kernel is $K = J A J^T$ and $P = I - A J^T K^{-1} J$."""
+        # P v - p A J' K^-1 r = v - A J' z with K z = J v + p r: one system for both.
         if self.matrix_free:
             # `along` is J and `across` its transpose, each the cost of a few residuals.
             r, along = jax.linearize(self.residuals, w)
             across = jax.vjp(self.residuals, w)[1]
             kernel = lx.FunctionLinearOperator(
-                lambda z: along(across(z)[0]),
+                lambda z: along(scale * across(z)[0]),
                 jax.eval_shape(lambda: r),
                 lx.positive_semidefinite_tag,
             )
             # Twice as exact as the integrator, whose steps are judged by the result.
             solver = lx.CG(rtol=1e-12, atol=1e-14, max_steps=20 * len(r) + 100)
             z = lx.linear_solve(kernel, along(v) + pull * r, solver).value
-            return v - across(z)[0]
+            return v - scale * across(z)[0]
         r, jacobian = self.residuals(w), self.jacobian(w)
         # K is symmetric, and positive where the residuals are independent.
-        factor = jsp.linalg.cho_factor(exact_dot(jacobian, jacobian.T))
-        return v - jacobian.T @ jsp.linalg.cho_solve(factor, jacobian @ v + pull * r)
+        normal = jnp.broadcast_to(scale, w.shape)[:, None] * jacobian.T
+        factor = jsp.linalg.cho_factor(exact_dot(jacobian, normal))
+        return v - normal @ jsp.linalg.cho_solve(factor, jacobian @ v + pull * r)
 
     def project(
         self, w: Float[Array, " d"], v: Float[Array, " d"]
