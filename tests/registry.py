@@ -73,6 +73,7 @@ NOISES: dict[str, jc.AbstractNoise] = {
     "StudentT": jc.StudentT(3.0, 1.0),
     "Cauchy": jc.Cauchy(1.0),
     "Mask": jc.noise.Mask(0.6),
+    "WithGaussian": jc.noise.WithGaussian(jc.StudentT(3.0, 0.6), 0.5),
 }
 
 LOSSES: dict[str, jc.problem.AbstractLoss] = {

@@ -306,6 +306,14 @@ OTHERS: dict[str, Callable[[int], Any]] = {
         jc.Spectrum.from_data(table(i)[0]),
         jc.Spectrum.from_covariance(np.eye(3) * (1 + i)),
     ),
+    "spectrum: features": lambda i: (
+        jc.Spectrum.power_law_features(1.0 + i, 0.5 + i, 9, 4, key=jr.key(i)),
+        jc.problem.CompressedLinearModel.power_law_features(1.0 + i, 0.5, 9, 4),
+    ),
+    "scaling_law": lambda i: jc.criterion.scaling_law(0.5 + i, 0.5),
+    "compute_optimal": lambda i: jc.criterion.compute_optimal(
+        jnp.array([[1.0, 2.0 + i]]), jnp.array([[1.0, 0.5]]) + i, jnp.array([1.5 + i])
+    ),
     "safe_norm": lambda i: jc.safe_norm(weights(i)),
     "clipped_grad": lambda i: jc.clipped_grad(row_loss, jc.HardClip(1.0 + i))(
         weights(i), rows(i)

@@ -3,6 +3,12 @@
 from ._best import BestClip as BestClip, best_clip as best_clip
 from ._ceiling import ceiling as ceiling
 from ._fisher import fisher_information as fisher_information
+from ._scaling import (
+    ComputeOptimal as ComputeOptimal,
+    ScalingLaw as ScalingLaw,
+    compute_optimal as compute_optimal,
+    scaling_law as scaling_law,
+)
 from ._schedules import (
     heuristic as heuristic,
     max_ccc as max_ccc,

@@ -17,3 +17,4 @@ from ._smooth_law import (
     normal_edges as normal_edges,
 )
 from ._student import Cauchy as Cauchy, StudentT as StudentT
+from ._with_gaussian import WithGaussian as WithGaussian

@@ -20,6 +20,7 @@ from .linear import (
     LogisticLoss as LogisticLoss,
     Modes as Modes,
     PinballLoss as PinballLoss,
+    PowerLawFeatures as PowerLawFeatures,
     Regression as Regression,
     Spectrum as Spectrum,
     SquaredLoss as SquaredLoss,

@@ -16,10 +16,8 @@ from ._loss import (
     PinballLoss as PinballLoss,
     SquaredLoss as SquaredLoss,
 )
-from ._model import (
-    LinearModel as LinearModel,
-    need_squared_loss as need_squared_loss,
-)
+from ._model import LinearModel as LinearModel
 from ._modes import Modes as Modes
+from ._need import need_squared_loss as need_squared_loss
 from ._rows import Regression as Regression
-from ._spectrum import Spectrum as Spectrum
+from ._spectrum import PowerLawFeatures as PowerLawFeatures, Spectrum as Spectrum

@@ -80,6 +80,20 @@ class SquaredLoss(AbstractLoss):
         return prediction - target
 
 
+def check_squared(what: str, loss: AbstractLoss) -> None:
+    """Refuses any other loss.
+
+    **Arguments:**
+
+    - `what`: the name of what needs the squared loss.
+    """
+    if not isinstance(loss, SquaredLoss):
+        raise ValueError(
+            f"`{what}` needs a `LinearModel` with the squared loss. Got a "
+            f"{type(loss).__name__}; leave out its `loss`."
+        )
+
+
 class HuberLoss(AbstractLoss):
     r"""Half the squared residual up to a threshold $\delta$, linear beyond.
 

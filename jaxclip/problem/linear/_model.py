@@ -9,12 +9,13 @@ from jaxtyping import Array, Float
 from ..._checks import count, is_traced
 from ..._types import Key, RealScalar
 from ...noise import AbstractNoise
-from ._basis import as_basis, decompose_covariance, facing, out_of_eigenbasis
+from ._basis import as_basis, decompose_covariance, facing
 from ._compressed import CompressedLinearModel
 from ._estimate import Table, estimate, rows_of
-from ._gaussian import as_components, as_norms, spread
-from ._loss import AbstractLoss, SquaredLoss
+from ._gaussian import as_components, as_norms
+from ._loss import AbstractLoss, SquaredLoss, check_squared
 from ._modes import Modes
+from ._power_law import unexplained
 from ._rows import Regression, principal_axes
 from ._spectrum import Spectrum
 from ._turned import AbstractTurnedLinear
@@ -170,6 +171,37 @@ class LinearModel(AbstractTurnedLinear):
             basis=basis if columns else None,
         )
 
+    @classmethod
+    def power_law_features(
+        cls,
+        alpha: float,
+        beta: float,
+        variables: int,
+        features: int,
+        *,
+        noise: AbstractNoise | None = None,
+        key: Key,
+    ) -> "LinearModel":
+        r"""Least squares from 0 on power-law random features, one draw of them.
+
+        The model of arXiv:2405.15074; see [`jaxclip.Spectrum`][]'s
+        `power_law_features`. The part of the target that no parameters explain is
+        normal and independent of the features, and with that a label noise of its own.
+        The risk is what the loss exceeds its least value by, as for every linear model;
+        that value is half the square of `noise.std`, the unexplained part's standard
+        deviation.
+
+        **Arguments:**
+
+        - `alpha`, `beta`, `variables`, `features`: as of the spectrum.
+        - `noise`: of the label beside the unexplained part; none by default.
+        - `key`: draws the features.
+        """
+        spectrum, start, least = Spectrum.power_law_features(
+            alpha, beta, variables, features, key=key
+        )
+        return cls(spectrum, unexplained(least, noise), start)
+
     @property
     def modes(self) -> Modes:
         """The modes of the risk: one for each of the spectrum's eigenvalues."""
@@ -179,10 +211,6 @@ class LinearModel(AbstractTurnedLinear):
         # Known numbers stay known under `jit`, so that they can be compressed.
         with jax.ensure_compile_time_eval():
             return Modes.of(spectrum, start)
-
-    def origin(self) -> Float[Array, " d"]:
-        """The weights that are zero, measured from the optimum."""
-        return out_of_eigenbasis(self.basis, -spread(self.spectrum, self.optimum))
 
     def compress(
         self, nodes: int = 48, isotropic: bool = False
@@ -206,7 +234,7 @@ class LinearModel(AbstractTurnedLinear):
         A `ValueError` where the loss is not the squared one, and where the spectrum or
         the start is traced.
         """
-        need_squared_loss("compress", self)
+        check_squared("compress", self.loss)
         nodes, modes = count("nodes", nodes), self.modes
         if is_traced(modes.risk):
             raise ValueError(
@@ -219,25 +247,3 @@ class LinearModel(AbstractTurnedLinear):
 
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
         return self.loss.slope(prediction, target)
-
-
-def need_squared_loss(what: str, problem: Any) -> LinearModel:
-    """The problem, if it is one that the limits of linear models and the criteria know.
-
-    **Arguments:**
-
-    - `what`: the name of what needs it.
-    """
-    if isinstance(problem, LinearModel) and isinstance(problem.loss, SquaredLoss):
-        return problem
-    if isinstance(problem, LinearModel):
-        got, instead = problem.loss, "leave out its `loss`"
-    else:
-        got = problem
-        instead = (
-            "for the rows of a table, estimate one with `LinearModel.from_data(X, y)`"
-        )
-    raise ValueError(
-        f"`{what}` needs a `LinearModel` with the squared loss. Got a "
-        f"{type(got).__name__}; {instead}."
-    )

@@ -1,6 +1,6 @@
 """The eigenvalues of a feature covariance, which is all that SGD on it depends on."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..._checks import as_float, check, count, is_traced, known
-from ..._types import RealScalarLike
+from ..._types import Key, RealScalarLike
+from ._power_law import check_model, draw
 
 # Numbers of a table that are read at once.
 _BLOCK = 2**22
@@ -84,6 +85,39 @@ class Spectrum(eqx.Module):
         dim = count("dim", dim)
         index = jnp.arange(1, dim + 1, dtype=jnp.result_type(float))
         return cls(index ** -as_float("exponent", exponent))
+
+    @classmethod
+    def power_law_features(
+        cls, alpha: float, beta: float, variables: int, features: int, *, key: Key
+    ) -> "PowerLawFeatures":
+        r"""The power-law random features of arXiv:2405.15074, one draw of them.
+
+        Inputs are $x \in R^v$ with independent $x_j \sim N(0, j^{-2\alpha})$, targets
+        $\langle x, b \rangle$ with $b_j = j^{-\beta}$, and features $W^T x$ with
+        independent $N(0, 1/d)$ entries of $W \in R^{v \times d}$. Their covariance is
+        $W^T D W$ with $D = \mathrm{diag}\, j^{-2\alpha}$. On the host: $10^4$ variables
+        and $10^3$ features take seconds. For what all large draws have in common see
+        [`jaxclip.problem.CompressedLinearModel`][].
+
+        **Arguments:**
+
+        - `alpha`, `beta`: the decays of inputs and target; `alpha` is positive.
+        - `variables`, `features`: $v$ and $d$.
+        - `key`: draws $W$.
+
+        **Returns:**
+
+        A [`jaxclip.problem.PowerLawFeatures`][].
+
+        **Raises:**
+
+        A `ValueError` where a number is not what is said above, or traced.
+        """
+        known(key=key)
+        found = draw(*check_model(alpha, beta, variables, features), key)
+        dtype = jnp.result_type(float)
+        start, least = (jnp.asarray(x, dtype) for x in (found.start, found.irreducible))
+        return PowerLawFeatures(cls(found.eigenvalues), start, least)
 
     @classmethod
     def marchenko_pastur(cls, dim: int, ratio: RealScalarLike) -> "Spectrum":
@@ -201,3 +235,16 @@ class Spectrum(eqx.Module):
     def expand(self, values: Float[Array, " m"]) -> Float[Array, " d"]:
         """One number an eigenspace to one number a dimension, shape `(dim,)`."""
         return jnp.repeat(values, self.multiplicity, total_repeat_length=self.dim)
+
+
+class PowerLawFeatures(NamedTuple):
+    """Power-law random features, as SGD that starts at 0 sees them.
+
+    - `spectrum`: of the features' covariance.
+    - `start`: shape `(m,)`, the minimiser's size along each eigenvector.
+    - `irreducible_risk`: the least loss.
+    """
+
+    spectrum: Spectrum
+    start: Float[Array, " m"]
+    irreducible_risk: Float[Array, ""]

@@ -14,11 +14,13 @@ from ._spectrum import Spectrum
 class AbstractTurnedLinear(AbstractNoisyLinear):
     r"""Parameters $x = Q \tilde x$, with $\tilde x$ the components in the eigenbasis.
 
-    The author writes what [`jaxclip.problem.AbstractNoisyLinear`][] asks for, and one
-    more field, `basis`: the eigenvectors $Q$, one a column, or None where they are the
+    The author writes what [`jaxclip.problem.AbstractNoisyLinear`][] asks for, and two
+    more fields: `optimum`, the component of $x^*$ along the error in each eigenspace,
+    and `basis`, the eigenvectors $Q$, one a column, or None where they are the
     coordinates themselves.
     """
 
+    optimum: eqx.AbstractVar[Float[Array, " m"]]
     basis: eqx.AbstractVar[Float[Array, "p d"] | None]
 
     @property
@@ -46,6 +48,10 @@ class AbstractTurnedLinear(AbstractNoisyLinear):
     def init(self) -> Float[Array, " p"]:
         """The error $x_0 - x^*$."""
         return out_of_eigenbasis(self.basis, spread(self.spectrum, self.start))
+
+    def origin(self) -> Float[Array, " p"]:
+        """The weights that are zero, measured from the optimum."""
+        return out_of_eigenbasis(self.basis, -spread(self.spectrum, self.optimum))
 
     def example(self, stream: PyTree[Array], index: RealScalarLike) -> Example:
         # The draws are those of the eigenbasis: in any other basis the run of a rule
