@@ -151,6 +151,8 @@ PROBLEMS: dict[str, jc.AbstractProblem] = {
 LIMITS: dict[str, tuple[jc.limit.AbstractLimit, jc.AbstractProblem]] = {
     "RiskODE": (jc.RiskODE(), _LINEAR),
     "MomentumODE": (jc.limit.MomentumODE(), _LINEAR),
+    "AdamODE": (jc.limit.AdamODE(0.5, 0.9), _LINEAR),
+    "AdagradODE": (jc.limit.AdagradODE(), _LINEAR),
     "HomogenizedSDE": (jc.HomogenizedSDE(), _LINEAR),
     "CoordinateODE": (jc.limit.CoordinateODE(), _LINEAR),
     "EdgeFlow": (jc.EdgeFlow(), PROBLEMS["Landscape"]),

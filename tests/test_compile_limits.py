@@ -121,6 +121,11 @@ CALLS: dict[str, Callable[[int], Any]] = {
         momentum=0.5 + i / 10,
         weight_decay=0.1 + i,
     ),
+    "AdamODE": lambda i: _solve(jc.limit.AdamODE(0.5 + i / 8, 0.9))(i),
+    "AdamODE, moments": lambda i: jc.limit.AdamODE(0.5, 0.9 + i / 99).moments(
+        jc.HardClip(1.0 + i), jc.Laplace(1.0 + i), 0.1 + i, 2.0
+    ),
+    "AdagradODE": lambda i: _solve(jc.limit.AdagradODE(0.1 + i))(i),
     "GradientFlow": _solve(jc.GradientFlow()),
     "CoordinateODE": lambda i: jc.solve(
         _problem(i),

@@ -10,11 +10,14 @@ from ._reading import Reading as Reading
 from ._solve import solve as solve
 from .linear import (
     CoordinateODE as CoordinateODE,
+    AdagradODE as AdagradODE,
+    AdamODE as AdamODE,
     ExponentialModes as ExponentialModes,
     HomogenizedSDE as HomogenizedSDE,
     ModeEquation as ModeEquation,
     MomentumODE as MomentumODE,
     RiskODE as RiskODE,
+    UpdateMoments as UpdateMoments,
     few_modes as few_modes,
 )
 from .zero_loss import (

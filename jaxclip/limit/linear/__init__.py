@@ -1,5 +1,8 @@
 """The limits of linear models in high dimension."""
 
+from ._adagrad_ode import AdagradODE as AdagradODE
+from ._adam_moments import UpdateMoments as UpdateMoments
+from ._adam_ode import AdamODE as AdamODE
 from ._collocation import ModeEquation as ModeEquation
 from ._coordinate_ode import CoordinateODE as CoordinateODE
 from ._exponential import ExponentialModes as ExponentialModes
