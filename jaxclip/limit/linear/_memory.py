@@ -23,7 +23,8 @@ from jaxtyping import Array, Float
 from ..._types import RealScalar
 from ...problem import Modes
 from .._reading import Reading
-from ._radau import apply, inverse, solve, times
+from ._memory_system import Parts, System
+from ._radau import apply
 
 
 class Forces(NamedTuple):
@@ -48,27 +49,6 @@ class Forces(NamedTuple):
     decay: Array
     second: Array
     isotropic: Array
-
-
-class Parts(NamedTuple):
-    """The coefficients of the modes that follow from forces, shape `(t, n)` or
-    `(t, 1)`, with `t` nodes.
-
-    - `carry`, `kick`, `forget`, `pull`: as of [`Forces`][].
-    - `slope`: $h_j$, the stiffness of each mode.
-    - `both`: what the error decays by at once, by the kick and by the decay.
-    - `pushed`: how the origin moves the error at once.
-    - `drive`: what the noise adds to the modes.
-    """
-
-    carry: Array
-    kick: Array
-    forget: Array
-    pull: Array
-    slope: Array
-    both: Array
-    pushed: Array
-    drive: Array
 
 
 class MemoryEquation(eqx.Module):
@@ -114,39 +94,31 @@ class MemoryEquation(eqx.Module):
         )  # fmt: skip
         return jnp.stack([derivative[i] for i in self._kept])
 
-    def collocate(
-        self,
-        y0: Float[Array, "rows n"],
-        forces: Forces,
-        integrals: Float[Array, "t t"],
-        driven: bool = True,
+    def system(self, forces: Forces, integrals: Float[Array, "t t"]) -> System:
+        """The linear system of a step's nodes with these forces at them; row $i$ of the
+        matrix integrates, from values at the nodes, to node $i$."""
+        means = self.origin is not None
+        return System.of(self.parts(*forces), integrals[:, :, None], self.memory, means)
+
+    def path(
+        self, system: System, y0: Float[Array, "rows n"]
     ) -> Float[Array, "rows t n"]:
-        """What is followed at the nodes of a step, from forces at them.
-
-        **Arguments:**
-
-        - `y0`: at the start of the step.
-        - `integrals`: row $i$ integrates, from values at the nodes to node $i$.
-        - `driven`: whether noise and origin act, or the linear part alone.
-        """
-        f, integral = self.parts(*forces), integrals[:, :, None]
-        u0, b0, q0, p0, r0 = self._all_rows(y0)
+        """What is followed at the nodes of a step."""
+        f = system.f
         none = jnp.zeros_like(f.drive)
-        drive = f.drive if driven else none
-        o = self.origin[None] if driven and self.origin is not None else none
-        system = _System(f, integral)
-        p = r = none
-        if self.origin is not None:
-            p, r = system.means(p0, r0, o, self.memory)
-        push = f.kick**2 * drive - 2 * f.pushed * p
-        if not self.memory:
-            u = apply(system.decayed(2 * f.both), u0[None] + apply(integral, push))
-            return jnp.stack([u] if self.origin is None else [u, p])
-        cross = f.pull * p - f.pushed * r - f.kick * drive
-        square = drive + 2 * f.pull * r
-        u, b, q = system.squares((u0, b0, q0), (push, cross, square))
-        rows = (u, b, q) if self.origin is None else (u, b, q, p, r)
-        return jnp.stack(rows)
+        o = none if self.origin is None else self.origin[None]
+        driven = (
+            f.kick**2 * f.drive,
+            -f.kick * f.drive,
+            f.drive,
+            -f.pushed * o,
+            f.pull * o,
+        )
+        rows = [
+            y0[i][None] + apply(system.integral, driven[row])
+            for i, row in enumerate(self._kept)
+        ]
+        return system.respond(jnp.stack(rows))
 
     def parts(
         self, carry, kick, forget, slope, pull, decay, second, isotropic
@@ -190,52 +162,3 @@ class MemoryEquation(eqx.Module):
         for i, row in zip(self._kept, y, strict=True):
             rows[i] = row
         return rows
-
-
-class _System(eqx.Module):
-    """The linear systems of a step's nodes, solved by elimination: matrices have the
-    shape `(t, t, n)`, or `(t, t, 1)` where they are the same for all modes."""
-
-    f: Parts
-    integral: Array
-
-    def decayed(self, rate: Float[Array, "t m"]) -> Float[Array, "t t m"]:
-        """The inverse of the matrix of a decay at a rate."""
-        return inverse(self._identity + self.integral * rate[None])
-
-    @property
-    def _identity(self) -> Float[Array, "t t 1"]:
-        return jnp.eye(len(self.integral), dtype=self.integral.dtype)[:, :, None]
-
-    def means(self, p0, r0, o, memory):
-        """The means along the origin, of the error and of the momentum."""
-        f, integral = self.f, self.integral
-        decayed = self.decayed(f.both)
-        free = apply(decayed, p0[None] - apply(integral, f.pushed * o))
-        if not memory:
-            return free, jnp.zeros_like(free)
-        back = times(decayed, integral * f.carry[None])
-        matrix = self._identity + integral * f.forget[None]
-        matrix = matrix + times(integral * f.slope[None], back)
-        r = r0[None] + apply(integral, f.pull * o + f.slope * free)
-        r = solve(matrix, r)
-        return free - apply(back, r), r
-
-    def squares(self, start, forced):
-        """The second moments, from those at the start and from what is added to
-        them."""
-        f, integral = self.f, self.integral
-        (u0, b0, q0), (push, cross, square) = start, forced
-        # The first and the last are linear in the one in the middle, with the error
-        # damped at one rate and the momentum at another.
-        error, momentum = self.decayed(2 * f.both), self.decayed(2 * f.forget)
-        u = apply(error, u0[None] + apply(integral, push))
-        q = apply(momentum, q0[None] + apply(integral, square))
-        u_of_b = times(error, integral * (-2 * f.carry)[None])
-        q_of_b = times(momentum, integral * (2 * f.slope)[None])
-        matrix = self._identity + integral * (f.forget + f.both)[None]
-        matrix = matrix - times(integral * f.slope[None], u_of_b)
-        matrix = matrix + times(integral * f.carry[None], q_of_b)
-        b = b0[None] + apply(integral, cross + f.slope * u - f.carry * q)
-        b = solve(matrix, b)
-        return u + apply(u_of_b, b), b, q + apply(q_of_b, b)

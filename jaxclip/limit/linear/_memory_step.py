@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from ..._types import RealScalar, RealScalarLike
 from ._memory import Forces, MemoryEquation
+from ._memory_system import System
 from ._radau import ESTIMATE, FILTER, INTEGRALS, LAGRANGE, NODES, inverse
 
 # Of Newton's method: what the last moves is counted as an error, and a step that needs
@@ -62,10 +63,14 @@ class Step(eqx.Module):
         times = self.t0 + (self.t1 - self.t0) * jnp.asarray(shares, self.y0.dtype)
         return jax.vmap(self.equation.at)(times, risk)
 
+    def system(self, forces: Forces) -> System:
+        """The linear system of the nodes with these forces at them."""
+        integrals = self.length * INTEGRALS.astype(self.y0.dtype)
+        return self.equation.system(forces, integrals)
+
     def path(self, forces: Forces) -> Float[Array, "rows t n"]:
         """What is followed at the nodes, with these forces there."""
-        integrals = self.length * INTEGRALS.astype(self.y0.dtype)
-        return self.equation.collocate(self.y0, forces, integrals)
+        return self.equation.path(self.system(forces), self.y0)
 
     def risks(self, forces: Forces) -> Float[Array, " t"]:
         """The risk at the nodes that follows from the forces there."""
@@ -101,16 +106,24 @@ class Step(eqx.Module):
         self, risk: Float[Array, " t"]
     ) -> tuple[Float[Array, " t"], RealScalar]:
         """A better risk, and by how much it moved."""
-        # The risk at a node changes the forces there alone: one derivative is enough,
-        # of what costs; the linear systems cost little.
+        # The risk at a node changes the forces there alone, and these what is added at
+        # that node: one system serves for the modes and for all of their derivatives.
         values, slopes = jax.jvp(self.forces, (risk,), (jnp.ones_like(risk),))
+        system = self.system(values)
+        path = self.equation.path(system, self.y0)
 
-        def along(direction):
-            tangent = jax.tree.map(lambda slope: slope * direction, slopes)
-            return jax.jvp(self.risks, (values,), (tangent,))
+        def added(y, force, slope):
+            rates = self.equation.rates
+            return jax.jvp(lambda f: rates(y, f), (force,), (slope,))[1]
 
-        eye = jnp.eye(len(risk), dtype=risk.dtype)
-        image, columns = jax.vmap(along, out_axes=(None, 1))(eye)
+        rates = jax.vmap(added, (1, 0, 0), out_axes=1)(path, values, slopes)
+
+        def column(weights, rate):
+            moved = system.respond(weights[None, :, None] * rate[:, None])
+            return jnp.sum(moved[0], axis=1)
+
+        columns = jax.vmap(column, 1, out_axes=1)(system.integral[:, :, 0], rates)
+        image, eye = jnp.sum(path[0], axis=1), jnp.eye(len(risk), dtype=risk.dtype)
         back = inverse((eye - columns)[:, :, None])[:, :, 0]
         update = jnp.sum(back * (image - risk)[None, :], axis=1)
         return risk + update, jnp.max(jnp.abs(update))
@@ -127,8 +140,8 @@ class Step(eqx.Module):
         difference = difference + jnp.sum(weights * inner, axis=1)
         start = jax.tree.map(lambda x: x[None], start)
         lag = jnp.full((1, 1), FILTER, self.y0.dtype) * self.length
-        damped = self.equation.collocate(
-            self.length * difference, start, lag, driven=False
+        damped = self.equation.system(start, lag).respond(
+            self.length * difference[:, None]
         )
         return jnp.sum(jnp.abs(damped[0, 0]))
 

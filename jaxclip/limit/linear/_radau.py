@@ -56,16 +56,6 @@ def inverse(matrix: Float[Array, "t t n"]) -> Float[Array, "t t n"]:
     return _eliminate(jnp.concatenate([matrix, eye.astype(matrix.dtype)], axis=1))
 
 
-def solve(
-    matrix: Float[Array, "t t #n"], vector: Float[Array, "t #n"]
-) -> Float[Array, "t n"]:
-    """What matrices take to vectors, one for each mode."""
-    shape = (len(matrix), 1, max(matrix.shape[2], vector.shape[1]))
-    matrix = jnp.broadcast_to(matrix, (len(matrix), len(matrix), shape[2]))
-    column = jnp.broadcast_to(vector[:, None], shape)
-    return _eliminate(jnp.concatenate([matrix, column], axis=1))[:, 0]
-
-
 def _eliminate(rows: Float[Array, "t m n"]) -> Float[Array, "t k n"]:
     # A library would be called once for each mode. No pivots are needed: with the
     # method's weights the matrices are positive, since it is algebraically stable.
