@@ -9,9 +9,9 @@ from ._moments import moments as moments, update_moments as update_moments
 from ._reading import Reading as Reading
 from ._solve import solve as solve
 from .linear import (
-    CoordinateODE as CoordinateODE,
     AdagradODE as AdagradODE,
     AdamODE as AdamODE,
+    CoordinateODE as CoordinateODE,
     ExponentialModes as ExponentialModes,
     HomogenizedSDE as HomogenizedSDE,
     ModeEquation as ModeEquation,
