@@ -36,23 +36,26 @@ def followed(
     report: Report, name: str, problem: jc.FiniteSum, lr: float, ends: np.ndarray
 ) -> list[Claim]:
     """How far the flow is from the runs of one network, and where its edge is."""
-    last = int(ends[-1])
-    near_end = np.concatenate([np.arange(end - 49.0, end + 1) for end in ends])
+    last, key = int(ends[-1]), jr.key(report.seed)
+    late = np.concatenate([np.arange(end - 49.0, end + 1) for end in ends])
+    steps = np.union1d(late, np.linspace(0, last, 101))
     figure, axes = plt.subplots(
         1, len(THRESHOLDS), figsize=(12, 3.8), layout="constrained", sharey=True
     )
     claims = []
     for threshold, ax in zip(THRESHOLDS, axes, strict=True):
-        clip, key = jc.HardClip(threshold), jr.key(report.seed)
+        clip = jc.HardClip(threshold)
         risk = np.asarray(jc.simulate(problem, clip, lr, steps=last, key=key).risk)
-        means = mean_of_50(risk[near_end.astype(int)])
-        flow = jc.solve(problem, clip, lr, steps=near_end, limit=jc.EdgeFlow())
-        slow = jc.solve(
-            problem, clip, lr, steps=ends * 1.0, limit=jc.GradientFlow(1e-6)
+        flow = jc.solve(problem, clip, lr, steps=steps, limit=jc.EdgeFlow())
+        slow = jc.solve(problem, clip, lr, steps=steps, limit=jc.GradientFlow(1e-4))
+        means = mean_of_50(risk[late.astype(int)])
+        at_late = np.isin(steps, late)
+        error, other = (
+            np.max(np.abs(mean_of_50(curve.risk[at_late]) / means - 1))
+            for curve in (flow, slow)
         )
-        error = np.max(np.abs(mean_of_50(flow.risk) / means - 1))
-        other = np.max(np.abs(np.asarray(slow.risk) / means - 1))
         sharp = lr * jc.curvature.sharpness(problem.risk, flow.params, key=key)
+        assert flow.observed is not None
         factor = flow.observed.factor[-1]
         text = f"{name}, clip at {threshold}"
         claims += [
@@ -61,8 +64,13 @@ def followed(
             near(f"{text}: sharpness {float(sharp):.3f} / rate, times the mean factor",
                  sharp * factor, 2, 0.02),
         ]  # fmt: skip
-        draw(ax, risk, problem, clip, lr, last)
-        report.save(f"edge {name} {threshold}", risk=risk, flow=flow.risk)
+        ax.plot(risk, color=BLUE, lw=0.4, alpha=0.6, label="run")
+        ax.plot(steps, flow.risk, color=ORANGE, label="EdgeFlow")
+        ax.plot(steps, slow.risk, color=GREEN, ls="--", label="gradient flow")
+        ax.set(yscale="log", xlabel="step", title=f"clip at {threshold:g}")
+        report.save(
+            f"edge, {name}, {threshold}", risk=risk, steps=steps, flow=flow.risk
+        )
     axes[0].set(ylabel="mean loss")
     axes[0].legend()
     report.finish(figure, f"edge, {name}")
@@ -71,18 +79,6 @@ def followed(
 
 def mean_of_50(risk: Any) -> np.ndarray:
     return np.asarray(risk).reshape(-1, 50).mean(axis=1)
-
-
-def draw(
-    ax: Any, risk: np.ndarray, problem: jc.FiniteSum, clip: Any, lr: float, last: int
-) -> None:
-    steps = np.linspace(0, last, 201)
-    flow = jc.solve(problem, clip, lr, steps=steps, limit=jc.EdgeFlow())
-    slow = jc.solve(problem, clip, lr, steps=steps, limit=jc.GradientFlow(1e-6))
-    ax.plot(risk, color=BLUE, lw=0.4, alpha=0.6, label="run")
-    ax.plot(steps, flow.risk, color=ORANGE, label="EdgeFlow")
-    ax.plot(steps, slow.risk, color=GREEN, ls="--", label="gradient flow")
-    ax.set(yscale="log", xlabel="step", title=f"clip at {float(clip.threshold(0)):g}")
 
 
 def narrow() -> jc.FiniteSum:

@@ -25,6 +25,8 @@ state = known.init(params), optax.EmptyState()
 new = old = params
 """,
     "algorithm.stable_adam": "",
+    "EdgeFlow": "",
+    "limit.AdamZeroLossFlow": "",
     "as_transform": "",
     "basins": """
 wells = jc.Landscape(lambda x: (x**2 - 1) ** 2 / 4, jnp.array(0.5))
