@@ -44,6 +44,9 @@ class Repeated(AbstractProblem):
     def init(self) -> Params:
         return self.problem.init()
 
+    def origin(self) -> Params:
+        return self.problem.origin()
+
     def stream(self, key: Key) -> PyTree[Array]:
         return self.problem.stream(key)
 

@@ -74,15 +74,15 @@ class System(eqx.Module):
     def respond(self, added: Float[Array, "rows t n"]) -> Float[Array, "rows t n"]:
         """What is followed at the nodes, from what is added until then from outside:
         by the start, by the noise and by the origin."""
-        f, means = self.f, self.mean is not None
-        if self.middle is None:
-            if not means:
+        f = self.f
+        if self.middle is None or self.momentum is None:
+            if self.mean is None:
                 return apply(self.error, added[0])[None]
             p = apply(self.mean, added[1])
             u = apply(self.error, added[0] - 2 * self._to(f.pushed * p))
             return jnp.stack([u, p])
         p = r = jnp.zeros_like(added[0])
-        if means:
+        if self.mean is not None and self.memory is not None:
             free = apply(self.mean, added[3])
             r = apply(self.memory, added[4] + self._to(f.slope * free))
             p = free - apply(self.mean, self._to(f.carry * r))
@@ -92,7 +92,7 @@ class System(eqx.Module):
         b = apply(self.middle, added[1] + self._to(cross))
         u = u - 2 * apply(self.error, self._to(f.carry * b))
         q = q + 2 * apply(self.momentum, self._to(f.slope * b))
-        return jnp.stack([u, b, q, p, r] if means else [u, b, q])
+        return jnp.stack([u, b, q] if self.mean is None else [u, b, q, p, r])
 
     def _to(self, rate: Float[Array, "t n"]) -> Float[Array, "t n"]:
         """The integral of a rate up to each node."""
