@@ -196,7 +196,7 @@ def test_runs_follow_the_limit(kind):
         "adam": (optax.adam(lr, 0.7, 0.98), jc.limit.AdamODE(0.7, 0.98), lr),
         "rmsprop": (optax.adam(lr, 0.0, 0.9), jc.limit.AdamODE(0.0, 0.9), lr),
         "adamw": (
-            optax.adamw(lr, 0.7, 0.98, weight_decay=decay),
+            optax.adamw(lr, 0.7, 0.98, weight_decay=4.0),
             *(jc.limit.AdamODE(0.7, 0.98), lr),
         ),
         "adagrad": (optax.adagrad(0.1, 0.5), jc.limit.AdagradODE(0.5), 0.1),
@@ -214,8 +214,9 @@ def test_runs_follow_the_limit(kind):
 
 
 def _adagrad_norm(lr, start):
-    def update(updates, total, params=None):
-        total = total + sum(jnp.sum(g**2) for g in jax.tree.leaves(updates))
+    def update(updates, state, params=None):
+        del params
+        total = state + sum(jnp.sum(g**2) for g in jax.tree.leaves(updates))
         scaled = jax.tree.map(lambda g: -lr * g / jnp.sqrt(total), updates)
         return scaled, total
 
