@@ -129,6 +129,7 @@ INJECTIONS: dict[str, jc.Interpolation] = {
 PROBLEMS: dict[str, jc.AbstractProblem] = {
     "LinearModel": _LINEAR,
     "Logistic": jc.Logistic(_SPECTRUM, [1.0, 0.6], [-0.4, 0.5]),
+    "Poisson": jc.problem.Poisson(_SPECTRUM, [0.5, 0.3], [-0.2, 0.3]),
     "Regression": jc.Regression(_X, _Y),
     "FiniteSum": jc.FiniteSum(_squared, jnp.zeros(3), (_X, _Y)),
     "Online": jc.Online(
@@ -153,6 +154,7 @@ LIMITS: dict[str, tuple[jc.limit.AbstractLimit, jc.AbstractProblem]] = {
     "MomentumODE": (jc.limit.MomentumODE(), _LINEAR),
     "AdamODE": (jc.limit.AdamODE(0.5, 0.9), _LINEAR),
     "AdagradODE": (jc.limit.AdagradODE(), _LINEAR),
+    "GeneralisedODE": (jc.limit.GeneralisedODE(), PROBLEMS["Logistic"]),
     "HomogenizedSDE": (jc.HomogenizedSDE(), _LINEAR),
     "CoordinateODE": (jc.limit.CoordinateODE(), _LINEAR),
     "EdgeFlow": (jc.EdgeFlow(), PROBLEMS["Landscape"]),

@@ -52,7 +52,7 @@ def compilations():
 LIMITS = {
     *("solve", "moments", "limit_map", "time_scale", "coordinate_moments"),
     *("best_clip", "heuristic", "max_ccc", "score", "ceiling"),
-    *("fisher_information", "advise"),
+    *("fisher_information", "advise", "loss_moments"),
 }
 
 
@@ -440,7 +440,7 @@ def test_without_type_checks():
     assert done.returncode == 0, done.stderr
 
 
-_OF_LIMITS = ("limit_map", "time_scale", "coordinate_moments")
+_OF_LIMITS = ("limit_map", "time_scale", "coordinate_moments", "loss_moments")
 
 
 def test_every_verb_is_counted():

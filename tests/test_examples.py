@@ -68,6 +68,9 @@ logger = type("Logger", (), {"log": print})
 watched = jaxclip.monitor(jaxclip.as_transform(jaxclip.HardClip(1.0)))
 state = optax.chain(watched, optax.adam(1e-3)).init(params)
 """,
+    "limit.GeneralisedODE": "",
+    "limit.loss_moments": "",
+    "problem.Poisson": "",
     "policy.AdaGC": "",
     "policy.Criterion": _MODEL,
     "policy.AGGC": "",

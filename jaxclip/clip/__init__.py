@@ -15,6 +15,7 @@ from ._coordinates import SmoothedFactors as SmoothedFactors
 from ._moments import (
     Moments as Moments,
     criteria as criteria,
+    factor_at as factor_at,
     mean_factor as mean_factor,
     unchecked_moments as unchecked_moments,
 )

@@ -158,10 +158,10 @@ def mean_factor(
     signal_variance = 2 * jnp.asarray(risk)
     some = signal_variance + noise.variance > 0
     law = noise.residual(jnp.where(some, signal_variance, 1.0))
-    kept = _factor_at_infinity(clip, step)
+    kept = factor_at_infinity(clip, step)
     # What is kept of the largest gradients is no integral that falls off.
     rest = law.expect(
-        lambda norm: _factor(clip, norm * feature_norm, step) - kept,
+        lambda norm: factor_at(clip, norm * feature_norm, step) - kept,
         [kink / feature_norm for kink in clip.kinks(step)],
     )
     return jnp.where(some, kept + rest, jnp.asarray(clip.factor(0.0, step)))

@@ -5,6 +5,7 @@ from ._coordinate_moments import coordinate_moments as coordinate_moments
 from ._edge_flow import EdgeFlow as EdgeFlow, Oscillation as Oscillation
 from ._gradient_flow import GradientFlow as GradientFlow
 from ._intervals import varies as varies
+from ._loss_moments import LossMoments as LossMoments, loss_moments as loss_moments
 from ._moments import moments as moments, update_moments as update_moments
 from ._reading import Reading as Reading
 from ._solve import solve as solve
@@ -13,6 +14,7 @@ from .linear import (
     AdamODE as AdamODE,
     CoordinateODE as CoordinateODE,
     ExponentialModes as ExponentialModes,
+    GeneralisedODE as GeneralisedODE,
     HomogenizedSDE as HomogenizedSDE,
     ModeEquation as ModeEquation,
     MomentumODE as MomentumODE,

@@ -13,6 +13,7 @@ from .._schedule import check_rate
 from .._types import Key, RealScalarLike, Schedule
 from ..clip import AbstractClip, Adaptive, need_rule
 from ..problem import (
+    AbstractGeneralisedLinear,
     AbstractNoisyProblem,
     CompressedLinearModel,
     LinearModel,
@@ -27,6 +28,7 @@ from ..transform import (
 )
 from ._base import AbstractLimit, AnyProblem, Request
 from .linear._coordinate_ode import CoordinateODE
+from .linear._generalised import GeneralisedODE
 from .linear._momentum_ode import MomentumODE
 from .linear._risk_ode import RiskODE
 from .zero_loss._time_scale import time_scale
@@ -59,8 +61,9 @@ def solve(
     **Arguments:**
 
     - `problem`: what SGD runs on: a [`jaxclip.LinearModel`][] for `RiskODE` and
-        `HomogenizedSDE`, any problem for `GradientFlow`, one without samples for
-        `EdgeFlow`, a [`jaxclip.problem.AbstractNoisyProblem`][] on the zero-loss set.
+        `HomogenizedSDE`, an [`jaxclip.problem.AbstractGeneralisedLinear`][] for
+        `GeneralisedODE`, any for `GradientFlow`, one without samples for `EdgeFlow`, a
+        [`jaxclip.problem.AbstractNoisyProblem`][] on the zero-loss set.
     - `clip`: the rule; not an `Adaptive` one, which depends on more than the norm.
     - `lr`: the learning rate, per step: a number or a function of the step, called with
         fractions of one too. Where it jumps between whole steps, as of thresholds too,
@@ -124,6 +127,8 @@ def own_limit(problem: Any, update: algorithm.Update = PLAIN) -> AbstractLimit:
         noisy = isinstance(scope, PerExample) and scope.noise_std is not None
         moved = update.momentum is not None or update.weight_decay is not None
         return MomentumODE() if moved or noisy else RiskODE()
+    if isinstance(problem, AbstractGeneralisedLinear):
+        return GeneralisedODE()
     if not isinstance(problem, AbstractNoisyProblem):
         raise ValueError(
             "`limit` must be named for this problem, such as `GradientFlow()`. Only a "

@@ -62,7 +62,17 @@ class Folded(eqx.Module):
     @property
     def mass(self) -> Float[Array, " q"]:
         """The probability of each node."""
-        return self.width * (phi(self.z) + phi(self.mirrored))
+        return self.own + self.other
+
+    @property
+    def own(self) -> Float[Array, " q"]:
+        """The part of it that is on the side of the mean."""
+        return self.width * phi(self.z)
+
+    @property
+    def other(self) -> Float[Array, " q"]:
+        """The part of it that is on the other side of 0."""
+        return self.width * phi(self.mirrored)
 
     def slope_near(self, function: Function) -> Float[Array, ""]:
         # E psi' = -int psi g' with g the density of the norm, measured from psi at the
@@ -73,6 +83,16 @@ class Folded(eqx.Module):
         fall = self.z * phi(self.z) + self.mirrored * phi(self.mirrored)
         total = jnp.sum(self.width * fall * change) + 2 * level * phi(mean / self.std)
         return total / self.std
+
+    def slope_sides(self, own: Function, other: Function) -> Float[Array, ""]:
+        r"""The same for a function $\psi$ of the variable itself: `own` is $\psi(n)$,
+        with the mean on the positive side, and `other` is $-\psi(-n)$."""
+        # E psi' = E[psi(w) (w - mean)] / std^2, in which a constant cancels.
+        mean = jnp.where(self.far, 0.0, self.mean)
+        level = own(mean)
+        here = self.own * self.z * (jax.vmap(own)(self.norm) - level)
+        there = self.other * self.mirrored * (jax.vmap(other)(self.norm) + level)
+        return jnp.sum(here + there) / self.std
 
     def slope_far(
         self, function: Function, kinks: Sequence[RealScalarLike]

@@ -1,9 +1,9 @@
 r"""The law of a residual $w = s Z - \epsilon$, as the limits read it.
 
 Signal $sZ$, $Z \sim N(0, 1)$, minus the noise of a label. Everything that a limit needs
-of a noise is one of four numbers of this law: an expectation of a function of $|w|$,
-the expected slope of an odd function, the logarithm of its density and its Fisher
-information.
+of a noise is one of a few numbers of this law: an expectation of a function of $|w|$,
+the expected slope of an odd function, the same two for any function of $w$, the
+logarithm of its density and its Fisher information.
 """
 
 import abc
@@ -39,6 +39,8 @@ class AbstractLaw(eqx.Module):
         two kinks they may take the function to be smooth, and at a kink it may jump.
         `function` is finite, and is called with norms only;
     - they use the derivative of the density and not that of `function`, which jumps;
+    - the same holds for `expect_signed` and `slope_signed`, whose function and kinks
+        are of the residual itself;
     - `size` is a length of the order of a typical residual and positive, since it is
         divided by; no result may depend on it, so that it is a constant to derivatives;
     - `panel_edges` resolves the density: it is read by quadratures that have a function
@@ -73,6 +75,22 @@ class AbstractLaw(eqx.Module):
 
         Jumps of $\psi$ at the `kinks` count, as they do in Stein's identity
         $E[\psi(w) a] = E[\psi'(w)] K z$, which is what the number is for.
+        """
+
+    @abc.abstractmethod
+    def expect_signed(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> PyTree[Array]:
+        r"""$E\,h(w)$ for a `function` $h$ that is smooth between the `kinks`, which are
+        residuals of either sign; an infinite one stands for none."""
+
+    @abc.abstractmethod
+    def slope_signed(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> Float[Array, ""]:
+        r"""$E\,\psi'(w)$ for any `function` $\psi$ of the residual, odd or not.
+
+        Jumps of $\psi$ at the `kinks` count, one at 0 too.
         """
 
     @abc.abstractmethod
@@ -143,6 +161,50 @@ class NormalMixture(AbstractLaw):
             return jnp.where(part.far, far, near)
 
         slopes = jax.vmap(component)(jnp.abs(self.means) / unit, self.stds / unit)
+        return jnp.dot(self.weights, slopes)
+
+    def expect_signed(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> PyTree[Array]:
+        unit = self.size
+        ends = [jnp.abs(kink) / unit for kink in kinks]
+
+        def component(mean, std):
+            part = Folded.of(jnp.abs(mean), std, ends)
+            own = jnp.where(mean < 0, -1.0, 1.0) * unit * part.norm
+            sides = [(part.own, own), (part.other, -own)]
+            values = [
+                jax.tree.map(lambda v, m=mass: jnp.tensordot(m, v, axes=1), values)
+                for mass, at in sides
+                for values in [jax.vmap(function)(at)]
+            ]
+            return jax.tree.map(jnp.add, *values)
+
+        values = jax.vmap(component)(self.means / unit, self.stds / unit)
+        return jax.tree.map(lambda v: jnp.tensordot(self.weights, v, axes=1), values)
+
+    def slope_signed(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> Float[Array, ""]:
+        unit = self.size
+        ends = [jnp.abs(kink) / unit for kink in kinks]
+
+        def component(mean, std):
+            part = Folded.of(jnp.abs(mean), std, ends)
+            side = jnp.where(mean < 0, -1.0, 1.0)
+
+            # On the side of the mean, and on the other; of the same slope as the
+            # function, in units.
+            def own(norm):
+                return side * function(side * unit * norm) / unit
+
+            def other(norm):
+                return -side * function(-side * unit * norm) / unit
+
+            near, far = part.slope_sides(own, other), part.slope_far(own, ends)
+            return jnp.where(part.far, far, near)
+
+        slopes = jax.vmap(component)(self.means / unit, self.stds / unit)
         return jnp.dot(self.weights, slopes)
 
     @property

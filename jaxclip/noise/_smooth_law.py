@@ -1,16 +1,22 @@
 """Laws that are given by the logarithm of their density."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from .._types import PyTree, RealScalarLike
+from ._density import (
+    expect_of,
+    expect_signed_of,
+    information_of,
+    log_folded,
+    norms_of,
+    slope_of,
+    slope_signed_of,
+)
 from ._law import AbstractLaw, Function
 from ._panels import NORMAL_EDGES, Panels, Points, between, kink_at, lay, lay_around
 
@@ -50,15 +56,25 @@ class SmoothLaw(AbstractLaw):
     def expect(
         self, function: Function, kinks: Sequence[RealScalarLike] = ()
     ) -> PyTree[Array]:
-        return _expect(self, self._panels(kinks), function)
+        return expect_of(self, self._panels(kinks), function)
 
     def slope(
         self, function: Function, kinks: Sequence[RealScalarLike] = ()
     ) -> Float[Array, ""]:
-        return _slope(self, self._panels(kinks), function)
+        return slope_of(self, self._panels(kinks), function)
+
+    def expect_signed(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> PyTree[Array]:
+        return expect_signed_of(self, self._panels(norms_of(kinks)), function)
+
+    def slope_signed(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> Float[Array, ""]:
+        return slope_signed_of(self, self._panels(norms_of(kinks)), function, 0.0)
 
     def information(self) -> Float[Array, ""]:
-        return _information(self, self._panels(()))
+        return information_of(self, self._panels(()))
 
     def at(self, base: Float[Array, ""], offset: Float[Array, ""]) -> Float[Array, ""]:
         """The logarithm of the density at `base + offset`, all of it in `unit`s."""
@@ -108,7 +124,7 @@ class SteppedLaw(AbstractLaw):
     def expect(
         self, function: Function, kinks: Sequence[RealScalarLike] = ()
     ) -> PyTree[Array]:
-        return _expect(self, self._panels(kinks), function)
+        return expect_of(self, self._panels(kinks), function)
 
     def slope(
         self, function: Function, kinks: Sequence[RealScalarLike] = ()
@@ -117,12 +133,24 @@ class SteppedLaw(AbstractLaw):
         # density is one over its width there. What is taken off, the level times the
         # integral of -p' over all norms, is the level times the norm's density at 0.
         level = function(self.unit * self.centre)
-        slope = _slope(self, self._panels(kinks), lambda norm: function(norm) - level)
+        slope = slope_of(self, self._panels(kinks), lambda norm: function(norm) - level)
         zero = jnp.zeros_like(self.centre)
-        return slope + level / self.unit * jnp.exp(_log_folded(self, zero, zero))
+        return slope + level / self.unit * jnp.exp(log_folded(self, zero, zero))
+
+    def expect_signed(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> PyTree[Array]:
+        return expect_signed_of(self, self._panels(norms_of(kinks)), function)
+
+    def slope_signed(
+        self, function: Function, kinks: Sequence[RealScalarLike] = ()
+    ) -> Float[Array, ""]:
+        # On each side measured from psi at the step.
+        panels = self._panels(norms_of(kinks))
+        return slope_signed_of(self, panels, function, self.centre)
 
     def information(self) -> Float[Array, ""]:
-        return _information(self, self._panels(()))
+        return information_of(self, self._panels(()))
 
     def at(self, base: Float[Array, ""], offset: Float[Array, ""]) -> Float[Array, ""]:
         """The logarithm of the density at `base + offset`, all of it in `unit`s."""
@@ -146,59 +174,3 @@ class SteppedLaw(AbstractLaw):
 def normal_edges(width: RealScalarLike) -> Float[Array, " m"]:
     """Edges of the panels that resolve a feature of this width beside a point."""
     return jnp.asarray(width) * NORMAL_EDGES
-
-
-def _expect(law: SmoothLaw | SteppedLaw, panels: Panels, function: Function):
-    log_density = jax.vmap(partial(_log_folded, law))(panels.base, panels.offset)
-    values = jax.vmap(function)(law.unit * panels.norm)
-    mass = _mass(log_density, panels)
-    return jax.tree.map(lambda value: jnp.tensordot(mass, value, axes=1), values)
-
-
-def _slope(law: SmoothLaw | SteppedLaw, panels: Panels, function: Function):
-    # E psi' = -int psi p', with no boundary term at 0, where psi is 0.
-    log_density, slope = _with_slope(law, panels)
-    psi = jax.vmap(function)(law.unit * panels.norm)
-    return -jnp.sum(_mass(log_density, panels) * slope * psi) / law.unit
-
-
-def _mass(log_density: Float[Array, " q"], panels: Panels) -> Float[Array, " q"]:
-    """The probability of each node. The density of a heavy tail far out is below all
-    that float32 can hold; times the norm it is not."""
-    norm = jnp.where(panels.norm > 0, panels.norm, 1.0)
-    # It cancels, and so would the two terms of its derivative.
-    norm = jax.lax.stop_gradient(norm)
-    return jnp.exp(log_density + jnp.log(norm)) * (panels.width / norm)
-
-
-def _information(law: SmoothLaw | SteppedLaw, panels: Panels):
-    # Each side by itself: the square of the score of the norm, which mixes both, is
-    # less. That a slope is taken against the sign does not matter to its square.
-    def part(sign):
-        def log_density(base, offset):
-            return law.at(sign * base, sign * offset)
-
-        def both(base, offset):
-            return jax.value_and_grad(log_density, argnums=1)(base, offset)
-
-        log, slope = jax.vmap(both)(panels.base, panels.offset)
-        return jnp.sum(_mass(log, panels) * slope**2)
-
-    total = 2 * part(1.0) if law.symmetric else part(1.0) + part(-1.0)
-    return total / law.unit / law.unit
-
-
-def _log_folded(law: SmoothLaw | SteppedLaw, base, offset) -> Float[Array, ""]:
-    """The logarithm of the density of the norm, at a sum."""
-    if law.symmetric:
-        return law.at(base, offset) + np.log(2)
-    return jnp.logaddexp(law.at(base, offset), law.at(-base, -offset))
-
-
-def _with_slope(law: SmoothLaw | SteppedLaw, panels: Panels) -> tuple[Array, Array]:
-    """The same, and its derivative."""
-
-    def along(offset):
-        return jax.vmap(partial(_log_folded, law))(panels.base, offset)
-
-    return jax.jvp(along, (panels.offset,), (jnp.ones_like(panels.offset),))

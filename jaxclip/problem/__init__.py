@@ -10,9 +10,11 @@ from .landscape import (
 )
 from .linear import (
     AbstractGaussianLinear as AbstractGaussianLinear,
+    AbstractGeneralisedLinear as AbstractGeneralisedLinear,
     AbstractLinear as AbstractLinear,
     AbstractLoss as AbstractLoss,
     AbstractNoisyLinear as AbstractNoisyLinear,
+    AbstractResidualLoss as AbstractResidualLoss,
     CompressedLinearModel as CompressedLinearModel,
     HuberLoss as HuberLoss,
     LinearModel as LinearModel,
@@ -20,11 +22,13 @@ from .linear import (
     LogisticLoss as LogisticLoss,
     Modes as Modes,
     PinballLoss as PinballLoss,
+    Poisson as Poisson,
     PowerLawFeatures as PowerLawFeatures,
     Regression as Regression,
     Spectrum as Spectrum,
     SquaredLoss as SquaredLoss,
     is_diagonal as is_diagonal,
+    need_residual_loss as need_residual_loss,
     need_squared_loss as need_squared_loss,
     random_features as random_features,
 )

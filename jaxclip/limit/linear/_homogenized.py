@@ -15,11 +15,11 @@ from ..._checks import is_traced, positive
 from ..._curve import Curve, finite_or_infinite
 from ..._types import Key, RealScalar, Schedule
 from ...clip import AbstractClip
-from ...problem import AbstractNoisyLinear, need_squared_loss
+from ...problem import LinearModel, need_residual_loss
 from ...transform import algorithm
 from .._base import AbstractLimit, AnyProblem, Request, infinite_after_failure
 from .._intervals import grid, steps_inside, varies
-from .._moments import need_moments, update_moments
+from .._loss_moments import loss_update, need_loss_moments
 
 
 class HomogenizedSDE(AbstractLimit):
@@ -28,7 +28,8 @@ class HomogenizedSDE(AbstractLimit):
     $$dX = -\gamma \mu(R) K (X - x^*) dk
     + \gamma \sqrt{\mathrm{second}(R) K}\, dB_k.$$
 
-    Section 3 of arXiv:2406.11733. Its mean curve is that of SGD; its scatter from run
+    Section 3 of arXiv:2406.11733 for the squared loss, for other losses of the residual
+    derived here. Its mean curve is that of SGD; its scatter from run
     to run is its own, not SGD's.
 
     By default it is stepped with the coefficients frozen over a short interval, over
@@ -53,9 +54,9 @@ class HomogenizedSDE(AbstractLimit):
     def curve(
         self, problem: AnyProblem, clip: AbstractClip, lr: Schedule, request: Request
     ) -> Curve:
-        problem = need_squared_loss(type(self).__name__, problem)
+        problem = need_residual_loss(type(self).__name__, problem)
         request.need_only("HomogenizedSDE", ("batch_size", "scope"))
-        need_moments("HomogenizedSDE", request.update)
+        need_loss_moments("HomogenizedSDE", problem.loss, request.update)
         steps, key = request.steps, request.key
         if key is None:
             raise ValueError(
@@ -90,7 +91,7 @@ class _Model(eqx.Module):
 
     # The state is the error X - x* in the eigenbasis of K. There the equation is one
     # for each coordinate, and they are coupled by the risk in the coefficients alone.
-    problem: AbstractNoisyLinear
+    problem: LinearModel
     clip: AbstractClip
     lr: Schedule
     feature_norm: RealScalar
@@ -102,11 +103,12 @@ class _Model(eqx.Module):
 
     def at(self, step: RealScalar, risk: RealScalar) -> tuple[RealScalar, RealScalar]:
         """The rate of descent and the variance of the noise, for an eigenvalue of 1."""
-        noise, norm = self.problem.noise, self.feature_norm
+        problem, norm = self.problem, self.feature_norm
         # A check here would be made at every step of the solver, not once at the door.
-        m = update_moments(self.clip, noise, risk, norm, step, self.update)
+        of = self.clip, problem.loss, problem.noise, risk, norm, step
+        mu, second = loss_update(*of, self.update)
         rate = self.lr(step)
-        return rate * m.mu, rate**2 * m.second
+        return rate * mu, rate**2 * second
 
 
 @eqx.filter_jit

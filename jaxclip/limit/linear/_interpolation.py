@@ -50,7 +50,9 @@ class Path(diffrax.AbstractLocalInterpolation):
         integral = share * jnp.sum(
             _powers(share)[None, :] * _INTEGRAL.astype(self.u0.dtype), axis=1
         )
-        return jnp.asarray(self.t1 - self.t0) * weighted(integral, self.descent)
+        return jnp.asarray(self.t1 - self.t0) * weighted(
+            jnp.asarray(integral), self.descent
+        )
 
     def state(self, share):
         elapsed, whole = self.clock(share), self.clock(1.0)

@@ -13,10 +13,11 @@ from ..._types import RealScalar, RealScalarLike, Schedule
 from ...clip import AbstractClip
 from ...noise import AbstractNoise
 from ...problem import (
+    AbstractLoss,
     CompressedLinearModel,
     LinearModel,
     Modes,
-    need_squared_loss,
+    need_residual_loss,
 )
 from ...transform import algorithm
 from .._base import (
@@ -28,7 +29,7 @@ from .._base import (
     precision,
     raise_failure,
 )
-from .._moments import need_moments, update_moments
+from .._loss_moments import loss_update, need_loss_moments
 from .._reading import Reading
 from .._watchful import WatchedTerm, Watchful
 from ._collocation import Coefficients, ModeEquation
@@ -54,7 +55,8 @@ class RiskODE(AbstractLimit):
     $$\frac{dv_j}{dk} = -2 \gamma \mu(R) \lambda_j v_j
     + \tfrac12 \gamma^2\, \mathrm{second}(R)\, \lambda_j d_j.$$
 
-    Section 3 of arXiv:2406.11733, for the hard clip; for other rules derived here. One
+    Section 3 of arXiv:2406.11733, for the hard clip; for other rules, and for other
+    losses of the residual ([`jaxclip.limit.loss_moments`][]), derived here. One
     run of SGD deviates from it by about one over the square root of the intrinsic
     dimension, the mean over runs by about one over it.
 
@@ -85,13 +87,13 @@ class RiskODE(AbstractLimit):
         self, problem: AnyProblem, clip: AbstractClip, lr: Schedule, request: Request
     ) -> Curve:
         if not isinstance(problem, CompressedLinearModel):
-            problem = need_squared_loss(type(self).__name__, problem)
+            problem = need_residual_loss(type(self).__name__, problem)
         instead = "take `limit=MomentumODE()`, or leave it out"
         request.need_only("RiskODE", ("batch_size", "scope"), instead)
-        need_moments("RiskODE", request.update)
+        need_loss_moments("RiskODE", problem.loss, request.update)
         modes = few_modes(problem)
         norm, update = modes.feature_norm, request.update
-        coefficients = _Clipped(clip, problem.noise, norm, lr, update)
+        coefficients = _Clipped(clip, problem.loss, problem.noise, norm, lr, update)
         settings, scale = (clip, lr), problem.noise.variance
         return self.integrate(modes, coefficients, request, settings, scale)
 
@@ -127,6 +129,7 @@ class _Clipped(eqx.Module):
     """The coefficients of SGD with a rule and a rate."""
 
     clip: AbstractClip
+    loss: AbstractLoss
     noise: AbstractNoise
     feature_norm: RealScalar
     lr: Schedule
@@ -134,10 +137,10 @@ class _Clipped(eqx.Module):
 
     def __call__(self, step, risk):
         # Checked once at the door: here every trial step of the solver would be.
-        of = self.clip, self.noise, risk, self.feature_norm, step
-        m = update_moments(*of, self.update)
+        of = self.clip, self.loss, self.noise, risk, self.feature_norm, step
+        mu, second = loss_update(*of, self.update)
         rate = self.lr(step)
-        return rate * m.mu, rate**2 * m.second
+        return rate * mu, rate**2 * second
 
 
 @eqx.filter_jit

@@ -8,9 +8,11 @@ from ._gaussian import (
     AbstractGaussianLinear as AbstractGaussianLinear,
     AbstractNoisyLinear as AbstractNoisyLinear,
 )
+from ._generalised import AbstractGeneralisedLinear as AbstractGeneralisedLinear
 from ._logistic import Logistic as Logistic
 from ._loss import (
     AbstractLoss as AbstractLoss,
+    AbstractResidualLoss as AbstractResidualLoss,
     HuberLoss as HuberLoss,
     LogisticLoss as LogisticLoss,
     PinballLoss as PinballLoss,
@@ -18,6 +20,10 @@ from ._loss import (
 )
 from ._model import LinearModel as LinearModel
 from ._modes import Modes as Modes
-from ._need import need_squared_loss as need_squared_loss
+from ._need import (
+    need_residual_loss as need_residual_loss,
+    need_squared_loss as need_squared_loss,
+)
+from ._poisson import Poisson as Poisson
 from ._rows import Regression as Regression
 from ._spectrum import PowerLawFeatures as PowerLawFeatures, Spectrum as Spectrum

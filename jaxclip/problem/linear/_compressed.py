@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ..._checks import count
 from ...noise import AbstractNoise
 from ._equivalent import Equivalent, equivalent
+from ._loss import AbstractLoss, SquaredLoss
 from ._modes import Modes
 from ._power_law import check_model, unexplained
 
@@ -24,11 +25,13 @@ class CompressedLinearModel(eqx.Module):
     - `modes`: twice as many [`jaxclip.problem.Modes`][] as the nodes asked for.
     - `noise`: the label noise.
     - `error`: the error of the compression; see `compress`.
+    - `loss`: that of the problem.
     """
 
     modes: Modes
     noise: AbstractNoise
     error: Float[Array, ""]
+    loss: AbstractLoss = SquaredLoss()
 
     @classmethod
     def power_law_features(

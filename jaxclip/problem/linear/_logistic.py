@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -10,13 +9,19 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from ..._numerics import safe_sqrt
-from ..._types import Key, Params, RealScalar
-from ._gaussian import AbstractGaussianLinear, as_components, as_norms, spread
+from ..._types import Key, RealScalar
+from ._gaussian import as_components, as_norms
+from ._generalised import AbstractGeneralisedLinear
+from ._logistic_normal import logistic_normal
 from ._loss import LogisticLoss
 from ._spectrum import Spectrum
 
+# Predictions between which the slope, which falls like e^-|r|, falls to a tenth or so;
+# beyond the last there is nothing left that a rule could see.
+_EDGES = np.array([1.2, 2.4, 4.0, 6.0, 8.0, 10.5, 13.0, 16.0, 19.0, 23.0, 27.0, 32.0])
 
-class Logistic(AbstractGaussianLinear):
+
+class Logistic(AbstractGeneralisedLinear):
     r"""Streaming logistic regression with Gaussian features.
 
     Sample $k$ is a fresh $a_k \sim N(0, K)$ with a label that is 1 with probability
@@ -46,38 +51,29 @@ class Logistic(AbstractGaussianLinear):
             start = jnp.zeros_like(self.optimum)
         self.start = as_components("start", start, spectrum)
 
-    def init(self) -> Float[Array, " d"]:
-        """The start, in the eigenbasis."""
-        return spread(self.spectrum, self.start)
-
-    def label(self, key: Key, features: Float[Array, " d"]) -> RealScalar:
-        signal = jnp.sum(features * spread(self.spectrum, self.optimum))
-        return jr.bernoulli(key, sigmoid(signal)).astype(features.dtype)
-
-    def lumped(self) -> "Logistic":
-        """Two axes an eigenspace: along $x^*$, and the rest of the parameters."""
-        eigenvalues = self.spectrum.eigenvalues
-        axes = Spectrum(jnp.concatenate([eigenvalues, eigenvalues]))
-        rest = jnp.zeros_like(self.optimum)
-        parts = (
-            axes,
-            jnp.concatenate([self.optimum, rest]),
-            jnp.concatenate([self.start, rest]),
-        )
-        return eqx.tree_at(lambda p: (p.spectrum, p.optimum, p.start), self, parts)
-
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
         return LogisticLoss().slope(prediction, target)
 
-    def risk(self, params: Params) -> RealScalar:
-        eigenvalues = self.spectrum.expand(self.spectrum.eigenvalues)
-        optimum = spread(self.spectrum, self.optimum)
-        error = params - optimum
-        return excess_log_loss(
-            jnp.sum(eigenvalues * optimum**2),
-            jnp.sum(eigenvalues * optimum * error),
-            jnp.sum(eigenvalues * error**2),
-        )
+    def draw(self, key: Key, signal: RealScalar) -> RealScalar:
+        return jr.bernoulli(key, sigmoid(signal)).astype(signal.dtype)
+
+    def labels(self) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+        return jnp.array([0.0, 1.0]), jnp.ones(2)
+
+    def probability(
+        self, label: RealScalar, mean: RealScalar, variance: RealScalar
+    ) -> RealScalar:
+        return logistic_normal((2 * label - 1) * mean, variance)
+
+    def edges(self, label: RealScalar) -> Float[Array, " k"]:
+        # The slope falls exponentially to both sides, and a rule acts on its size.
+        del label
+        return jnp.asarray(np.concatenate([-_EDGES[::-1], [0.0], _EDGES]), float)
+
+    def excess_risk(
+        self, signal: RealScalar, cross: RealScalar, error: RealScalar
+    ) -> RealScalar:
+        return excess_log_loss(signal, cross, error)
 
 
 def excess_log_loss(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..._checks import as_float, check, positive
-from ..._types import RealScalar
+from ..._types import RealScalar, RealScalarLike
 
 
 def _level(value: Any) -> Array:
@@ -70,7 +70,28 @@ class AbstractLoss(eqx.Module):
         del y
 
 
-class SquaredLoss(AbstractLoss):
+class AbstractResidualLoss(AbstractLoss):
+    r"""A loss of the residual $w = p - y$ alone.
+
+    The limits know linear models with such a loss: they need of it what SGD sees, its
+    slope $\ell'(w)$, and where that is not smooth.
+
+    **An author must guarantee** what [`jaxclip.problem.AbstractLoss`][] says, and
+
+    - that `value` and `slope` depend on `prediction - target` alone;
+    - that the slope, which never falls, is smooth between the residuals that `kinks`
+        lists. A kink that is not listed makes the coefficients inaccurate, and where
+        the slope jumps there, wrong;
+    - that its derivative is the slope's own on either side of a kink, and finite.
+    """
+
+    @abc.abstractmethod
+    def kinks(self) -> tuple[Float[Array, ""] | RealScalarLike, ...]:
+        """The residuals at which the slope is not smooth in the residual, or jumps;
+        `()` if none. In the unit of the target."""
+
+
+class SquaredLoss(AbstractResidualLoss):
     r"""Half the squared residual, $(p - y)^2 / 2$: for the mean."""
 
     def value(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
@@ -78,6 +99,25 @@ class SquaredLoss(AbstractLoss):
 
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
         return prediction - target
+
+    def kinks(self) -> tuple[()]:
+        return ()
+
+
+def check_residual(what: str, loss: AbstractLoss) -> None:
+    """Refuses a loss that is no function of the residual.
+
+    **Arguments:**
+
+    - `what`: the name of what needs one.
+    """
+    if not isinstance(loss, AbstractResidualLoss):
+        raise ValueError(
+            f"`{what}` needs a loss of the residual that lists its kinks, such as "
+            f"`HuberLoss(1.0)`. Got a {type(loss).__name__}; derive it from "
+            "`problem.AbstractResidualLoss`, or take `Logistic` for labels of two "
+            "classes."
+        )
 
 
 def check_squared(what: str, loss: AbstractLoss) -> None:
@@ -94,7 +134,7 @@ def check_squared(what: str, loss: AbstractLoss) -> None:
         )
 
 
-class HuberLoss(AbstractLoss):
+class HuberLoss(AbstractResidualLoss):
     r"""Half the squared residual up to a threshold $\delta$, linear beyond.
 
     $$\ell = \tfrac12 w^2 \text{ if } |w| \le \delta, \quad
@@ -116,13 +156,19 @@ class HuberLoss(AbstractLoss):
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
         return jnp.clip(prediction - target, -self.threshold, self.threshold)
 
+    def kinks(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        return -self.threshold, self.threshold
 
-class PinballLoss(AbstractLoss):
+
+class PinballLoss(AbstractResidualLoss):
     r"""Absolute residuals, weighted by sign: for the quantile of level $\tau$.
 
     $$\ell = \max(-\tau w, (1 - \tau) w), \qquad w = p - y.$$
 
-    At the tie the slope is 0. Koenker and Bassett 1978, doi:10.2307/1913643.
+    At the tie the slope is 0. At the level one half it is half the absolute residual:
+    SGD on absolute residuals is SGD on this loss at twice the rate, with half the
+    threshold where gradients are clipped. Koenker and Bassett 1978,
+    doi:10.2307/1913643.
 
     **Arguments:**
 
@@ -139,6 +185,9 @@ class PinballLoss(AbstractLoss):
         residual = prediction - target
         below = jnp.where(residual < 0, -self.level, 0.0)
         return jnp.where(residual > 0, 1 - self.level, below)
+
+    def kinks(self) -> tuple[float]:
+        return (0.0,)
 
     def smoothed(self, width: float) -> AbstractLoss:
         return _SmoothPinball(self.level, jnp.asarray(width))

@@ -13,7 +13,7 @@ from ._basis import as_basis, decompose_covariance, facing
 from ._compressed import CompressedLinearModel
 from ._estimate import Table, estimate, rows_of
 from ._gaussian import as_components, as_norms
-from ._loss import AbstractLoss, SquaredLoss, check_squared
+from ._loss import AbstractLoss, SquaredLoss, check_residual
 from ._modes import Modes
 from ._power_law import unexplained
 from ._rows import Regression, principal_axes
@@ -30,8 +30,9 @@ class LinearModel(AbstractTurnedLinear):
     least squares, or another one for robust and for quantile regression. What is
     recorded is, for every loss, the excess risk of least squares $R(x) = (x - x^*)^T K
     (x - x^*) / 2$, so that losses can be compared: they have the same minimiser $x^*$
-    ([`jaxclip.problem.AbstractNoisyLinear`][]). The limits of linear models and the
-    criteria for clipping are those of the squared loss.
+    ([`jaxclip.problem.AbstractNoisyLinear`][]). The limits of linear models take every
+    [`jaxclip.problem.AbstractResidualLoss`][]; the schedules and bounds that follow
+    from the criteria for clipping are those of the squared loss.
 
     To a rule that sees whole gradients, or any that does not change in a rotation, only
     the spectrum of $K$ and the size of the error in each eigenspace matter, so
@@ -231,10 +232,10 @@ class LinearModel(AbstractTurnedLinear):
 
         **Raises:**
 
-        A `ValueError` where the loss is not the squared one, and where the spectrum or
-        the start is traced.
+        A `ValueError` where the loss is not one of the residual, and where the spectrum
+        or the start is traced.
         """
-        check_squared("compress", self.loss)
+        check_residual("compress", self.loss)
         nodes, modes = count("nodes", nodes), self.modes
         if is_traced(modes.risk):
             raise ValueError(
@@ -243,7 +244,7 @@ class LinearModel(AbstractTurnedLinear):
             )
         few = modes.compress(nodes, isotropic)
         error = jnp.asarray(few.difference(modes))
-        return CompressedLinearModel(few, self.noise, error)
+        return CompressedLinearModel(few, self.noise, error, self.loss)
 
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
         return self.loss.slope(prediction, target)

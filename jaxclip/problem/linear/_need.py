@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ._loss import check_squared
+from ._loss import check_residual, check_squared
 from ._model import LinearModel
 
 
@@ -13,8 +13,25 @@ def need_squared_loss(what: str, problem: Any) -> LinearModel:
 
     - `what`: the name of what needs it.
     """
+    problem = _need_linear(what, problem)
+    check_squared(what, problem.loss)
+    return problem
+
+
+def need_residual_loss(what: str, problem: Any) -> LinearModel:
+    """The problem, if it is a linear model with a loss of the residual.
+
+    **Arguments:**
+
+    - `what`: the name of what needs it.
+    """
+    problem = _need_linear(what, problem)
+    check_residual(what, problem.loss)
+    return problem
+
+
+def _need_linear(what: str, problem: Any) -> LinearModel:
     if isinstance(problem, LinearModel):
-        check_squared(what, problem.loss)
         return problem
     raise ValueError(
         f"`{what}` needs a `LinearModel` with the squared loss. Got a "

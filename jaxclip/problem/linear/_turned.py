@@ -1,5 +1,7 @@
 """Linear models in the coordinates that an optimiser works in."""
 
+from typing import Self
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -31,7 +33,7 @@ class AbstractTurnedLinear(AbstractNoisyLinear):
             return jnp.diag(eigenvalues)
         return exact_dot(self.basis * eigenvalues[None, :], self.basis.T)
 
-    def in_eigenbasis(self) -> "AbstractTurnedLinear":
+    def in_eigenbasis(self) -> Self:
         """The same problem, with parameters that are components in the eigenbasis."""
         if self.basis is None:
             return self
