@@ -16,6 +16,7 @@ from ._moments import (
     Moments as Moments,
     criteria as criteria,
     factor_at as factor_at,
+    factor_at_infinity as factor_at_infinity,
     mean_factor as mean_factor,
     unchecked_moments as unchecked_moments,
 )

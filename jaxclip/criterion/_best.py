@@ -1,5 +1,6 @@
 """Whether to clip, and at what threshold: the best one at one value of the risk."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -11,12 +12,16 @@ from jaxtyping import Array, Float
 from .._checks import nonnegative, positive
 from .._types import RealScalar, RealScalarLike
 from ..clip import HardClip
-from ..noise import AbstractNoise
+from ..limit import clips_mean, hard_moments, need_moments
+from ..noise import AbstractNoise, batch
+from ..transform import AbstractScope, PerTree, algorithm
 
 # The thresholds that are searched, in units of the residual's size, and how finely.
 _SMALLEST, _LARGEST, _GRID = 1e-4, 1e3, 128
 # A gain below this is within the quadrature's error, and none: no threshold is best.
 _NO_GAIN = {"float64": 1e-10, "float32": 1e-4}
+# The same of a batch, whose laws are right to fewer digits.
+_NO_BATCH_GAIN = {"float64": 1e-5, "float32": 1e-3}
 
 
 class BestClip(NamedTuple):
@@ -33,7 +38,12 @@ class BestClip(NamedTuple):
 
 
 def best_clip(
-    noise: AbstractNoise, risk: RealScalarLike, feature_norm: RealScalarLike
+    noise: AbstractNoise,
+    risk: RealScalarLike,
+    feature_norm: RealScalarLike,
+    *,
+    batch_size: int = 1,
+    scope: AbstractScope = PerTree(),
 ) -> BestClip:
     r"""The hard clip with the largest clipping-comparison criterion.
 
@@ -52,13 +62,23 @@ def best_clip(
         unit, positive, such as
         `problem.spectrum.feature_norm`. A residual's gradient has this norm times the
         residual's size.
+    - `batch_size`, `scope`: as in [`jaxclip.simulate`][]. Examples that are clipped one
+        by one have the best threshold of one sample; the clip of a batch's mean has
+        another, and its criterion is that of [`jaxclip.moments`][], against the
+        unclipped mean of as many samples.
 
     **Returns:**
 
     A [`jaxclip.criterion.BestClip`][].
+
+    **Raises:**
+
+    A `ValueError` where a number is out of its range, or the scope has no moments.
     """
     risk = nonnegative("risk", risk)
-    return _best_clip(noise, risk, positive("feature_norm", feature_norm))
+    update = algorithm.Update(batch_size, scope)
+    need_moments("best_clip", update)
+    return _best_clip(noise, risk, positive("feature_norm", feature_norm), update)
 
 
 class _Best(NamedTuple):
@@ -74,9 +94,17 @@ class _Best(NamedTuple):
 # Jitted behind the door: a Python number would be compiled in, and again for the next.
 @eqx.filter_jit
 def _best_clip(
-    noise: AbstractNoise, risk: RealScalar, feature_norm: RealScalar
+    noise: AbstractNoise,
+    risk: RealScalar,
+    feature_norm: RealScalar,
+    update: algorithm.Update,
 ) -> BestClip:
-    best = best_at(noise, risk)
+    if clips_mean(update):
+        size = update.batch_size
+        near = batch.batch_law(noise, size, risk)
+        best = best_of_mean(noise.variance, risk, size, lambda _: near)
+    else:
+        best = best_at(noise, risk)
     return BestClip(HardClip(best.threshold * feature_norm), best.ccc)
 
 
@@ -116,6 +144,54 @@ def best_at(noise: AbstractNoise, risk: RealScalar) -> _Best:
         jnp.where(gain, ccc, jnp.ones_like(ccc)),
         jnp.where(gain, efficiency / unit**2, 1 / variance),
         jnp.where(gain, slope, -2 * risk / variance),
+    )
+
+
+def best_of_mean(
+    noise_variance: RealScalar,
+    risk: RealScalar,
+    size: int,
+    near: Callable[[RealScalar], batch.Near],
+) -> _Best:
+    """The same for the clip of the mean gradient of a batch of `size` samples.
+
+    **Arguments:**
+
+    - `near`: the laws beside a value of the risk.
+    """
+    here = near(risk)
+    # The typical mean of each law, of which the middle one counts most.
+    typical = jnp.dot(jnp.abs(here.weights), here.laws.unit)
+    typical = typical / jnp.sum(jnp.abs(here.weights)) / size
+    variance = (2 * risk + noise_variance) / size
+    finite = jnp.isfinite(variance) & (variance > 0)
+    unit = jax.lax.stop_gradient(jnp.where(finite, jnp.sqrt(variance), typical))
+    low, high = jnp.log(1e-3 * typical), jnp.log(1e3 * unit)
+    grid = jnp.linspace(low, high, _GRID // 2)
+
+    def function(log_thresholds):
+        return jax.vmap(lambda log: of(here, log))(log_thresholds)
+
+    def of(beside, log_threshold):
+        mu, second = hard_moments(jnp.exp(log_threshold), size, beside)
+        return mu**2 / (second / unit**2)
+
+    top = grid[jnp.argmax(function(grid))]
+    best, efficiency = _refine(function, top, (high - low) / (len(grid) - 1), 8)
+    ccc = jnp.where(finite, efficiency, jnp.inf)
+    gain = ccc > 1 + _NO_BATCH_GAIN[str(grid.dtype)]
+    tiny = jnp.finfo(grid.dtype).tiny
+    log_risk = jnp.log(jnp.maximum(risk, tiny))
+    slope = jax.jvp(
+        lambda log: jnp.log(of(near(jnp.exp(log)), jax.lax.stop_gradient(best))),
+        (log_risk,),
+        (jnp.ones_like(log_risk),),
+    )[1]
+    return _Best(
+        jnp.where(gain, jnp.exp(best), jnp.inf),
+        jnp.where(gain, ccc, jnp.ones_like(ccc)),
+        jnp.where(gain, efficiency / unit**2, 1 / variance),
+        jnp.where(gain, slope, -2 * risk / (2 * risk + noise_variance)),
     )
 
 

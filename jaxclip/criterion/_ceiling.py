@@ -4,7 +4,7 @@ from typing import Any
 
 import equinox as eqx
 
-from .._checks import reporting_steps
+from .._checks import count, reporting_steps
 from .._curve import Curve
 from .._schedule import check_rate
 from .._types import RealScalar, RealScalarLike, Schedule, Step
@@ -16,7 +16,11 @@ from ._table import Tabulated, risk_range, tabulate_smooth
 
 
 def ceiling(
-    problem: LinearModel, lr: RealScalarLike | Schedule, *, steps: Any
+    problem: LinearModel,
+    lr: RealScalarLike | Schedule,
+    *,
+    steps: Any,
+    batch_size: int = 1,
 ) -> Curve:
     r"""The risk of the best of all rules with the descent of unclipped SGD.
 
@@ -32,6 +36,8 @@ def ceiling(
         step: what unclipped SGD has as its learning rate, and a rule as its own times
         $\mu$.
     - `steps`: shape `(s,)`, the steps at which to report: not negative and increasing.
+    - `batch_size`: samples a step, each with a rule of its own: no clip of their mean
+        leaves less noise.
 
     **Returns:**
 
@@ -44,12 +50,13 @@ def ceiling(
     problem = need_squared_loss("ceiling", problem)
     steps = reporting_steps(steps)
     lr = check_rate(lr, steps)
+    size = count("batch_size", batch_size)
     # Each value is a quadrature over the whole law, and the solver asks for thousands.
     information = tabulate_smooth(_Information(problem.noise), *risk_range(problem))
     # The same equation as of any rule, with the coefficients of the score.
     return RiskODE().integrate(
         few_modes(problem),
-        _Best(lr, information),
+        _Best(lr, information, size),
         Request(steps),
         settings=lr,
         scale=problem.noise.variance,
@@ -71,9 +78,10 @@ class _Best(eqx.Module):
 
     lr: Schedule
     information: Tabulated
+    batch_size: int = eqx.field(static=True)
 
     def __call__(self, step: Step, risk: RealScalar) -> tuple[RealScalar, RealScalar]:
         # With psi the score s both mu and second are E s^2 = I. At the rate lr / I the
         # descent is lr, and the squared noise (lr / I)^2 I.
         rate = self.lr(step)
-        return rate, rate**2 / self.information(risk)
+        return rate, rate**2 / self.information(risk) / self.batch_size

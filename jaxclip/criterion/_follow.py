@@ -11,10 +11,11 @@ from jaxtyping import Array, Bool, Float
 from .._checks import count
 from .._schedule import PiecewiseLinear, Ratio, check_rate
 from .._types import RealScalar, RealScalarLike, Schedule, Step
-from ..clip import HardClip, Moments, unchecked_moments
-from ..limit import Request, RiskODE, few_modes
+from ..clip import HardClip, Moments
+from ..limit import Laws, Request, RiskODE, few_modes, update_moments
 from ..noise import AbstractNoise
 from ..problem import LinearModel
+from ..transform import algorithm
 from ._knots import risk_knots, schedule_knots
 from ._setting import Setting
 
@@ -30,6 +31,8 @@ def follow(
     steps: int,
     compensate: bool,
     efficiency: Callable[[RealScalar], RealScalar] | None = None,
+    update: algorithm.Update,
+    laws: Laws = None,
 ) -> Setting:
     """Turns a threshold given as a function of the risk into one of the step.
 
@@ -48,6 +51,8 @@ def follow(
     - `efficiency`: `mu^2 / second` with that threshold, as a function of the risk,
         where it is known without a quadrature: all that a compensated run depends on.
 
+    - `update`, `laws`: how a step is made of samples, and the laws of a batch.
+
     **Returns:**
 
     The rule, with a threshold on the gradient's norm, and the learning rate.
@@ -57,7 +62,7 @@ def follow(
 
     modes = few_modes(problem)
     noise, norm = problem.noise, problem.spectrum.feature_norm
-    feedback = _Feedback(noise, lr, threshold, efficiency, compensate)
+    feedback = _Feedback(noise, lr, threshold, efficiency, update, laws, compensate)
     knots = risk_knots(lr, steps)
     risk = RiskODE().integrate(
         modes, feedback, Request(knots), settings=lr, scale=noise.variance
@@ -73,11 +78,14 @@ class _Feedback(eqx.Module):
     lr: Schedule
     threshold: Callable[[RealScalar], RealScalar]
     efficiency: Callable[[RealScalar], RealScalar] | None
+    update: algorithm.Update
+    laws: Laws
     compensate: bool = eqx.field(static=True)
 
     def moments(self, risk: RealScalar) -> Moments:
         clip = HardClip(self.threshold(risk))
-        return unchecked_moments(clip, self.noise, risk, 1.0, 0)
+        of = clip, self.noise, risk, 1.0, 0
+        return update_moments(*of, self.update, self.laws)
 
     def __call__(self, step: Step, risk: RealScalar) -> tuple[RealScalar, RealScalar]:
         rate = self.lr(step)

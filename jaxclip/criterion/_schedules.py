@@ -9,10 +9,11 @@ from .._checks import check, count, positive
 from .._schedule import PiecewiseLinear, Ratio, check_rate
 from .._types import RealScalar, RealScalarLike, Schedule
 from ..clip import HardClip, ScoreClip, unchecked_moments
-from ..limit import moments
+from ..limit import Laws, clips_mean, moments, need_moments, update_laws
 from ..noise import AbstractNoise
 from ..problem import LinearModel, need_squared_loss
-from ._best import best_at
+from ..transform import AbstractScope, PerTree, algorithm
+from ._best import best_at, best_of_mean
 from ._ceiling import ceiling
 from ._follow import follow
 from ._knots import schedule_knots
@@ -28,11 +29,26 @@ _TABLE = 72
 
 @eqx.filter_jit
 def _best_tables(
-    noise: AbstractNoise, low: RealScalar, high: RealScalar
+    noise: AbstractNoise,
+    low: RealScalar,
+    high: RealScalar,
+    update: algorithm.Update,
+    laws: Laws,
 ) -> tuple[Tabulated, Tabulated]:
     """The best threshold and its efficiency, as functions of the risk."""
     log_risk = jnp.linspace(jnp.log(low), jnp.log(high), _TABLE)
-    best = jax.lax.map(lambda r: best_at(noise, r), jnp.exp(log_risk))
+    size = update.batch_size
+
+    def of_example(risk):
+        best = best_at(noise, risk)
+        # The mean of a batch has the noise of one sample over its size.
+        return best._replace(efficiency=best.efficiency * size)
+
+    def of_mean(risk, laws=laws):
+        assert laws is not None
+        return best_of_mean(noise.variance, risk, size, lambda r: laws.near(2 * r))
+
+    best = jax.lax.map(of_example if laws is None else of_mean, jnp.exp(log_risk))
     return (
         interpolation(log_risk, best.threshold),
         interpolation(log_risk, best.efficiency, best.slope),
@@ -40,7 +56,12 @@ def _best_tables(
 
 
 def max_ccc(
-    problem: LinearModel, lr: RealScalarLike | Schedule, *, steps: int
+    problem: LinearModel,
+    lr: RealScalarLike | Schedule,
+    *,
+    steps: int,
+    batch_size: int = 1,
+    scope: AbstractScope = PerTree(),
 ) -> Setting:
     r"""The max-CCC schedule: the best threshold at every step, its rate compensated.
 
@@ -56,6 +77,8 @@ def max_ccc(
     - `problem`: what SGD runs on.
     - `lr`: the learning rate of the unclipped run, per step.
     - `steps`: the length of the run.
+    - `batch_size`, `scope`: as in [`jaxclip.simulate`][]; the unclipped run has the
+        same batch.
 
     **Returns:**
 
@@ -63,12 +86,28 @@ def max_ccc(
     step, for `simulate` and `solve`.
     """
     problem = need_squared_loss("max_ccc", problem)
+    update = _update("max_ccc", batch_size, scope)
     # What is misused should not take the seconds of the table to be found out.
     lr = check_rate(lr, schedule_knots(count("steps", steps)))
-    thresholds, efficiencies = _best_tables(problem.noise, *risk_range(problem))
+    laws = update_laws(problem.noise, update, problem.risk(problem.init()))
+    of = problem.noise, *risk_range(problem), update, laws
+    thresholds, efficiencies = _best_tables(*of)
     return follow(
-        problem, lr, thresholds, steps=steps, compensate=True, efficiency=efficiencies
+        problem,
+        lr,
+        thresholds,
+        steps=steps,
+        compensate=True,
+        efficiency=efficiencies,
+        update=update,
+        laws=laws,
     )
+
+
+def _update(who: str, batch_size: int, scope: AbstractScope) -> algorithm.Update:
+    update = algorithm.Update(batch_size, scope)
+    need_moments(who, update)
+    return update
 
 
 def heuristic(
@@ -77,6 +116,8 @@ def heuristic(
     kappa: RealScalarLike,
     *,
     steps: int,
+    batch_size: int = 1,
+    scope: AbstractScope = PerTree(),
 ) -> Setting:
     r"""The heuristic schedule: a fixed multiple of the residual's standard deviation.
 
@@ -98,6 +139,8 @@ def heuristic(
     - `lr`: the learning rate of the unclipped run, per step.
     - `kappa`: the multiple, positive and without a unit.
     - `steps`: the length of the run.
+    - `batch_size`, `scope`: as in [`jaxclip.simulate`][]. Where the mean gradient of a
+        batch is clipped, it is a multiple of the standard deviation of that mean.
 
     **Returns:**
 
@@ -111,22 +154,33 @@ def heuristic(
     gradient is left to point downhill: the rate that makes up for it has no bound.
     """
     problem = need_squared_loss("heuristic", problem)
+    update = _update("heuristic", batch_size, scope)
     # What is misused should not take the seconds of the moments to be found out.
     lr = check_rate(lr, schedule_knots(count("steps", steps)))
     kappa = positive("kappa", kappa)
     variance = positive("problem.noise.variance", problem.noise.variance)
     risk = problem.risk(problem.init())
-    threshold = _Multiple(kappa, variance)
+    samples = update.batch_size if clips_mean(update) else 1
+    threshold = _Multiple(kappa, variance, samples)
+    of = HardClip(threshold(risk)), problem.noise, risk, 1.0
     ccc = check(
-        moments(HardClip(threshold(risk)), problem.noise, risk, 1.0).ccc,
+        moments(*of, batch_size=batch_size, scope=scope).ccc,
         lambda ccc: ~(ccc >= _SMALLEST_CCC),
         "`kappa` must give a clipping-comparison criterion of at least "
         f"{_SMALLEST_CCC:g} at the start of the run: below, the rate that makes up "
         "for the clip multiplies the noise without bounds. Take a larger `kappa`.",
     )
     # Times one, so that under `jit` the check is part of the result.
-    threshold = _Multiple(kappa * (ccc / ccc), variance)
-    return follow(problem, lr, threshold, steps=steps, compensate=True)
+    threshold = _Multiple(kappa * (ccc / ccc), variance, samples)
+    return follow(
+        problem,
+        lr,
+        threshold,
+        steps=steps,
+        compensate=True,
+        update=update,
+        laws=update_laws(problem.noise, update, risk),
+    )
 
 
 class _Multiple(eqx.Module):
@@ -134,13 +188,19 @@ class _Multiple(eqx.Module):
 
     kappa: RealScalar
     variance: RealScalar
+    samples: int = eqx.field(static=True)
 
     def __call__(self, risk: RealScalar) -> RealScalar:
-        return self.kappa * jnp.sqrt(2 * risk + self.variance)
+        return self.kappa * jnp.sqrt((2 * risk + self.variance) / self.samples)
 
 
 def score(
-    problem: LinearModel, lr: RealScalarLike | Schedule, *, steps: int
+    problem: LinearModel,
+    lr: RealScalarLike | Schedule,
+    *,
+    steps: int,
+    batch_size: int = 1,
+    scope: AbstractScope = PerTree(),
 ) -> Setting:
     r"""The schedule of the best rule: the score of the residual's law at every step.
 
@@ -152,14 +212,25 @@ def score(
     - `problem`: what SGD runs on; symmetric noise, or the ceiling is not met.
     - `lr`: the learning rate of the unclipped run, per step.
     - `steps`: the length of the run.
+    - `batch_size`, `scope`: as in [`jaxclip.simulate`][]; a batch with
+        `scope=PerExample()`, whose ceiling that of the mean's clip does not reach.
 
     **Returns:**
 
     A [`jaxclip.criterion.Setting`][]: the rule and its learning rate, functions of the
     step, for `simulate` and `solve`.
+
+    **Raises:**
+
+    A `ValueError` where an argument is misused, and for a clip of a batch's mean.
     """
+    if clips_mean(_update("score", batch_size, scope)):
+        raise ValueError(
+            "`score` is a rule for examples: take `scope=PerExample()`, which loses "
+            f"least. Got `batch_size={batch_size}` with {scope!r}."
+        )
     knots = schedule_knots(count("steps", steps))
-    risk = ceiling(problem, lr, steps=knots).risk
+    risk = ceiling(problem, lr, steps=knots, batch_size=batch_size).risk
     clip = ScoreClip(
         problem.noise, PiecewiseLinear(knots, risk), problem.spectrum.feature_norm
     )

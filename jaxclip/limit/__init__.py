@@ -6,7 +6,15 @@ from ._edge_flow import EdgeFlow as EdgeFlow, Oscillation as Oscillation
 from ._gradient_flow import GradientFlow as GradientFlow
 from ._intervals import varies as varies
 from ._loss_moments import LossMoments as LossMoments, loss_moments as loss_moments
-from ._moments import moments as moments, update_moments as update_moments
+from ._moments import (
+    Laws as Laws,
+    clips_mean as clips_mean,
+    hard_moments as hard_moments,
+    moments as moments,
+    need_moments as need_moments,
+    update_laws as update_laws,
+    update_moments as update_moments,
+)
 from ._reading import Reading as Reading
 from ._solve import solve as solve
 from .linear import (

@@ -23,7 +23,7 @@ from ..noise import AbstractLaw, AbstractNoise
 from ..problem import AbstractLoss, AbstractResidualLoss, SquaredLoss
 from ..transform import PerExample, PerTree, algorithm
 from ._crossing import crossing
-from ._moments import need_moments, update_moments
+from ._moments import Laws, need_moments, shares, update_moments
 
 
 class LossMoments(NamedTuple):
@@ -170,13 +170,16 @@ def loss_update(
     feature_norm: RealScalarLike,
     step: Step,
     update: algorithm.Update,
+    laws: Laws = None,
 ) -> tuple[RealScalar, RealScalar]:
-    """The same of a batch's update."""
+    """The same of a batch's update, with the laws of [`jaxclip.limit.update_laws`][]
+    where many are asked for."""
     if isinstance(loss, SquaredLoss):
-        m = update_moments(clip, noise, risk, feature_norm, step, update)
+        m = update_moments(clip, noise, risk, feature_norm, step, update, laws)
         return m.mu, m.second
     mu, second = clipped_slope(clip, loss, noise, risk, feature_norm, step)
-    return mu, second / update.batch_size
+    mean, square = shares(update)
+    return mean * mu, square * second
 
 
 def need_loss_moments(who: str, loss: AbstractLoss, update: algorithm.Update) -> None:
@@ -200,6 +203,12 @@ def need_samples(who: str, update: algorithm.Update) -> None:
         raise ValueError(
             f"`{who}` knows batches that are clipped per example: take "
             f"`scope=PerExample()`. Got `batch_size={update.batch_size}`."
+        )
+    mean = not each or (scope.reduce == "mean" and scope.denominator is None)
+    if not mean:
+        raise ValueError(
+            f"`{who}` knows the mean of the clipped gradients: take `PerExample()`. "
+            f"Got `scope={scope!r}`."
         )
     if isinstance(scope, PerExample) and scope.noise_std is not None:
         raise ValueError(f"`{who}` has no equation for the scope's `noise_std`.")

@@ -1,5 +1,6 @@
 """Laws of a label's noise, and of the residual that it makes."""
 
+from . import batch as batch
 from ._base import AbstractNoise as AbstractNoise
 from ._empirical import Empirical as Empirical
 from ._law import AbstractLaw as AbstractLaw, NormalMixture as NormalMixture

@@ -15,7 +15,7 @@ from ...noise import AbstractNoise
 from ...problem import CompressedLinearModel, Modes, need_squared_loss
 from ...transform import algorithm
 from .._base import AbstractLimit, AnyProblem, Request
-from .._moments import need_moments, update_moments
+from .._moments import Laws, need_moments, update_laws, update_moments
 from ._accumulated import AccumulatedEquation, How, Motion, integrate_accumulated
 from ._risk_ode import few_modes
 
@@ -73,7 +73,8 @@ class AdagradODE(AbstractLimit):
         modes = few_modes(problem)
         dtype = modes.risk.dtype
         of = clip, problem.noise, lr, self.initial_accumulator_value.astype(dtype)
-        sums = _Sums(*of, modes, request.update, self.norm)
+        laws = update_laws(problem.noise, request.update, jnp.sum(modes.risk))
+        sums = _Sums(*of, modes, request.update, laws, self.norm)
         how = How(self.solver, self.rtol, self.max_steps)
         zero, scale = jnp.zeros((), dtype), problem.noise.variance
         settings = clip, lr
@@ -89,6 +90,7 @@ class _Sums(eqx.Module):
     start: RealScalar
     modes: Modes
     update: algorithm.Update
+    laws: Laws
     norm: bool = eqx.field(static=True)
 
     def __call__(self, reading):
@@ -97,7 +99,7 @@ class _Sums(eqx.Module):
     def motion(self, step, risk, total):
         trace = jnp.sum(self.modes.forcing)
         of = self.clip, self.noise, risk, jnp.sqrt(trace), step
-        m, lr = update_moments(*of, self.update), self.lr(step)
+        m, lr = update_moments(*of, self.update, self.laws), self.lr(step)
         # The first step already divides by its own square.
         total = total + m.second
         squares = self.start + (trace if self.norm else self.modes.eigenvalues) * total

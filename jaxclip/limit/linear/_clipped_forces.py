@@ -8,7 +8,7 @@ from ..._types import RealScalar, Schedule
 from ...clip import AbstractClip, mean_factor
 from ...noise import AbstractNoise
 from ...transform import PerExample, algorithm
-from .._moments import update_moments
+from .._moments import Laws, shares, update_moments
 from ._memory import Forces
 
 
@@ -21,17 +21,19 @@ class ClippedForces(eqx.Module):
     lr: Schedule
     update: algorithm.Update
     noise_std: RealScalar | None
+    laws: Laws = None
 
     def __call__(self, step: RealScalar, risk: RealScalar) -> Forces:
         of = self.clip, self.noise, risk, self.feature_norm, step
-        m, rate = update_moments(*of, self.update), jnp.asarray(self.lr(step))
+        m = update_moments(*of, self.update, self.laws)
+        rate = jnp.asarray(self.lr(step))
         no = jnp.zeros_like(rate)
         carry, kick, forget = self.motion(step, rate)
         pull, decay = no, no
         if self.update.weight_decay is not None:
             delta = self.update.weight_decay.rate
             if self.update.weight_decay.clipped:
-                pull = delta * mean_factor(*of)
+                pull = shares(self.update)[0] * delta * mean_factor(*of)
             else:
                 decay = rate * delta
         isotropic = no if self.noise_std is None else self.noise_std**2 + no

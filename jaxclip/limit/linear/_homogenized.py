@@ -20,6 +20,7 @@ from ...transform import algorithm
 from .._base import AbstractLimit, AnyProblem, Request, infinite_after_failure
 from .._intervals import grid, steps_inside, varies
 from .._loss_moments import loss_update, need_loss_moments
+from .._moments import Laws, update_laws
 
 
 class HomogenizedSDE(AbstractLimit):
@@ -64,8 +65,9 @@ class HomogenizedSDE(AbstractLimit):
                 "`jax.random.key(0)`."
             )
         norm, update = problem.spectrum.feature_norm, request.update
+        laws = update_laws(problem.noise, update, problem.risk(problem.init()))
         # The equation is that of the eigenbasis, whatever the optimiser's is.
-        model = _Model(problem.in_eigenbasis(), clip, lr, norm, update)
+        model = _Model(problem.in_eigenbasis(), clip, lr, norm, update, laws)
         changes = varies((clip, lr))
         if self.solver is not None:
             # A solver looks once an interval: at every step, where there is news.
@@ -96,6 +98,7 @@ class _Model(eqx.Module):
     lr: Schedule
     feature_norm: RealScalar
     update: algorithm.Update
+    laws: Laws
 
     @property
     def eigenvalues(self) -> Float[Array, " d"]:
@@ -106,7 +109,7 @@ class _Model(eqx.Module):
         problem, norm = self.problem, self.feature_norm
         # A check here would be made at every step of the solver, not once at the door.
         of = self.clip, problem.loss, problem.noise, risk, norm, step
-        mu, second = loss_update(*of, self.update)
+        mu, second = loss_update(*of, self.update, self.laws)
         rate = self.lr(step)
         return rate * mu, rate**2 * second
 

@@ -23,7 +23,7 @@ from .._base import (
     precision,
     raise_failure,
 )
-from .._moments import need_moments
+from .._moments import need_moments, update_laws
 from .._reading import Reading
 from .._watchful import WatchedTerm, Watchful
 from ._clipped_forces import ClippedForces, without_noise
@@ -95,9 +95,9 @@ class MomentumODE(AbstractLimit):
         need_moments(name, quiet)
         problem = _known(name, problem, update)
         modes, p0, origin = _start(name, problem, update, noise_std is not None)
-        forces = ClippedForces(
-            clip, problem.noise, modes.feature_norm, lr, quiet, noise_std
-        )
+        laws = update_laws(problem.noise, quiet, jnp.sum(modes.risk))
+        of = clip, problem.noise, modes.feature_norm, lr, quiet, noise_std
+        forces = ClippedForces(*of, laws)
         start = [modes.risk]
         if update.momentum is not None:
             start += [jnp.zeros_like(modes.risk)] * 2

@@ -29,7 +29,9 @@ from .._base import (
     precision,
     raise_failure,
 )
+from .._intervals import varies
 from .._loss_moments import loss_update, need_loss_moments
+from .._moments import Laws, fixed_moments, update_laws
 from .._reading import Reading
 from .._watchful import WatchedTerm, Watchful
 from ._collocation import Coefficients, ModeEquation
@@ -93,7 +95,11 @@ class RiskODE(AbstractLimit):
         need_loss_moments("RiskODE", problem.loss, request.update)
         modes = few_modes(problem)
         norm, update = modes.feature_norm, request.update
-        coefficients = _Clipped(clip, problem.loss, problem.noise, norm, lr, update)
+        laws = update_laws(problem.noise, update, jnp.sum(modes.risk))
+        if not varies(clip):
+            laws = fixed_moments(clip, norm, update.batch_size, laws)
+        how = lr, update, laws
+        coefficients = _Clipped(clip, problem.loss, problem.noise, norm, *how)
         settings, scale = (clip, lr), problem.noise.variance
         return self.integrate(modes, coefficients, request, settings, scale)
 
@@ -134,11 +140,12 @@ class _Clipped(eqx.Module):
     feature_norm: RealScalar
     lr: Schedule
     update: algorithm.Update
+    laws: Laws
 
     def __call__(self, step, risk):
         # Checked once at the door: here every trial step of the solver would be.
         of = self.clip, self.loss, self.noise, risk, self.feature_norm, step
-        mu, second = loss_update(*of, self.update)
+        mu, second = loss_update(*of, self.update, self.laws)
         rate = self.lr(step)
         return rate * mu, rate**2 * second
 
