@@ -117,7 +117,7 @@ def test_the_scale_of_gradients_does_not_matter():
 
 
 def _problem(noise):
-    return jc.LinearModel(SPECTRUM, NOISES[noise], START)
+    return jc.LinearModel(SPECTRUM, NOISES[noise], START, optimum=jnp.zeros(len(START)))
 
 
 @pytest.mark.parametrize("slow", [False, True])
@@ -323,3 +323,16 @@ def test_a_rule_that_jumps_keeps_its_jump():
         < 0.7
         * _moments(jc.HardClip(0.8), NOISES["gaussian"], 0.5, 1.0, 0.0, 0.99).drift
     )
+
+
+def test_the_coordinates_and_the_origin_are_asked_for():
+    problem = _problem("gaussian")
+    turn = jnp.linalg.qr(jr.normal(jr.key(0), (problem.spectrum.dim,) * 2))[0]
+    turned = eqx.tree_at(lambda p: p.basis, problem, turn, is_leaf=lambda x: x is None)
+    for limit in (jc.limit.AdamODE(0.5, 0.9), jc.limit.AdagradODE()):
+        with pytest.raises(ValueError, match="diagonal"):
+            jc.solve(turned, jc.Identity(), 0.1, steps=[1.0], limit=limit)
+    away = eqx.tree_at(lambda p: p.optimum, problem, -problem.start)
+    how = {"steps": [1.0], "limit": jc.limit.AdamODE(0.5, 0.9), "weight_decay": 0.1}
+    with pytest.raises(ValueError, match="optimum"):
+        jc.solve(away, jc.Identity(), 0.1, **how)

@@ -204,8 +204,8 @@ def need_samples(who: str, update: algorithm.Update) -> None:
             f"`{who}` knows batches that are clipped per example: take "
             f"`scope=PerExample()`. Got `batch_size={update.batch_size}`."
         )
-    mean = not each or (scope.reduce == "mean" and scope.denominator is None)
-    if not mean:
+    summed = isinstance(scope, PerExample) and scope.reduce != "mean"
+    if summed or (isinstance(scope, PerExample) and scope.denominator is not None):
         raise ValueError(
             f"`{who}` knows the mean of the clipped gradients: take `PerExample()`. "
             f"Got `scope={scope!r}`."

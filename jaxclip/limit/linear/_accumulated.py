@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 import diffrax
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from ..._checks import is_traced
 from ..._curve import Curve
 from ..._types import RealScalar, RealScalarLike
-from ...problem import Modes
+from ...problem import CompressedLinearModel, LinearModel, Modes, is_diagonal
 from .._base import (
+    AnyProblem,
     Request,
     infinite,
     infinite_after_failure,
@@ -138,3 +141,22 @@ def integrate_accumulated(
     risk = raise_failure(risk, solution, _DIVERGED, request.throw)
     last = Modes(modes.eigenvalues, modes_risk[-1], modes.forcing)
     return Curve(steps, risk, reduced=last)
+
+
+def need_coordinates(who: str, problem: AnyProblem, decays: bool = False) -> None:
+    """Refuses a problem whose covariance is not diagonal in the coordinates that an
+    optimiser scales, and, where weights decay, one whose origin is not the optimum."""
+    if isinstance(problem, CompressedLinearModel):
+        return
+    assert isinstance(problem, LinearModel)
+    if not is_diagonal(problem.basis):
+        raise ValueError(
+            f"`{who}` needs a covariance that is diagonal in the optimiser's "
+            "coordinates. Got a problem with another `basis`; leave it out."
+        )
+    optimum = problem.optimum
+    if decays and (is_traced(optimum) or np.any(np.asarray(optimum) != 0)):
+        raise ValueError(
+            f"`{who}` has the equation of weights that decay towards $x^*$: give the "
+            "problem an `optimum` of zeros, known before tracing."
+        )

@@ -16,7 +16,13 @@ from ...problem import CompressedLinearModel, Modes, need_squared_loss
 from ...transform import algorithm
 from .._base import AbstractLimit, AnyProblem, Request
 from .._moments import Laws, need_moments, update_laws, update_moments
-from ._accumulated import AccumulatedEquation, How, Motion, integrate_accumulated
+from ._accumulated import (
+    AccumulatedEquation,
+    How,
+    Motion,
+    integrate_accumulated,
+    need_coordinates,
+)
 from ._risk_ode import few_modes
 
 
@@ -70,6 +76,8 @@ class AdagradODE(AbstractLimit):
             problem = need_squared_loss("AdagradODE", problem)
         request.need_only("AdagradODE", ("batch_size", "scope"))
         need_moments("AdagradODE", request.update)
+        if not self.norm:
+            need_coordinates("AdagradODE", problem)
         modes = few_modes(problem)
         dtype = modes.risk.dtype
         of = clip, problem.noise, lr, self.initial_accumulator_value.astype(dtype)

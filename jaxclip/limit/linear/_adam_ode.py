@@ -14,7 +14,13 @@ from ...clip import AbstractClip, Adaptive, need_rule
 from ...noise import AbstractNoise
 from ...problem import CompressedLinearModel, Modes, need_squared_loss
 from .._base import AbstractLimit, AnyProblem, Request
-from ._accumulated import AccumulatedEquation, How, Motion, integrate_accumulated
+from ._accumulated import (
+    AccumulatedEquation,
+    How,
+    Motion,
+    integrate_accumulated,
+    need_coordinates,
+)
 from ._adam_moments import UpdateMoments, adam_moments
 from ._adam_table import AbstractSeen, seen_by_adam
 from ._risk_ode import RiskODE, few_modes
@@ -138,6 +144,7 @@ class AdamODE(AbstractLimit):
                 "`AdamODE` has no equation for a weight decay that is part of the "
                 "gradient; AdamW's is `WeightDecay(rate)`, decoupled."
             )
+        need_coordinates("AdamODE", problem, decay is not None)
         modes = few_modes(problem)
         norm, start = modes.feature_norm, jnp.sum(modes.risk)
         root = jnp.sqrt(modes.eigenvalues)

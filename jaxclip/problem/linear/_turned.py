@@ -1,6 +1,6 @@
 """Linear models in the coordinates that an optimiser works in."""
 
-from typing import Self
+from typing import TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ from ..._types import Example, Params, PyTree, RealScalar, RealScalarLike
 from ._basis import into_eigenbasis, out_of_eigenbasis
 from ._gaussian import AbstractNoisyLinear, draw, spread
 from ._spectrum import Spectrum
+
+_Turned = TypeVar("_Turned", bound=AbstractNoisyLinear)
 
 
 class AbstractTurnedLinear(AbstractNoisyLinear):
@@ -33,11 +35,9 @@ class AbstractTurnedLinear(AbstractNoisyLinear):
             return jnp.diag(eigenvalues)
         return exact_dot(self.basis * eigenvalues[None, :], self.basis.T)
 
-    def in_eigenbasis(self) -> Self:
+    def in_eigenbasis(self: _Turned) -> _Turned:
         """The same problem, with parameters that are components in the eigenbasis."""
-        if self.basis is None:
-            return self
-        return eqx.tree_at(lambda problem: problem.basis, self, None)
+        return eqx.tree_at(lambda p: p.basis, self, None, is_leaf=lambda x: x is None)
 
     def from_eigenbasis(self, components: Float[Array, " d"]) -> Float[Array, " p"]:
         """A vector in the optimiser's coordinates, from its components."""
