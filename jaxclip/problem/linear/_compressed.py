@@ -69,9 +69,11 @@ class CompressedLinearModel(eqx.Module):
         """
         numbers = check_model(alpha, beta, variables, features)
         nodes = count("nodes", nodes, least=4)
-        found = equivalent(*numbers, nodes)
+        found = equivalent(*numbers, nodes - 1)
         modes = _modes(found, nodes)
-        fewer = _modes(equivalent(*numbers, nodes, fewer=True), nodes)
+        # A fifth of the resolvents less, by which the error is seen.
+        less = found.ridges - max(1, found.ridges // 5)
+        fewer = _modes(equivalent(*numbers, less), nodes)
         error = jnp.asarray(fewer.difference(modes))
         return cls(modes, unexplained(found.irreducible, noise), error)
 

@@ -11,11 +11,11 @@ import numpy as np
 # Terms of a sum over the variables that are added one by one; the rest is an integral
 # in the logarithm of the index, by Gauss panels of about one unit each.
 _HEAD, _PANEL = 4096, 16
-# The ratio of neighbouring ridges. Ratios nearer to 1 are no better in float64, since
-# the resolvents at them are then no longer told apart.
+# The ratio of neighbouring ridges. Nearer to 1 float64 no longer tells their resolvents
+# apart: the smallest eigenvalue of the Gram matrix is 1e-12 of the largest.
 _RATIO = 2.5
-# Parts of the smallest Gram eigenvalue to the largest that rounding has not reached.
-_ROUNDING = 1e-13
+# Below this part of the largest, rounding shows in the masses.
+_ROUNDING = 1e-12
 
 
 class Equivalent(NamedTuple):
@@ -24,11 +24,13 @@ class Equivalent(NamedTuple):
     - `risk`, `forcing`: pairs of eigenvalues and masses, those of the risk at the start
         and of the covariance's trace; as of [`jaxclip.problem.Modes`][].
     - `irreducible`: the least loss.
+    - `ridges`: how many resolvents were used.
     """
 
     risk: tuple[np.ndarray, np.ndarray]
     forcing: tuple[np.ndarray, np.ndarray]
     irreducible: float
+    ridges: int
 
 
 def equivalent(
@@ -36,9 +38,7 @@ def equivalent(
     beta: float,
     variables: int,
     features: int,
-    nodes: int,
-    *,
-    fewer: bool = False,
+    most: int,
 ) -> Equivalent:
     r"""What all draws of many features have in common, to about one over their number.
 
@@ -63,18 +63,30 @@ def equivalent(
 
     **Arguments:**
 
-    - `nodes`: the most that each of the measures may have.
-    - `fewer`: a fifth of the ridges less, by which the error is seen.
+    - `most`: how many ridges there may be; a measure has one node more than that.
     """
     index, weight = _indices(variables)
     lam = index ** (-2 * alpha)
     part = weight * lam * index ** (-2 * beta) / 2
     floor = _floor(lam, weight, variables, features)
     low, high = _range(lam, floor, alpha, variables, features)
-    many = int(np.ceil(np.log(high / low) / np.log(_RATIO))) + 1
-    many = max(3, min(nodes - 1, many))
-    ridges = np.geomspace(low, high, many - max(1, many // 5) * fewer)
-    shift = _shifts(ridges, floor, lam, weight, variables, features)
+    many = min(most, int(np.ceil(np.log(high / low) / np.log(_RATIO))) + 1)
+    while True:
+        ridges = np.geomspace(low, high, max(many, 2))
+        shift = _shifts(ridges, floor, lam, weight, variables, features)
+        try:
+            return _quadratures(shift, floor, lam, weight, part, variables, features)
+        except np.linalg.LinAlgError:
+            # Resolvents outside of a narrow spectrum are not told apart.
+            if many <= 2:
+                raise
+            many -= 1
+
+
+def _quadratures(
+    shift, floor: float, lam, weight, part, variables: int, features: int
+) -> Equivalent:
+    """The quadratures from the resolvents at the ridges `floor + shift`."""
     ridge, slope = _ridge(shift, floor, lam, weight, variables, features)
     kappa = floor + shift[:, None]
 
@@ -89,7 +101,8 @@ def equivalent(
     loss_slope = np.sum(part * lam / (lam + kappa) ** 2, axis=1) / slope
     whole, first = np.sum(part * lam / (lam + floor)), np.sum(part * lam)
     risk = _gauss(ridge, loss, (loss_slope - loss) / ridge, whole, first)
-    return Equivalent(risk, forcing, float(np.sum(part * floor / (lam + floor))))
+    least = float(np.sum(part * floor / (lam + floor)))
+    return Equivalent(risk, forcing, least, len(ridge))
 
 
 def _indices(variables: int) -> tuple[np.ndarray, np.ndarray]:
@@ -174,14 +187,54 @@ def _gauss(ridge, value, slope, total, first) -> tuple[np.ndarray, np.ndarray]:
     product = ridge * value
     moved = (product[:, None] - product[None, :]) / apart
     np.fill_diagonal(moved, value + ridge * slope)
-    gram = np.block([[np.array([[total]]), value[None, :]], [value[:, None], inner]])
+    # The constant last: then what is small comes before what is large in both.
+    gram = np.block([[inner, value[:, None]], [value[None, :], np.array([[total]])]])
     rest = total - product
-    moved = np.block([[np.array([[first]]), rest[None, :]], [rest[:, None], moved]])
-    # The functions are scaled to one size each, and combinations of them that rounding
-    # has made arbitrary are left out.
-    scale = 1 / np.sqrt(np.diag(gram))
-    values, vectors = np.linalg.eigh(gram * scale * scale[:, None])
-    kept = values > _ROUNDING * values[-1]
-    basis = scale[:, None] * vectors[:, kept] / np.sqrt(values[kept])
-    nodes, vectors = np.linalg.eigh(basis.T @ moved @ basis)
-    return nodes, (gram[0] @ basis @ vectors) ** 2
+    moved = np.block([[moved, rest[:, None]], [rest[None, :], np.array([[first]])]])
+    gram_scale, moved_scale = np.sqrt(np.diag(gram)), np.sqrt(np.diag(moved))
+    scaled = gram / gram_scale / gram_scale[:, None]
+    sizes = np.linalg.eigvalsh(scaled)
+    if not sizes[0] > _ROUNDING * sizes[-1]:
+        raise np.linalg.LinAlgError
+    lower = np.linalg.cholesky(scaled)
+    root = np.linalg.cholesky(moved / moved_scale / moved_scale[:, None])
+    root *= (moved_scale / gram_scale)[:, None]
+    nodes = _singular_values(np.linalg.solve(lower, root)) ** 2
+    # One over the square of all orthonormal functions there: no small difference.
+    at = np.vstack([1 / (nodes + ridge[:, None]), np.ones_like(nodes)])
+    at = np.linalg.solve(lower, at / gram_scale[:, None])
+    return nodes, 1 / np.sum(at**2, axis=0)
+
+
+def _singular_values(rows: np.ndarray) -> np.ndarray:
+    """Singular values of a matrix whose rows grow, the smallest to all digits too.
+
+    By Jacobi's rotations of pairs of rows (Demmel and Veselic 1992,
+    doi:10.1137/0613074): other methods have an error of the largest one's rounding.
+    """
+    count = len(rows) + len(rows) % 2
+    table = np.zeros((count, rows.shape[1]))
+    table[: len(rows)] = rows
+    order = np.arange(count)
+    for _ in range(40):
+        worst = 0.0
+        for _ in range(count - 1):
+            # All rows meet in pairs: the first stays, the others go round.
+            p, q = order[: count // 2], order[count // 2 :][::-1]
+            x, y = table[p], table[q]
+            a, b, c = np.sum(x * x, 1), np.sum(y * y, 1), np.sum(x * y, 1)
+            size = np.sqrt(a * b)
+            turn = np.abs(c) > 1e-15 * size
+            worst = max(worst, np.max(np.abs(c) / np.where(size > 0, size, 1.0)))
+            zeta = (b - a) / np.where(turn, 2 * c, 1.0)
+            sign = np.where(zeta < 0, -1.0, 1.0)
+            tangent = np.where(turn, sign / (np.abs(zeta) + np.hypot(1.0, zeta)), 0.0)
+            cosine = 1 / np.hypot(1.0, tangent)
+            sine = tangent * cosine
+            table[p] = cosine[:, None] * x - sine[:, None] * y
+            table[q] = sine[:, None] * x + cosine[:, None] * y
+            order[1:] = np.roll(order[1:], 1)
+        if worst < 1e-14:
+            break
+    sizes = np.linalg.norm(table, axis=1)
+    return np.sort(sizes)[count - len(rows) :]
