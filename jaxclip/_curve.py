@@ -1,6 +1,7 @@
 """The one result type: what a run or a limit does to the risk over the steps."""
 
 from collections.abc import Iterator
+from statistics import NormalDist
 from typing import Any
 
 import jax
@@ -45,8 +46,9 @@ class Curve(Shown):
 
     def to_xarray(self) -> Any:
         """The curve as an `xarray.Dataset`: `risk` over `step`, and leading axes
-        `batch_0`, `batch_1` ... where the curve has them; beside it what was observed,
-        and the path of the parameters. Needs the extra `cli`."""
+        `batch_0`, `batch_1` ... where the curve has them; beside it the standard
+        deviation `std`, what was observed, and the path of the parameters. Needs the
+        extra `cli`."""
         import xarray as xr
 
         batch = [f"batch_{i}" for i in range(self.risk.ndim - 1)]
@@ -55,6 +57,9 @@ class Curve(Shown):
         risk = xr.DataArray(np.asarray(self.risk), dims=dims, name="risk")
         risk.attrs["long_name"] = "excess risk"
         data = {"risk": risk}
+        if self.std is not None:
+            data["std"] = xr.DataArray(np.asarray(self.std), dims=dims)
+            data["std"].attrs["long_name"] = "standard deviation of the risk of a run"
         recorded = [("observed", self.observed), ("path", self.path)]
         for name, leaf in _named(recorded):
             extra = [f"{name}_{i}" for i in range(leaf.ndim - len(dims))]
@@ -67,7 +72,8 @@ class Curve(Shown):
         """Draws the risk against the step on logarithmic axes. Needs the extra `cli`.
 
         A batch of curves is drawn as its mean and the band that holds the fraction
-        `band` of the runs at each step.
+        `band` of the runs at each step; one curve that has a `std`, with the band that
+        would hold it of normal ones.
 
         **Arguments:**
 
@@ -93,6 +99,13 @@ class Curve(Shown):
             ends = [tail, 1 - tail]
             low, high = np.quantile(risk, ends, axis=0, method="nearest")
             ax.fill_between(step, low, high, color=line.get_color(), alpha=0.2, lw=0)
+        elif self.std is not None:
+            half = NormalDist().inv_cdf((1 + band) / 2) * np.asarray(self.std).ravel()
+            # Where there is no standard deviation there is no band.
+            some = np.isfinite(half) & np.isfinite(risk[0])
+            low, high = (np.where(some, risk[0] + x, 0.0) for x in (-half, half))
+            look = dict(color=line.get_color(), alpha=0.2, lw=0)
+            ax.fill_between(step, low, high, where=some, **look)
         ax.set(xlabel="SGD step", ylabel="excess risk", xscale="symlog", yscale="log")
         return ax
 

@@ -151,6 +151,7 @@ PROBLEMS: dict[str, jc.AbstractProblem] = {
 # With a problem that each is for.
 LIMITS: dict[str, tuple[jc.limit.AbstractLimit, jc.AbstractProblem]] = {
     "RiskODE": (jc.RiskODE(), _LINEAR),
+    "RiskRecursion": (jc.limit.RiskRecursion(), _LINEAR),
     "MomentumODE": (jc.limit.MomentumODE(), _LINEAR),
     "AdamODE": (jc.limit.AdamODE(0.5, 0.9), _LINEAR),
     "AdagradODE": (jc.limit.AdagradODE(), _LINEAR),

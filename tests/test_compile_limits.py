@@ -62,6 +62,11 @@ def _problem(i: int) -> jc.LinearModel:
     return jc.LinearModel(spectrum, jc.Laplace(1.0 + i), jnp.full(6, 0.1 + i))
 
 
+def _gaussian(i: int) -> jc.LinearModel:
+    """With a noise that compiles in less time."""
+    return eqx.tree_at(lambda p: p.noise, _problem(i), jc.Gaussian(0.5 + i))
+
+
 def _steps(i):
     """In which a number may be traced, and by which nothing is compiled."""
     return _STEPS[0] + i * (_STEPS[1] - _STEPS[0])
@@ -113,6 +118,17 @@ CALLS: dict[str, Callable[[int], Any]] = {
     "RiskODE, module": _solve(jc.RiskODE(), "module"),
     "RiskODE, function": _solve(jc.RiskODE(), "function"),
     "RiskODE, lines": _solve(jc.RiskODE(), "lines"),
+    "RiskODE, std": lambda i: jc.solve(
+        _gaussian(i), jc.HardClip(3.0 + i), 0.02 + i / 100, steps=_steps(i), std=True
+    ),
+    # How many steps are made is structure, as in a run.
+    "RiskRecursion": lambda i: jc.solve(
+        _gaussian(i),
+        jc.HardClip(3.0 + i),
+        0.02 + i / 100,
+        steps=_STEPS[0],
+        limit=jc.limit.RiskRecursion(),
+    ),
     "MomentumODE": lambda i: jc.solve(
         _problem(i),
         jc.HardClip(3.0 + i),
@@ -213,6 +229,7 @@ CALLS: dict[str, Callable[[int], Any]] = {
 }
 # What is compiled for long, and takes the same ways as the others.
 _SLOW = {
+    "RiskODE, std",
     *("RiskODE, lines", "RiskODE, module", "RiskODE, function"),
     *("score", "max_ccc", "heuristic", "MomentumODE"),
 }

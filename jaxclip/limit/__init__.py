@@ -27,6 +27,7 @@ from .linear import (
     ModeEquation as ModeEquation,
     MomentumODE as MomentumODE,
     RiskODE as RiskODE,
+    RiskRecursion as RiskRecursion,
     UpdateMoments as UpdateMoments,
     few_modes as few_modes,
 )

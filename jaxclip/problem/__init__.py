@@ -27,6 +27,7 @@ from .linear import (
     Regression as Regression,
     Spectrum as Spectrum,
     SquaredLoss as SquaredLoss,
+    check_squared as check_squared,
     is_diagonal as is_diagonal,
     need_residual_loss as need_residual_loss,
     need_squared_loss as need_squared_loss,

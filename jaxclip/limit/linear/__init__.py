@@ -9,4 +9,5 @@ from ._exponential import ExponentialModes as ExponentialModes
 from ._generalised import GeneralisedODE as GeneralisedODE
 from ._homogenized import HomogenizedSDE as HomogenizedSDE
 from ._momentum_ode import MomentumODE as MomentumODE
+from ._recursion import RiskRecursion as RiskRecursion
 from ._risk_ode import RiskODE as RiskODE, few_modes as few_modes

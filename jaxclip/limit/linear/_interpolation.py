@@ -48,7 +48,7 @@ class Path(diffrax.AbstractLocalInterpolation):
     def clock(self, share: RealScalarLike) -> Float[Array, "*n"]:
         """The clock since the step's start, at a share of the step."""
         integral = share * jnp.sum(
-            _powers(share)[None, :] * _INTEGRAL.astype(self.u0.dtype), axis=1
+            powers(share)[None, :] * _INTEGRAL.astype(self.u0.dtype), axis=1
         )
         return jnp.asarray(self.t1 - self.t0) * weighted(
             jnp.asarray(integral), self.descent
@@ -57,8 +57,8 @@ class Path(diffrax.AbstractLocalInterpolation):
     def state(self, share):
         elapsed, whole = self.clock(share), self.clock(1.0)
         decay, driven = propagate(self.eigenvalues, elapsed)
-        x = _divide(elapsed, whole, share)
-        weights = self.drive * _powers(x)
+        x = divide(elapsed, whole, share)
+        weights = self.drive * powers(x)
         return decay * self.u0 + self.forcing * jnp.sum(
             driven * columns(weights), axis=0
         )
@@ -107,8 +107,8 @@ def path_over(
     clock = jax.vmap(bare.clock)(nodes)
     # With a learning rate of 0 the clock stands still: any share is right.
     shares = nodes if q.ndim == 1 else nodes[:, None]
-    x = _divide(clock, clock[-1:], shares)
-    drive, cubic = _polynomial(x, _divide(g, 2 * q, jnp.zeros_like(g)))
+    x = divide(clock, clock[-1:], shares)
+    drive, cubic = polynomial(x, divide(g, 2 * q, jnp.zeros_like(g)))
     path = eqx.tree_at(lambda path: path.drive, bare, drive)
     return OverStep(path, cubic, x[1])
 
@@ -160,7 +160,7 @@ def weighted(
     return jnp.sum(weights * values, axis=0)
 
 
-def _polynomial(x: Float[Array, "4 *n"], values: Float[Array, "4 *n"]):
+def polynomial(x: Float[Array, "4 *n"], values: Float[Array, "4 *n"]):
     """The cubic through values at the nodes 0, x1, x2, 1, and its cubic coefficient."""
     # Newton's divided differences, of order 1 to 3, then expanded in powers of x. The
     # first node is at 0, which leaves out all terms with it.
@@ -172,13 +172,13 @@ def _polynomial(x: Float[Array, "4 *n"], values: Float[Array, "4 *n"]):
     return jnp.stack([values[0], linear, square, third]), third
 
 
-def _powers(x: Float[Array, "*n"] | RealScalarLike) -> Float[Array, "4 *n"]:
+def powers(x: Float[Array, "*n"] | RealScalarLike) -> Float[Array, "4 *n"]:
     """The powers 0 to 3, whose derivatives are finite at 0."""
     x = jnp.asarray(x)
     return jnp.stack([jnp.ones_like(x), x, x * x, x * x * x])
 
 
-def _divide(numerator, denominator, otherwise):
+def divide(numerator, denominator, otherwise):
     """The ratio, and `otherwise` where it is by 0, as at a learning rate of 0."""
     some = denominator != 0
     return jnp.where(some, numerator / jnp.where(some, denominator, 1.0), otherwise)

@@ -11,15 +11,13 @@ from ..._checks import is_traced
 from ..._curve import Curve
 from ..._types import RealScalar, RealScalarLike, Schedule
 from ...clip import AbstractClip
-from ...noise import AbstractNoise
 from ...problem import (
-    AbstractLoss,
     CompressedLinearModel,
     LinearModel,
     Modes,
+    check_squared,
     need_residual_loss,
 )
-from ...transform import algorithm
 from .._base import (
     AbstractLimit,
     AnyProblem,
@@ -30,18 +28,22 @@ from .._base import (
     raise_failure,
 )
 from .._intervals import varies
-from .._loss_moments import loss_update, need_loss_moments
-from .._moments import Laws, fixed_moments, update_laws
+from .._loss_moments import need_loss_moments
+from .._moments import fixed_moments, update_laws
 from .._reading import Reading
 from .._watchful import WatchedTerm, Watchful
+from ._band import OfModes, Scattered, ScatterEquation, deviation, summary
+from ._band_step import ScatteredModes
+from ._clipped import Clipped
 from ._collocation import Coefficients, ModeEquation
 from ._exponential import ExponentialModes
+from ._scatter import ResponseOfSamples, need_each_sample, scatter_modes
 from ._tolerance import relative_controller
 
 # Spectra with more eigenvalues than this are compressed, to so many nodes for each of
 # two measures: where the start has its risk, and where the noise drives.
 _MANY, _NODES = 512, 48
-_DIVERGED = (
+DIVERGED = (
     "The risk grows beyond all bounds: the learning rate is too large to be stable. "
     "Take a smaller one, a rule that clips, or `throw=False`, with which the risk is "
     "infinite from there on."
@@ -91,17 +93,24 @@ class RiskODE(AbstractLimit):
         if not isinstance(problem, CompressedLinearModel):
             problem = need_residual_loss(type(self).__name__, problem)
         instead = "take `limit=MomentumODE()`, or leave it out"
-        request.need_only("RiskODE", ("batch_size", "scope"), instead)
+        request.need_only("RiskODE", ("batch_size", "scope", "std"), instead)
         need_loss_moments("RiskODE", problem.loss, request.update)
-        modes = few_modes(problem)
+        if request.std:
+            check_squared("RiskODE with `std=True`", problem.loss)
+            need_each_sample("RiskODE with `std=True`", clip, request.update)
+        modes = scatter_modes(problem) if request.std else few_modes(problem)
         norm, update = modes.feature_norm, request.update
         laws = update_laws(problem.noise, update, jnp.sum(modes.risk))
         if not varies(clip):
             laws = fixed_moments(clip, norm, update.batch_size, laws)
         how = lr, update, laws
-        coefficients = _Clipped(clip, problem.loss, problem.noise, norm, *how)
+        coefficients = Clipped(clip, problem.loss, problem.noise, norm, *how)
         settings, scale = (clip, lr), problem.noise.variance
-        return self.integrate(modes, coefficients, request, settings, scale)
+        response = None
+        if request.std:
+            noise, batch = problem.noise, update.batch_size
+            response = ResponseOfSamples(clip, noise, norm**2, lr, batch)
+        return self._solve(modes, coefficients, request, settings, scale, response)
 
     def integrate(
         self,
@@ -124,30 +133,23 @@ class RiskODE(AbstractLimit):
         - `scale`: the noise's variance, or infinity: the risk counts as infinite where
             it is larger than that and its start by many orders of magnitude.
         """
+        if request.std:
+            raise ValueError(
+                "`RiskODE().integrate` has no equation for the standard deviation of "
+                "the risk, `std=True`: it knows only these coefficients. Leave it out."
+            )
+        return self._solve(modes, coefficients, request, settings, scale, None)
+
+    def _solve(self, modes, coefficients, request, settings, scale, response):
         # What is known before tracing decides how the modes are solved.
         solver = _solver(modes) if self.solver is None else self.solver
+        if response is not None and (
+            self.solver is None or isinstance(solver, ExponentialModes)
+        ):
+            solver = ScatteredModes()
         scale = jnp.asarray(scale, request.steps.dtype)
         how = solver, self.rtol, self.max_steps
-        return _integrate(modes, coefficients, request, settings, scale, *how)
-
-
-class _Clipped(eqx.Module):
-    """The coefficients of SGD with a rule and a rate."""
-
-    clip: AbstractClip
-    loss: AbstractLoss
-    noise: AbstractNoise
-    feature_norm: RealScalar
-    lr: Schedule
-    update: algorithm.Update
-    laws: Laws
-
-    def __call__(self, step, risk):
-        # Checked once at the door: here every trial step of the solver would be.
-        of = self.clip, self.loss, self.noise, risk, self.feature_norm, step
-        mu, second = loss_update(*of, self.update, self.laws)
-        rate = self.lr(step)
-        return rate * mu, rate**2 * second
+        return _integrate(modes, coefficients, request, settings, scale, response, *how)
 
 
 @eqx.filter_jit
@@ -157,13 +159,14 @@ def _integrate(
     request: Request,
     settings: Any,
     scale: RealScalar,
+    response: ResponseOfSamples | None,
     solver: diffrax.AbstractSolver,
     own_rtol: float | None,
     max_steps: int,
 ) -> Curve:
     steps, adjoint = request.steps, request.adjoint
     rtol = precision(steps)
-    if isinstance(solver, ExponentialModes):
+    if isinstance(solver, ExponentialModes | ScatteredModes):
         # Its estimate is that of a method of order 4 and what is kept is of order 6, so
         # that the error is below the tolerance.
         rtol = max(rtol, 1e-8)
@@ -174,17 +177,21 @@ def _integrate(
     controller = relative_controller(
         modes.eigenvalues, rtol if own_rtol is None else own_rtol
     )
+    equation, y0 = ModeEquation(modes, coefficients, reading), modes.risk
+    if response is not None:
+        equation, controller = ScatterEquation(equation, response), OfModes(controller)
+        y0 = Scattered(y0, jnp.zeros((len(y0), len(y0)), y0.dtype))
     solution = diffrax.diffeqsolve(
         # The equation goes in as `args`, and not in a closure: `ExponentialModes` takes
         # it apart. What is followed is u_j = lambda_j v_j, whose sum is the risk.
-        WatchedTerm(lambda step, u, equation: equation(step, u), reading),
+        WatchedTerm(lambda step, y, equation: equation(step, y), reading),
         solver,
         t0=jnp.zeros_like(end),
         t1=end,
         dt0=None,
-        y0=modes.risk,
-        args=ModeEquation(modes, coefficients, reading),
-        saveat=diffrax.SaveAt(ts=steps),
+        y0=y0,
+        args=equation,
+        saveat=diffrax.SaveAt(ts=steps, fn=lambda step, y, args: summary(y)),
         stepsize_controller=Watchful(
             controller, reading, infinite(jnp.maximum(start, scale))
         ),
@@ -194,10 +201,14 @@ def _integrate(
         throw=False,
     )
     assert solution.ys is not None
-    risk = infinite_after_failure(jnp.sum(solution.ys, axis=1))
-    risk = raise_failure(risk, solution, _DIVERGED, request.throw)
-    last = Modes(modes.eigenvalues, solution.ys[-1], modes.forcing)
-    return Curve(steps, risk, reduced=last)
+    modes_at, variance = solution.ys
+    risk = infinite_after_failure(jnp.sum(modes_at, axis=1))
+    risk = raise_failure(risk, solution, DIVERGED, request.throw)
+    last = Modes(modes.eigenvalues, modes_at[-1], modes.forcing)
+    std = None
+    if response is not None:
+        std = deviation(response, steps, risk, variance)
+    return Curve(steps, risk, reduced=last, std=std)
 
 
 def _solver(modes: Modes) -> diffrax.AbstractSolver:

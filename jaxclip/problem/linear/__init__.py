@@ -17,6 +17,7 @@ from ._loss import (
     LogisticLoss as LogisticLoss,
     PinballLoss as PinballLoss,
     SquaredLoss as SquaredLoss,
+    check_squared as check_squared,
 )
 from ._model import LinearModel as LinearModel
 from ._modes import Modes as Modes
