@@ -69,7 +69,6 @@ watched = jaxclip.monitor(jaxclip.as_transform(jaxclip.HardClip(1.0)))
 state = optax.chain(watched, optax.adam(1e-3)).init(params)
 """,
     "limit.GeneralisedODE": "",
-    "limit.loss_moments": "",
     "problem.Poisson": "",
     "policy.AdaGC": "",
     "policy.Criterion": _MODEL,
