@@ -162,25 +162,36 @@ def heuristic(
     risk = problem.risk(problem.init())
     samples = update.batch_size if clips_mean(update) else 1
     threshold = _Multiple(kappa, variance, samples)
-    of = HardClip(threshold(risk)), problem.noise, risk, 1.0
+    kappa = _not_too_small(kappa, threshold(risk), problem, risk, update)
+    return follow(
+        problem,
+        lr,
+        _Multiple(kappa, variance, samples),
+        steps=steps,
+        compensate=True,
+        update=update,
+        laws=update_laws(problem.noise, update, risk),
+    )
+
+
+def _not_too_small(
+    kappa: RealScalar,
+    threshold: RealScalar,
+    problem: LinearModel,
+    risk: RealScalar,
+    update: algorithm.Update,
+) -> RealScalar:
+    """The multiple, if the threshold that it gives leaves enough of the descent."""
+    rule = HardClip(threshold), problem.noise, risk, 1.0
     ccc = check(
-        moments(*of, batch_size=batch_size, scope=scope).ccc,
+        moments(*rule, batch_size=update.batch_size, scope=update.scope).ccc,
         lambda ccc: ~(ccc >= _SMALLEST_CCC),
         "`kappa` must give a clipping-comparison criterion of at least "
         f"{_SMALLEST_CCC:g} at the start of the run: below, the rate that makes up "
         "for the clip multiplies the noise without bounds. Take a larger `kappa`.",
     )
     # Times one, so that under `jit` the check is part of the result.
-    threshold = _Multiple(kappa * (ccc / ccc), variance, samples)
-    return follow(
-        problem,
-        lr,
-        threshold,
-        steps=steps,
-        compensate=True,
-        update=update,
-        laws=update_laws(problem.noise, update, risk),
-    )
+    return kappa * (ccc / ccc)
 
 
 class _Multiple(eqx.Module):

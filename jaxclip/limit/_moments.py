@@ -118,7 +118,7 @@ def _range(noise: AbstractNoise, start: RealScalar) -> tuple[RealScalar, RealSca
     size = jax.lax.stop_gradient(jnp.where(size > 0, size, start))
     size = jnp.where(size > 0, size, jnp.ones_like(size))
     most = jax.lax.stop_gradient(jnp.maximum(start, size))
-    return 1e-9 * size, 1e3 * most
+    return 1e-8 * size, 1e2 * most
 
 
 def update_moments(

@@ -18,12 +18,13 @@ from ._radial import Radial, flat_nodes, interpolated, nodes_between, panel_of
 
 # A signal of a smaller share of the noise is taken to have this one: its distance from
 # an atom has no digits left.
-_LEAST = {"float64": 3e-6, "float32": 1e-3}
+_LEAST = {"float64": 3e-5, "float32": 1e-2}
+# The same as a share of a norm far out in a tail, which is smooth on that scale.
+_LEAST_OF_TAIL, _TAIL = {"float64": 1e-4, "float32": 1e-2}, 8.0
 # Panels towards 0, where a rule with a small threshold varies.
 _TO_ZERO = 0.25 ** np.arange(1, 6)
 # Up to so many atoms each has panels of its own.
 _FEW = 17
-_AROUND = np.array([-9.0, -5.0, -2.2, 0.0, 2.2, 5.0, 9.0])
 # The window of the signal around a radius, in standard deviations.
 _WINDOW = np.linspace(-9.5, 9.5, 9)
 
@@ -140,7 +141,7 @@ def _panels(norm: Radial | Atoms, std, count: int) -> tuple[Array, Array]:
         if len(middles) == 1:
             points = [middles[0] + std * BOTH_SIDES]
         elif len(middles) <= _FEW:
-            around = (std * _AROUND.astype(dtype))[None, :]
+            around = (std * BOTH_SIDES.astype(dtype))[None, :]
             points = [(middles[:, None] + around).ravel()]
         else:
             width = jnp.sqrt(jnp.sum(norm.weight * (middles - centre) ** 2)) + std
@@ -158,12 +159,14 @@ def _panels(norm: Radial | Atoms, std, count: int) -> tuple[Array, Array]:
 
 def _densities(norm: Radial | Atoms, count: int, std, unit, radii):
     """The logarithm of the density at the norms of one panel, and the slopes."""
-    of = partial(_density, count, std, unit)
     if isinstance(norm, Atoms):
-        log_weight = jnp.log(norm.weight)
+        log_weight, of = jnp.log(norm.weight), partial(_density, count, std, unit)
         return jax.vmap(lambda radius: of(radius, norm.radius, log_weight))(radii)
     panels = norm.nodes()
     edges = norm.unit * jnp.sinh(norm.edges)
+    least = jnp.max(radii) * _LEAST_OF_TAIL[str(std.dtype)]
+    std = jnp.where(jnp.max(radii) > _TAIL * unit, jnp.maximum(std, least), std)
+    of = partial(_density, count, std, unit)
     widths = edges[1:] - edges[:-1]
     rising = edges[1:] <= norm.unit * (1 + 1e-6)
     # Where the signal is narrower than the panels around the peak, all is within its

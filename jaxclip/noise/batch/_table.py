@@ -15,7 +15,7 @@ from ._law import BatchLaw, law_at
 from ._prior import prior_of
 
 # How many laws a table has, and how many of them one value is interpolated from.
-_LAWS, _NEAR = 80, 8
+_LAWS, _NEAR = 96, 8
 
 
 class Near(NamedTuple):
