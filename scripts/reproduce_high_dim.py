@@ -1,19 +1,14 @@
 """The limits of what people run, against runs: one table of claims.
 
-Batches, momentum, weight decay and private noise, exact means and bands in finitely many
-dimensions, losses other than the square, rules for each coordinate, Adam and its kin,
-and scaling laws. Each claim says whose it is; most are derived here. Runs in 100, 400 and
-1600 dimensions: how far one of them is from its limit falls with the square root of the
-dimension. Writes the data into `results/high_dim/`, and exits with an error where a
-claim fails. `--quick` takes fewer runs; `--part momentum` checks one part alone.
+Batches, momentum, weight decay and private noise, exact means and bands in finitely
+many dimensions, losses other than the square, rules for each coordinate, Adam and its
+kin, and scaling laws. Each claim says whose it is; most are derived here. Runs are in
+100, 400 and 1600 dimensions: how far one is from its limit falls with the square root
+of the dimension. Writes the data into `results/high_dim/`, and exits with an error
+where a claim fails. `--quick` takes fewer runs.
 """
 
-import sys
-
 import jax
-
-jax.config.update("jax_enable_x64", True)
-
 from _claims import reproduce
 from _high_dim_adam import adam
 from _high_dim_batches import batches
@@ -23,13 +18,8 @@ from _high_dim_means import means
 from _high_dim_momentum import momentum
 from _high_dim_scaling import scaling
 
-PARTS = {
-    part.__name__: part
-    for part in (batches, momentum, means, losses, coordinates, adam, scaling)
-}
+jax.config.update("jax_enable_x64", True)
 
-
-def _chosen() -> list:
-    """The parts that are named on the command line, or all."""
-    names = [b for a, b in zip(sys.argv, sys.argv[1:], strict=False) if a == "--part"]
-    return [PARTS[name] for name in names] or list(PARTS.values())
+if __name__ == "__main__":
+    parts = [losses, means, coordinates, adam, batches, momentum, scaling]
+    reproduce(__doc__ or "", "high_dim", 0, parts)

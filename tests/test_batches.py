@@ -109,17 +109,22 @@ def test_two_samples_of_other_noise(noise, risk):
     c = 0.55 * np.sqrt(1 + 2 * risk)
     m = jc.moments(jc.HardClip(c), noise, risk, 1.0, batch_size=2)
     mu, second = two_samples(noise, risk, c)
-    assert m.mu == pytest.approx(mu, rel=1e-6)
+    # The slope of a density that falls like a power is a small difference where the
+    # signal is narrow beside the norm.
+    digits = 3e-6 if isinstance(noise, jc.Cauchy) and risk < 1e-6 else 1e-6
+    assert m.mu == pytest.approx(mu, rel=digits)
     assert m.second == pytest.approx(second, rel=1e-6)
 
 
-def within_errors(noise, risk, size, c, draws=2**17):
+def within_errors(noise, risk, size, draws=2**17):
     """Draws of the definition, without Stein's identity or any density."""
-    m = jc.moments(jc.HardClip(c), noise, risk, 1.0, batch_size=size)
     signal, label = jr.split(jr.key(1))
     w = np.sqrt(2 * risk) * jr.normal(signal, (draws, size))
     w = w - noise.sample(label, (draws, size))
     norm = np.sqrt(np.sum(np.square(w), axis=1)) / size
+    # Where half of the batches are clipped.
+    c = np.median(norm)
+    m = jc.moments(jc.HardClip(c), noise, risk, 1.0, batch_size=size)
     for ours, seen in zip((m.mu, m.second), by_definition(norm, size, c), strict=True):
         error = seen.std() / np.sqrt(draws)
         assert abs(float(ours) - seen.mean()) < 4 * error
@@ -128,7 +133,7 @@ def within_errors(noise, risk, size, c, draws=2**17):
 
 
 def test_draws_of_batches():
-    within_errors(SPARSE, 0.05, 6, 0.3)
+    within_errors(SPARSE, 0.05, 6)
 
 
 @pytest.mark.slow
@@ -145,8 +150,7 @@ def test_draws_of_batches():
     ],
 )
 def test_draws_of_batches_of_other_noise(noise, size):
-    c = 1.2 / np.sqrt(size)
-    within_errors(noise, 0.02, size, c, draws=2**19 // size)
+    within_errors(noise, 0.02, size, draws=2**20 // size)
 
 
 def test_one_sample_is_as_before():
@@ -159,9 +163,9 @@ def test_examples_are_one_sample_over_the_batch():
     how = jc.HardClip(0.7), jc.Laplace(1.0), 0.1, 2.0
     one = jc.moments(*how)
     many = jc.moments(*how, batch_size=5, scope=jc.PerExample())
-    assert many.mu == pytest.approx(one.mu, rel=1e-13)
-    assert many.ccc == pytest.approx(one.ccc, rel=1e-13)
-    assert many.second == pytest.approx(one.second / 5, rel=1e-14)
+    assert many.mu == pytest.approx(float(one.mu), rel=1e-13)
+    assert many.ccc == pytest.approx(float(one.ccc), rel=1e-13)
+    assert many.second == pytest.approx(float(one.second) / 5, rel=1e-13)
 
 
 def test_the_clip_of_a_large_batch_is_a_rescaled_rate():
