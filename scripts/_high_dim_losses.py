@@ -57,7 +57,7 @@ def _error(report: Report, name: str, kind: str, dim: int) -> tuple[float, float
     at = every * np.array([1, 2, 4, 8])
 
     def run(key):
-        how = dict(steps=8 * every, every=every, engine=jc.Lumped())
+        how: dict[str, Any] = dict(steps=8 * every, every=every, engine=jc.Lumped())
         return jc.simulate(problem, clip, lr, key=key, **how).risk
 
     keys = jr.split(jr.key(report.seed), runs)
@@ -93,7 +93,7 @@ def counts(report: Report) -> list[Claim]:
     clip, lr = jc.HardClip(1.5 * spectrum.feature_norm), 0.4 / 400
 
     def run(key):
-        how = dict(steps=1200, every=400, engine=jc.Lumped())
+        how: dict[str, Any] = dict(steps=1200, every=400, engine=jc.Lumped())
         return jc.simulate(problem, clip, lr, key=key, **how).risk
 
     runs = 100 if report.quick else 400
