@@ -67,7 +67,7 @@ def unchecked_coordinate_moments(
     scales: Scales,
     threshold: RealScalarLike,
 ) -> Moments:
-    r"""The moments of coordinates whose features have these standard deviations.
+    r"""The moments of coordinates whose features have these deviations.
 
     $\mu = E \frac{d}{dw}[w F(t |w|)]$ and $\mathrm{second} = E[w^2 F_2(t |w|)]$ with
     $t = \sqrt\lambda$, so that coordinate $i$ drifts by $\lambda_i \mu z_i$ and has the
@@ -80,17 +80,14 @@ def unchecked_coordinate_moments(
     - `scales`: of the coordinates.
     - `threshold`: what the norms of the table are in units of.
 
-    **Returns:**
-
-    A [`jaxclip.clip.Moments`][] whose numbers have shape `(m,)`.
+    The numbers of the [`jaxclip.clip.Moments`][] have shape `(m,)`.
     """
     signal_variance = 2 * jnp.asarray(risk)
-    # Without signal and noise every residual is 0, and the rule is that at norm 0; the
-    # law is then one of which nothing is used.
+    # Without signal and noise the rule is that at norm 0, and the law is not used.
     some = signal_variance + noise.variance > 0
     law = noise.residual(jnp.where(some, signal_variance, 1.0))
     size = jnp.sqrt(jax.lax.stop_gradient(signal_variance + noise.variance))
-    # A constant to derivatives, since no result depends on it.
+    # A constant: no result depends on it.
     unit = jax.lax.stop_gradient(jnp.where(size < jnp.inf, size, law.size))
     unit = jnp.where(unit > 0, unit, 1.0)
     kept = factors.kept
@@ -113,10 +110,8 @@ def unchecked_coordinate_moments(
 
         return law.expect(square)
 
-    # Both are linear in the table: what they are made of are its weights.
-    nodes = jnp.zeros((CELLS + 1, 3), unit.dtype)
-    mu = _applied(scales, factors.first, jax.grad(slope_of)(nodes))
-    rest = _applied(scales, factors.rest, jax.grad(square_of)(nodes))
+    mu = _applied(scales, factors.first, slope_of)
+    rest = _applied(scales, factors.rest, square_of)
     variance = signal_variance / unit / unit + noise.variance / unit / unit
     own = jnp.where(kept == 0, 0.0, kept**2 * jnp.where(kept == 0, 1.0, variance))
     mu = jnp.where(some, mu, factors.at_zero)
@@ -127,5 +122,9 @@ def unchecked_coordinate_moments(
     return Moments(mu, second, total, nu)
 
 
-def _applied(scales: Scales, table: Any, weights: Any) -> Float[Array, " m"]:
+def _applied(scales: Scales, table: Any, function: Any) -> Float[Array, " m"]:
+    """What a function that is linear in the table makes of it for each coordinate: what
+    it is made of are its weights."""
+    nodes = jnp.zeros((CELLS + 1, 3), scales.weights.dtype)
+    weights = jax.grad(function)(nodes)
     return scales.weights @ (table @ weights.ravel())

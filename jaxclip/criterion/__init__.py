@@ -9,10 +9,7 @@ from ._scaling import (
     compute_optimal as compute_optimal,
     scaling_law as scaling_law,
 )
-from ._schedules import (
-    heuristic as heuristic,
-    max_ccc as max_ccc,
-    score as score,
-)
+from ._schedules import heuristic as heuristic, max_ccc as max_ccc
+from ._score import score as score
 from ._setting import Setting as Setting
 from ._stable_lr import stable_lr as stable_lr

@@ -3,18 +3,16 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from .._checks import check, count, positive
-from .._schedule import PiecewiseLinear, Ratio, check_rate
+from .._schedule import check_rate
 from .._types import RealScalar, RealScalarLike, Schedule
-from ..clip import HardClip, ScoreClip, unchecked_moments
+from ..clip import HardClip
 from ..limit import Laws, clips_mean, moments, need_moments, update_laws
 from ..noise import AbstractNoise
 from ..problem import LinearModel, need_squared_loss
 from ..transform import AbstractScope, PerTree, algorithm
 from ._best import best_at, best_of_mean
-from ._ceiling import ceiling
 from ._follow import follow
 from ._knots import schedule_knots
 from ._setting import Setting
@@ -86,7 +84,7 @@ def max_ccc(
     step, for `simulate` and `solve`.
     """
     problem = need_squared_loss("max_ccc", problem)
-    update = _update("max_ccc", batch_size, scope)
+    update = need_update("max_ccc", batch_size, scope)
     # What is misused should not take the seconds of the table to be found out.
     lr = check_rate(lr, schedule_knots(count("steps", steps)))
     laws = update_laws(problem.noise, update, problem.risk(problem.init()))
@@ -104,7 +102,7 @@ def max_ccc(
     )
 
 
-def _update(who: str, batch_size: int, scope: AbstractScope) -> algorithm.Update:
+def need_update(who: str, batch_size: int, scope: AbstractScope) -> algorithm.Update:
     update = algorithm.Update(batch_size, scope)
     need_moments(who, update)
     return update
@@ -124,9 +122,7 @@ def heuristic(
     The threshold on the residual is $c(k) = \kappa \sqrt{2R(k) + \sigma^2}$, that on
     the gradient is $c$ times the feature norm, and the learning rate is compensated as
     that of [`jaxclip.max_ccc`][] is: $\gamma_k / \mu$, so that the descent is that of
-    unclipped SGD with $\gamma_k$ and only the noise differs. It is the schedule with
-    which arXiv:2406.11733 compares the max-CCC one, at the rate at which its authors'
-    code runs it.
+    unclipped SGD with $\gamma_k$. arXiv:2406.11733 compares it with the max-CCC one.
 
     Near its best multiple it costs little: a few percent of the final risk of the
     max-CCC schedule in the paper's experiment. It has no guarantee: where
@@ -154,7 +150,7 @@ def heuristic(
     gradient is left to point downhill: the rate that makes up for it has no bound.
     """
     problem = need_squared_loss("heuristic", problem)
-    update = _update("heuristic", batch_size, scope)
+    update = need_update("heuristic", batch_size, scope)
     # What is misused should not take the seconds of the moments to be found out.
     lr = check_rate(lr, schedule_knots(count("steps", steps)))
     kappa = positive("kappa", kappa)
@@ -203,59 +199,3 @@ class _Multiple(eqx.Module):
 
     def __call__(self, risk: RealScalar) -> RealScalar:
         return self.kappa * jnp.sqrt((2 * risk + self.variance) / self.samples)
-
-
-def score(
-    problem: LinearModel,
-    lr: RealScalarLike | Schedule,
-    *,
-    steps: int,
-    batch_size: int = 1,
-    scope: AbstractScope = PerTree(),
-) -> Setting:
-    r"""The schedule of the best rule: the score of the residual's law at every step.
-
-    The learning rate is compensated, $\gamma_k / \mu$, so that the descent is that of
-    unclipped SGD with $\gamma_k$ and the noise is the smallest that any rule leaves.
-
-    **Arguments:**
-
-    - `problem`: what SGD runs on; symmetric noise, or the ceiling is not met.
-    - `lr`: the learning rate of the unclipped run, per step.
-    - `steps`: the length of the run.
-    - `batch_size`, `scope`: as in [`jaxclip.simulate`][]; a batch with
-        `scope=PerExample()`, whose ceiling that of the mean's clip does not reach.
-
-    **Returns:**
-
-    A [`jaxclip.criterion.Setting`][]: the rule and its learning rate, functions of the
-    step, for `simulate` and `solve`.
-
-    **Raises:**
-
-    A `ValueError` where an argument is misused, and for a clip of a batch's mean.
-    """
-    if clips_mean(_update("score", batch_size, scope)):
-        raise ValueError(
-            "`score` is a rule for examples: take `scope=PerExample()`, which loses "
-            f"least. Got `batch_size={batch_size}` with {scope!r}."
-        )
-    knots = schedule_knots(count("steps", steps))
-    risk = ceiling(problem, lr, steps=knots, batch_size=batch_size).risk
-    clip = ScoreClip(
-        problem.noise, PiecewiseLinear(knots, risk), problem.spectrum.feature_norm
-    )
-
-    mus = _mus(clip, knots)
-    return Setting(clip, Ratio(check_rate(lr, knots), PiecewiseLinear(knots, mus)))
-
-
-@eqx.filter_jit
-def _mus(clip: ScoreClip, knots: Float[Array, " k"]) -> Float[Array, " k"]:
-    """How much of the descent the rule leaves, at the knots."""
-
-    def mu(step):
-        risk = clip.risk(step)
-        return unchecked_moments(clip, clip.noise, risk, clip.feature_norm, step).mu
-
-    return jax.lax.map(mu, knots)

@@ -41,14 +41,11 @@ def stable_lr(
     \big(1 + \frac1B - \frac{2 \beta}{1 + \beta}\big)} = 1 .$$
 
     Without momentum and with one eigenvalue $\lambda$ that is
-    $2 / (\lambda + (\mathrm{Tr} K + \lambda) / B)$: proportional to $B$ up to a batch
-    of the size of the dimension, and from there on what the descent itself stands.
-    Derived here.
+    $2 / (\lambda + (\mathrm{Tr} K + \lambda) / B)$. Derived here.
 
     **Arguments:**
 
-    - `problem`: a `LinearModel` (Gaussian features) or a `Regression` (its rows),
-        either with the squared loss.
+    - `problem`: a `LinearModel` or a `Regression` (its rows), of the squared loss.
     - `batch_size`: samples a step, drawn with replacement.
     - `momentum`: a [`jaxclip.algorithm.Momentum`][] or the coefficient of one, constant
         and without Nesterov's variant; for a `LinearModel` alone.
@@ -59,8 +56,7 @@ def stable_lr(
 
     **Raises:**
 
-    A `ValueError` for any other problem or momentum, and for a `Regression` that is
-    traced.
+    A `ValueError` for any other problem or momentum, and a traced `Regression`.
     """
     update = algorithm.Update(batch_size, momentum=momentum)
     beta = _coefficient(update.momentum, problem)

@@ -42,18 +42,15 @@ def moments(
 
     $$\mu = E\,\psi'(w), \qquad \text{second} = E\,\psi(w)^2,$$
 
-    by quadrature in the law of $w$, split at the rule's kinks. Differentiable in every
-    number of the rule and the noise, in `risk` and in `feature_norm`. For the hard
-    clip both are defined in arXiv:2406.11733; for any other scalar rule they are
-    derived here, by the same use of Stein's lemma.
+    by quadrature in the law of $w$, split at the rule's kinks. Differentiable in all
+    numbers. For the hard clip both are defined in arXiv:2406.11733; for any other
+    scalar rule they are derived here, by the same use of Stein's lemma.
 
     **Arguments:**
 
-    - `clip`: the rule; its thresholds are in the unit of the gradient's norm. Not an
-        `Adaptive` one, which depends on more than the norm.
+    - `clip`: the rule, not an `Adaptive` one; thresholds are on the gradient's norm.
     - `noise`: the label noise.
-    - `risk`: the excess risk $R$, a number in the label's squared unit, not negative.
-        For several of them use `jax.vmap`.
+    - `risk`: the excess risk $R$, one number in the label's squared unit, not negative.
     - `feature_norm`: the square root of the trace of the features' covariance, in the
         features' unit, positive.
     - `step`: where a threshold that depends on the step is evaluated.
@@ -98,12 +95,8 @@ def update_laws(
     start: RealScalarLike,
 ) -> Laws:
     """The laws that the moments of a batch's clipped mean are integrated in, for all
-    values of the risk: made once for a solution. None where one sample's will do.
-
-    **Arguments:**
-
-    - `start`: the risk at step 0.
-    """
+    values of the risk that a run from `start` may have. None where one sample's will
+    do."""
     if not clips_mean(update):
         return None
     low, high = _range(noise, jnp.asarray(start))

@@ -85,8 +85,7 @@ def solve(
 
     **Raises:**
 
-    A `ValueError` where an argument is misused; an error when the program runs where a
-    traced one is, or the solver fails.
+    A `ValueError` where an argument is misused; an error in the run for a traced one.
     """
     clip = need_rule(clip, "solve")
     update = algorithm.Update(batch_size, scope, momentum, weight_decay)
