@@ -19,7 +19,8 @@ _RECURSION = jc.limit.RiskRecursion()
 
 def means(report: Report) -> list[Claim]:
     """The mean over runs in few dimensions, and the scatter of single runs in many."""
-    return of("derived here", [*_exact(report), *_corrected(report), *_bands(report)])
+    parts = (_exact, _corrected, _bands, _diffusion)
+    return of("derived here", [claim for part in parts for claim in part(report)])
 
 
 @eqx.filter_jit
@@ -107,6 +108,32 @@ def _bands(report: Report) -> list[Claim]:
                     near(text, ratio, 1.0, 4 / (2 * count) ** 0.5 + 2 / every)
                 )
     return claims
+
+
+def _diffusion(report: Report) -> list[Claim]:
+    """The SDE has the mean of SGD, and more scatter."""
+    dim, count = 200, 500 if report.quick else 2000
+    problem = _problem("isotropic", dim, jc.Gaussian(1.0))
+    clip, steps = jc.HardClip(dim**0.5), dim * np.array([0.0, 0.5, 1, 2, 4])
+
+    def run(key):
+        how: dict[str, Any] = {"steps": steps, "limit": jc.HomogenizedSDE()}
+        return jc.solve(problem, clip, 0.5 / dim, key=key, **how).risk
+
+    runs = jax.vmap(run)(jr.split(jr.key(report.seed), count))
+    curve = jc.solve(problem, clip, 0.5 / dim, steps=steps, std=True)
+    assert curve.std is not None
+    ratio = np.asarray((jnp.std(runs, axis=0) / curve.std)[1:])
+    # Of the two variances of section 1.4 of the theory.
+    expected = np.sqrt(
+        np.array([0.13625, 0.20786, 0.23119, 0.12972])
+        / np.array([0.09004, 0.13965, 0.16066, 0.09648])
+    )
+    slack = 4 / (2 * count) ** 0.5 + 2 / dim
+    return [
+        near(f"scatter of the SDE over SGD's band, t = {t}", value, wanted, slack)
+        for t, value, wanted in zip((0.5, 1, 2, 4), ratio, expected, strict=True)
+    ]
 
 
 def _problem(kind: str, dim: int, noise: Any) -> jc.LinearModel:

@@ -33,7 +33,9 @@ def test_reference_values():
     curve = jc.solve(problem, clip, 0.5 / dim, steps=steps, std=True)
     assert _std(curve)[0] == 0 and _std(curve).dtype == jnp.result_type(float)
     expected = [0.09004, 0.13965, 0.16066, 0.09648]
-    np.testing.assert_allclose(dim * _std(curve)[1:] ** 2, expected, rtol=1e-4)
+    # In single precision the derivatives in the risk are right to three digits.
+    rtol = 1e-4 if curve.risk.dtype == jnp.float64 else 2e-3
+    np.testing.assert_allclose(dim * _std(curve)[1:] ** 2, expected, rtol=rtol)
 
 
 def _hard_gaussian(risk, std, c):

@@ -163,7 +163,9 @@ class _Model(eqx.Module):
             state.covariance, self._kept(rate, mu.value, second.risk), pushed
         )
         added = Increments.of(mu.value, second, higher, rate, self.batch)
-        covariance += added.matrix(self.modes, u)
+        # Of pairs of different samples, one is the mean and the other scatters.
+        left = 1 - (1 - 1 / self.batch) * rate * mu.value * lam
+        covariance += added.matrix(self.modes, u, left)
         covariance += jnp.diag(
             spread_of_norms(self.modes, second.value, higher.fourth, rate, self.batch)
         )

@@ -62,12 +62,24 @@ class Increments(NamedTuple):
             share * (rate / batch) ** 2 * (higher.fourth - second.value**2) / 4,
         )
 
-    def matrix(self, modes: Modes, u: Float[Array, " n"]) -> Float[Array, "n n"]:
-        """The covariance where the modes hold the risk `u`."""
-        x, y = modes.eigenvalues * u, modes.eigenvalues * modes.forcing
-        diagonal = jnp.diag(self.diagonal * modes.eigenvalues * x)
-        left, right = self.start * x + self.mixed * y, self.mixed * x + self.noise * y
-        return diagonal + jnp.outer(left, x) + jnp.outer(right, y)
+    def matrix(
+        self,
+        modes: Modes,
+        u: Float[Array, " n"],
+        left: Float[Array, " n"] | None = None,
+    ) -> Float[Array, "n n"]:
+        """The covariance where the modes hold the risk `u`.
+
+        **Arguments:**
+
+        - `left`: what the mean step leaves of the error in each mode: what the scatter
+            of the same step is along. 1 by default, as in the limit of small steps.
+        """
+        left = jnp.ones_like(u) if left is None else left
+        x, y = modes.eigenvalues * u * left, modes.eigenvalues * modes.forcing
+        diagonal = jnp.diag(self.diagonal * modes.eigenvalues * x * left)
+        by_x, by_y = self.start * x + self.mixed * y, self.mixed * x + self.noise * y
+        return diagonal + jnp.outer(by_x, x) + jnp.outer(by_y, y)
 
 
 class Response(NamedTuple):
