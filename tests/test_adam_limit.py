@@ -30,8 +30,13 @@ START = np.array([1.0, 0.8, 1.5])
 _solve = eqx.filter_jit(jc.solve)
 
 
+def _moments(clip, noise, *numbers):
+    # Traced, so that other numbers are no other program.
+    return _compiled(clip, noise, *map(jnp.asarray, numbers))
+
+
 @eqx.filter_jit
-def _moments(clip, noise, risk, feature_norm, b1, b2):
+def _compiled(clip, noise, risk, feature_norm, b1, b2):
     limit = jc.limit.AdamODE(b1, b2)
     return limit.moments(clip, noise, risk, feature_norm)
 
@@ -120,7 +125,7 @@ def _problem(noise):
     return jc.LinearModel(SPECTRUM, NOISES[noise], START, optimum=jnp.zeros(len(START)))
 
 
-@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("slow", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_curve_solves_its_equation(slow):
     """By scipy, from the moments themselves in place of the table."""
     clip, noise, b1, b2, end = jc.HardClip(4.0), NOISES["laplace"], 0.8, 0.97, 300.0
@@ -272,6 +277,7 @@ def test_a_curve_in_float32():
     np.testing.assert_allclose(curve.risk, [0.65, 0.265011402], rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_wide_spectrum_by_few_modes():
     spectrum = jc.Spectrum.power_law(300, 1.0)
     problem = jc.LinearModel(spectrum, jc.Laplace(0.5), jnp.full(300, 0.1))

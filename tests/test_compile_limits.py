@@ -232,6 +232,7 @@ _SLOW = {
     "RiskODE, std",
     *("RiskODE, lines", "RiskODE, module", "RiskODE, function"),
     *("score", "max_ccc", "heuristic", "MomentumODE"),
+    *("AdagradODE", "CoordinateODE, signs", "HomogenizedSDE, function"),
 }
 
 

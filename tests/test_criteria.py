@@ -155,7 +155,7 @@ class Residual:
 
 
 def slow(name: str) -> Any:
-    """A smooth law more: another compilation of what `laplace` and `cauchy` run."""
+    """A smooth law more: another compilation of what `laplace` runs."""
     return pytest.param(name, marks=pytest.mark.slow)
 
 
@@ -179,7 +179,7 @@ def test_table_of_the_best_thresholds(name):
 
 @optimised
 @pytest.mark.parametrize(
-    "name", [slow("exponential"), "sparse_sign", "contaminated", "cauchy"]
+    "name", [slow("exponential"), "sparse_sign", "contaminated", slow("cauchy")]
 )
 def test_best_threshold_against_a_search_by_scipy(name):
     best = np.transpose(best_clips(NOISES[name], EXCESS))
@@ -238,9 +238,7 @@ def efficiencies(noise, excess):
     return jax.vmap(at)(excess)
 
 
-@pytest.mark.parametrize(
-    "name", [*MIXTURES, "cauchy", pytest.param("exponential", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", [*MIXTURES, slow("cauchy"), slow("exponential")])
 def test_no_rule_is_above_the_ceiling(name):
     efficiency, information = efficiencies(NOISES[name], EXCESS)
     assert np.all(np.isfinite(efficiency))
@@ -450,6 +448,7 @@ def heuristic(problem, lr, kappa):
     return risk, *jax.vmap(at)(jnp.asarray(REPORT), risk)
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_heuristic_is_a_multiple_of_the_residual_and_can_do_harm():
     problem = make_problem(LAPLACE, exponent=1.0, excess=5.0)

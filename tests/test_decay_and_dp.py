@@ -80,8 +80,8 @@ def test_all_of_it_at_once():
     np.testing.assert_allclose(risk, expected, rtol=1e-6)
     # And each of its parts can be seen.
     for change in ({"nesterov": False}, {"clipped": True, "nesterov": True}):
-        other = second_moments(*args, **change)
-        assert np.max(np.abs(other / expected - 1)) > 1e-4
+        other = second_moments(*args[:-1], ENDS[:1], **change)
+        assert np.max(np.abs(other / expected[:1] - 1)) > 1e-4
 
 
 @pytest.mark.slow

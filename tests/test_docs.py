@@ -16,11 +16,19 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
-# An example of each verb, whose compilations take minutes together.
-_LONG = [pytest.param("examples.md", marks=pytest.mark.slow)]
+# An example of each verb, whose compilations take minutes together; and what is much
+# like another page.
+_LONG = {
+    "examples.md",
+    "architecture.md",
+    *(f"how_to_add/{page}.md" for page in ("engine", "injection")),
+}
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p != "examples.md"] + _LONG)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.slow) if p in _LONG else p for p in PAGES],
+)
 def test_the_examples_run(page, tmp_path, monkeypatch) -> None:
     """The blocks of one page in order, in one namespace; what one of them asserts is
     checked here."""

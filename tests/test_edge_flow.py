@@ -179,7 +179,7 @@ def squared(params, example):
     return (jnp.dot(params["out"], hidden) - y) ** 2 / 2
 
 
-@pytest.mark.optimised
+@pytest.mark.slow
 def test_a_network_is_followed():
     """The mean loss of 50 steps at three times and three thresholds, within 1%, where
     gradient flow is 17% off at the last one; and the sharpness is that of the edge."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.special
 
 import jaxclip as jc
 from helpers import finite_difference
@@ -27,7 +28,8 @@ def _scaled(lam, noise, start=None) -> jc.LinearModel:
 
 
 def _lognormal(dim) -> np.ndarray:
-    draws = np.exp(2 * np.random.default_rng(3).standard_normal(dim))
+    # As many as in the others, which share a program with it.
+    draws = np.exp(2 * np.random.default_rng(3).standard_normal(dim - 3))
     return np.concatenate([draws, [1e3, 2e3, 5e3]])
 
 
@@ -46,7 +48,11 @@ SPECTRA = {
     "exponent, digits",
     [
         (0.5, "0.4939797493 0.3252919880 0.2095064344 0.2090367076 0.2090367076"),
-        (1.5, "0.2422343147 0.2155555024 0.2115771537 0.2097513017 0.2090809391"),
+        pytest.param(
+            1.5,
+            "0.2422343147 0.2155555024 0.2115771537 0.2097513017 0.2090809391",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_reference_values_of_many_eigenvalues(exponent, digits):
@@ -170,13 +176,17 @@ def test_schedules_against_scipy():
     ode = jc.RiskODE(jc.limit.ExponentialModes(), rtol=1e-9)
     ours = _solve(problem, clip, _warmed_up, steps=jnp.asarray(steps), limit=ode)
     lam = np.asarray(problem.spectrum.eigenvalues)
-    norm = problem.spectrum.feature_norm
-    moments = jax.jit(lambda r, k: jc.moments(clip, problem.noise, r, norm, k)[:2])
+    norm = float(problem.spectrum.feature_norm)
 
     def field(k, v):
-        mu, second = moments(lam @ v, k)
-        rate = float(_warmed_up(k))
-        return lam * (-2 * rate * float(mu) * v + rate**2 * float(second) / 2)
+        tau = np.sqrt(2 * lam @ v + 0.25)
+        # In closed form, section 2 of docs/theory.md.
+        c = (1.5 + np.sin(k / 30.0)) / norm
+        mu = scipy.special.erf(c / tau / 2**0.5)
+        second = tau**2 * scipy.special.gammainc(1.5, (c / tau) ** 2 / 2)
+        second += c**2 * scipy.special.erfc(c / tau / 2**0.5)
+        rate = 0.1 * k / 50 * np.exp(1 - k / 50)
+        return lam * (-2 * rate * mu * v + rate**2 * second / 2)
 
     theirs = scipy.integrate.solve_ivp(
         field, (0, 400), np.asarray(problem.start) ** 2 / 2, method="DOP853",
@@ -314,23 +324,23 @@ def test_the_error_of_a_step_is_what_quadratics_would_miss(varies):
 
 
 def test_single_precision_and_nothing_to_do():
-    problem = _SMALL
+    problem, lr = _SMALL, jnp.asarray(0.02)
     ode, steps = jc.RiskODE(jc.limit.ExponentialModes()), jnp.array([0.0, 100.0])
-    risk = _solve(problem, jc.HardClip(2.0), 0.02, steps=steps, limit=ode).risk
+    risk = _solve(problem, jc.HardClip(2.0), lr, steps=steps, limit=ode).risk
     assert risk.dtype == jnp.result_type(float)
     np.testing.assert_allclose(
         risk,
-        _solve(problem, jc.HardClip(2.0), 0.02, steps=steps).risk,
+        _solve(problem, jc.HardClip(2.0), lr, steps=steps).risk,
         rtol=1e-4 if risk.dtype == jnp.float32 else 1e-7,
     )
     still = jc.LinearModel(problem.spectrum, jc.Gaussian(0.0), jnp.zeros(5))
     np.testing.assert_allclose(
-        _solve(still, jc.HardClip(2.0), 0.02, steps=steps, limit=ode).risk,
+        _solve(still, jc.HardClip(2.0), lr, steps=steps, limit=ode).risk,
         0.0,
         atol=1e-9,
     )
     np.testing.assert_allclose(
-        _solve(problem, jc.HardClip(2.0), 0.0, steps=steps, limit=ode).risk,
+        _solve(problem, jc.HardClip(2.0), 0 * lr, steps=steps, limit=ode).risk,
         0.5,
         rtol=1e-5,
     )

@@ -185,7 +185,10 @@ def evaluate(name, unit):
 
 
 # Mixtures of normal laws run one program: of wide ones and of atoms there is one each.
+# Of the smooth laws the two of `test_closed_forms` in test_moments.py, and the tail
+# between a Cauchy law's and none.
 SLOW = {"gaussian", "rademacher", "sparse_sign", "skewed"}
+SLOW |= {"laplace", "student_t", "student_t_60"}
 
 
 @pytest.mark.float32

@@ -81,7 +81,16 @@ def _solve(lr, end, clip: jc.AbstractClip = IDENTITY):
 
 
 @float32
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    "name",
+    # A program of their own, for what the tables and the other two have as well.
+    [
+        pytest.param(n, marks=pytest.mark.slow)
+        if n in ("two_pauses", "from_the_right", "tiny_jumps")
+        else n
+        for n in SCHEDULES
+    ],
+)
 def test_every_jump_is_seen(name):
     schedule, end = SCHEDULES[name]
     rates = np.asarray(jax.vmap(schedule)(jnp.arange(end, dtype=float)), np.float64)
@@ -155,6 +164,17 @@ def test_a_module_under_jit_vmap_and_grad():
         np.testing.assert_allclose(gradient[i], slope[0], rtol=1e-6)
 
 
+class Jump(eqx.Module):
+    """One number before a step, and another from there on."""
+
+    before: Any = eqx.field(converter=jnp.asarray)
+    after: Any = eqx.field(converter=jnp.asarray)
+    step: Any = eqx.field(converter=jnp.asarray)
+
+    def __call__(self, k):
+        return jnp.where(k < self.step, self.before, self.after)
+
+
 @pytest.mark.parametrize("wide", [False, True])
 def test_a_threshold_that_jumps_is_the_solution_in_pieces(wide):
     """By either solver: two runs, the second from where the first ends."""
@@ -167,9 +187,10 @@ def test_a_threshold_that_jumps_is_the_solution_in_pieces(wide):
         clip = jc.HardClip(threshold)
         return jc.solve(problem, clip, lr, steps=steps)
 
-    first = run(start, 0.4)
-    second = run(jnp.sqrt(2 * first.reduced.risk / lam), 2.0)
-    together = run(start, lambda k: jnp.where(k < 40, 0.4, 2.0), jnp.array([0.0, 80.0]))
+    # All three by the same compiled program.
+    first = run(start, Jump(0.4, 0.4, 40.0))
+    second = run(jnp.sqrt(2 * first.reduced.risk / lam), Jump(2.0, 2.0, 40.0))
+    together = run(start, Jump(0.4, 2.0, 40.0), jnp.array([0.0, 80.0]))
     np.testing.assert_allclose(together.risk[-1], second.risk[-1], rtol=1e-7)
 
 
@@ -271,7 +292,11 @@ def test_the_sde_reads_every_step(dt):
 
 @pytest.mark.optimised
 @float32
-@pytest.mark.parametrize("noise", [jc.Gaussian(1.0), jc.StudentT(3.0, 1.0)])
+@pytest.mark.parametrize(
+    "noise",
+    # Over the panels of the second each step takes many times as long.
+    [jc.Gaussian(1.0), pytest.param(jc.StudentT(3.0, 1.0), marks=pytest.mark.slow)],
+)
 def test_an_unstable_rate_ends_in_infinite_risk_at_once(noise):
     problem = jc.LinearModel(jc.Spectrum.isotropic(DIM), noise, np.ones(1))
     # A sixtieth of the steps that were spent on it.

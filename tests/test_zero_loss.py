@@ -290,21 +290,23 @@ def test_alike_clips_multiply_slow_time():
         np.testing.assert_allclose(ours / whole, expected, atol=5e-6)
 
 
-def test_clipped_noise_needs_no_variance():
+@pytest.mark.parametrize(
+    "noise",
+    [jc.Cauchy(1.0), pytest.param(jc.Gaussian(0.0), marks=pytest.mark.slow)],
+)
+def test_clipped_noise_needs_no_variance(noise):
     """A(t) = A(0) exp(-lr^2 k E psi^2) under Cauchy noise, by quadrature; and at rest
     without noise."""
     second = scipy.integrate.quad(
         lambda x: 2 * min(x, 0.5) ** 2 / (np.pi * (1 + x**2)), 0, np.inf, epsabs=1e-12
     )[0]
-    for noise, rate in ((jc.Cauchy(1.0), second), (jc.Gaussian(0.0), 0.0)):
-        problem = jc.Interpolation(
-            product, *PRODUCT, jc.inject.Label(noise), residual_clip=jc.HardClip(0.5)
-        )
-        curve = solve(
-            problem, NONE, 0.1, steps=jnp.array([300.0]), limit=jc.ZeroLossFlow()
-        )
-        expected = 3.75 * np.exp(-0.01 * 300 * rate)
-        np.testing.assert_allclose(invariant(curve.params), expected, rtol=1e-8)
+    rate = second if isinstance(noise, jc.Cauchy) else 0.0
+    problem = jc.Interpolation(
+        product, *PRODUCT, jc.inject.Label(noise), residual_clip=jc.HardClip(0.5)
+    )
+    curve = solve(problem, NONE, 0.1, steps=jnp.array([300.0]), limit=jc.ZeroLossFlow())
+    expected = 3.75 * np.exp(-0.01 * 300 * rate)
+    np.testing.assert_allclose(invariant(curve.params), expected, rtol=1e-8)
 
 
 def _unclipped():
@@ -558,7 +560,10 @@ class FirstFactorInResiduals(jc.inject.AbstractResidualInjection):
         return fit.residuals(params + jnp.append(noise, 0.0))
 
 
-@pytest.mark.parametrize("injection", [FirstFactor, FirstFactorInResiduals])
+@pytest.mark.parametrize(
+    "injection",
+    [FirstFactor, pytest.param(FirstFactorInResiduals, marks=pytest.mark.slow)],
+)
 def test_an_injection_of_a_users_own(injection):
     """On u v = 1 the regularizer is v^2 / 2, so that u' = u / (u^4 + 1) in the slow
     time: u^4 / 4 + log u grows at the rate 1."""
