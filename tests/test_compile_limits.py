@@ -141,6 +141,15 @@ CALLS: dict[str, Callable[[int], Any]] = {
     "AdamODE, moments": lambda i: jc.limit.AdamODE(0.5, 0.9 + i / 99).moments(
         jc.HardClip(1.0 + i), jc.Laplace(1.0 + i), 0.1 + i, 2.0
     ),
+    "GeneralisedODE": lambda i: jc.solve(
+        jc.Logistic(jc.Spectrum.isotropic(20), [1.0 + i]),
+        jc.HardClip(3.0 + i),
+        _rate("number", i),
+        steps=_steps(i),
+    ),
+    "loss_moments": lambda i: jc.limit.loss_moments(
+        jc.HardClip(1.0 + i), jc.HuberLoss(1.0 + i), jc.Laplace(1.0 + i), 0.1, 2.0
+    ),
     "AdagradODE": lambda i: _solve(jc.limit.AdagradODE(0.1 + i))(i),
     "GradientFlow": _solve(jc.GradientFlow()),
     "CoordinateODE": lambda i: jc.solve(

@@ -614,20 +614,13 @@ def test_when_signs_beat_sgd(late):
 # Precision, devices
 
 
-def test_float32_is_close():
-    if not jax.config.jax_enable_x64:
-        pytest.skip("this is the comparison with float64")
-    m = coordinate_moments(jc.HardClip(0.4), jc.Laplace(1.0), 0.5, LAM)
-    with jax.enable_x64(False):
-        few = coordinate_moments(
-            jc.HardClip(jnp.float32(0.4)),
-            jc.Laplace(jnp.float32(1.0)),
-            jnp.float32(0.5),
-            LAM.astype(np.float32),
-        )
-        assert few.mu.dtype == jnp.float32
-        np.testing.assert_allclose(few.mu, np.asarray(m.mu), rtol=3e-5)
-        np.testing.assert_allclose(few.second, np.asarray(m.second), rtol=3e-5)
+@pytest.mark.float32
+def test_a_hard_clip_in_either_precision():
+    m = coordinate_moments(jc.HardClip(0.4), jc.Gaussian(1.0), 0.5, jnp.asarray(LAM))
+    for i, lam in enumerate(LAM):
+        drift, second = hard_gaussian(0.4, np.sqrt(2.0), lam)
+        np.testing.assert_allclose(m.mu[i], drift / lam, rtol=3e-5)
+        np.testing.assert_allclose(m.second[i], second / lam, rtol=3e-5)
 
 
 def test_an_infinite_threshold_and_one_of_zero():

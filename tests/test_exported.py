@@ -41,6 +41,8 @@ HOST = {
     "random_features": "made of a table, once, in float64",
     "check_chain": "judges its measurements in words",
     "spectrum: data": "read from a table, part by part",
+    "spectrum: features": "decomposed in numpy, once, in float64",
+    "scaling_law": "its phase is a word, by comparing numbers",
 }
 # Verbs without numbers to trace.
 NO_NUMBERS = {"default_engine": "returns an engine, chosen by a type"}

@@ -391,7 +391,7 @@ def test_the_default_engine_is_the_one_that_runs():
     [
         ({"problem": _ROWS}, r"needs Gaussian features.*Got a Regression; use `Blo"),
         ({"observe": lambda x: x}, "`observe` is a function of all parameters"),
-        ({"scope": "tree"}, r"`scope` must be PerTree\(\) or PerExample\(\)"),
+        ({"scope": "tree"}, r"`scope` must be PerTree\(\) or PerCoordinate\(\)"),
     ],
 )
 def test_misuse(changes, message):

@@ -491,8 +491,8 @@ _ONE_PASS = jc.Regression(*_table(30), replacement=False)
         ({"every": 2.0}, "`every` must be a Python integer"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
         ({"batch_size": 1.5}, "`batch_size` must be a Python integer"),
-        ({"scope": "tree"}, r"`scope` must be PerTree\(\) or PerExample\(\)"),
-        ({"scope": jc.PerTree}, r"`scope` must be PerTree\(\) or PerExample\(\)"),
+        ({"scope": "tree"}, r"`scope` must be PerTree\(\) or PerCoordinate\(\)"),
+        ({"scope": jc.PerTree}, r"`scope` must be PerTree\(\) or PerCoordinate\(\)"),
         (
             {"problem": _ONE_PASS, "steps": 32},
             "One pass over 30 rows has no 32 samples",
@@ -556,10 +556,10 @@ def test_blocked_needs_a_linear_model():
 
 
 @pytest.mark.parametrize(
-    "scope", [jc.PerLeaf(), jc.PerCoordinate(), jc.PerExample(within=jc.PerLeaf())]
+    "scope", [jc.PerLeaf(), jc.PerUnit(), jc.PerExample(within=jc.PerLeaf())]
 )
 def test_an_unknown_scope_is_refused(scope):
-    with pytest.raises(ValueError, match=r"`scope` must be PerTree\(\).*whole"):
+    with pytest.raises(ValueError, match=r"`scope` must be PerTree\(\).*`train`"):
         _call(scope=scope)()
 
 
