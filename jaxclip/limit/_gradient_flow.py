@@ -6,7 +6,6 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
@@ -22,7 +21,8 @@ from ._base import (
     raise_failure,
 )
 from ._reading import Reading
-from ._watchful import WatchedTerm, Watchful
+from ._watched import end_of, watched_solution
+from ._watchful import Watchful
 
 # What is said where the solver's steps shrink to nothing.
 _STUCK = (
@@ -96,26 +96,19 @@ def integrate(
     `field` is called with the step, the parameters and the `Reading` of the schedules
     in `settings`. Compiled once for each structure of a field that is a module.
     """
-    steps, adjoint = request.steps, request.adjoint
-    end = jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny)
-    reading = Reading.of(settings, end)
+    steps = request.steps
+    reading = Reading.of(settings, end_of(steps))
     controller = diffrax.PIDController(rtol=rtol, atol=rtol / 100)
-    solution = diffrax.diffeqsolve(
-        WatchedTerm(field, reading),
+    ys, solution = watched_solution(
+        field,
+        w0,
+        reading,
+        request,
+        Watchful(controller, reading),
         diffrax.Dopri8(),
-        t0=jnp.zeros_like(end),
-        t1=end,
-        dt0=None,
-        y0=w0,
-        args=reading,
-        saveat=diffrax.SaveAt(ts=steps),
-        stepsize_controller=Watchful(controller, reading),
-        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        max_steps=max_steps,
-        throw=False,
+        max_steps,
     )
-    assert solution.ys is not None
-    risks = infinite_after_failure(jax.vmap(risk)(solution.ys))
+    risks = infinite_after_failure(jax.vmap(risk)(ys))
     risks = raise_failure(risks, solution, _STUCK, request.throw)
-    last = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
-    return Curve(steps, risks, last, path=solution.ys)
+    last = jax.tree.map(lambda leaf: leaf[-1], ys)
+    return Curve(steps, risks, last, path=ys)

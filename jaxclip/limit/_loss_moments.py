@@ -204,14 +204,15 @@ def need_samples(who: str, update: algorithm.Update) -> None:
             f"`{who}` knows batches that are clipped per example: take "
             f"`scope=PerExample()`. Got `batch_size={update.batch_size}`."
         )
-    summed = isinstance(scope, PerExample) and scope.reduce != "mean"
-    if summed or (isinstance(scope, PerExample) and scope.denominator is not None):
+    if isinstance(scope, PerExample) and scope.reduce != "mean":
         raise ValueError(
             f"`{who}` knows the mean of the clipped gradients: take `PerExample()`. "
             f"Got `scope={scope!r}`."
         )
     if isinstance(scope, PerExample) and scope.noise_std is not None:
-        raise ValueError(f"`{who}` has no equation for the scope's `noise_std`.")
+        raise ValueError(
+            f"`{who}` has no equation for the scope's `noise_std`: leave it out."
+        )
 
 
 def _kinks(

@@ -242,7 +242,7 @@ def need_moments(who: str, update: algorithm.Update) -> None:
             f"gradients. Got `scope={scope!r}`."
         )
     if isinstance(scope, PerExample) and scope.noise_std is not None:
-        raise ValueError(f"`{who}` has no equation for the scope's `noise_std`.")
+        raise ValueError(f"`{who}` has no `noise_std`: leave it out of the scope.")
 
 
 # Operation by operation the quadrature takes seconds.

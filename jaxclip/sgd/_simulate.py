@@ -164,11 +164,6 @@ def _with_noise(scope: AbstractScope, key: Key) -> AbstractScope:
             "`scope` must be PerTree() or PerCoordinate(), or PerExample() of one of "
             f"the two. Got {scope!r}; `train` runs any optax optimiser."
         )
-    if isinstance(scope, PerExample) and scope.denominator is not None:
-        raise ValueError(
-            "`scope` must have no `denominator` here, since all batches of a run are "
-            f"of one size. Got {scope.denominator}; leave it out."
-        )
     if not isinstance(scope, PerExample) or scope.noise_std is None:
         return scope
     if scope.key is not None:

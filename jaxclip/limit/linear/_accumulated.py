@@ -27,7 +27,8 @@ from .._base import (
     raise_failure,
 )
 from .._reading import Reading
-from .._watchful import WatchedTerm, Watchful
+from .._watched import called, end_of, watched_solution
+from .._watchful import Watchful
 from ._tolerance import RelativeToSlower, relative_controller
 
 _DIVERGED = (
@@ -108,9 +109,7 @@ def integrate_accumulated(
     - `request`, `settings`, `scale`: as of [`jaxclip.RiskODE`][]'s `integrate`.
     """
     steps = request.steps
-    # A length of 0 has no first step to choose.
-    end = jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny)
-    reading = Reading.of(settings, end)
+    reading = Reading.of(settings, end_of(steps))
     field = equation(reading)
     modes = field.modes
     # Tsitouras' method is of too low an order to pay for the digits of `RiskODE`.
@@ -120,23 +119,16 @@ def integrate_accumulated(
         plain.rtol, plain.atol, plain.norm, plain.controller, plain.eigenvalues
     )
     typical = jnp.maximum(jnp.sum(modes.risk), jnp.asarray(scale, steps.dtype))
-    adjoint = request.adjoint
-    solution = diffrax.diffeqsolve(
-        WatchedTerm(lambda step, y, equation: equation(step, y), reading),
+    ys, solution = watched_solution(
+        called,
+        jnp.append(modes.risk, start),
+        field,
+        request,
+        Watchful(controller, reading, infinite(typical)),
         diffrax.Tsit5() if how.solver is None else how.solver,
-        t0=jnp.zeros_like(end),
-        t1=end,
-        dt0=None,
-        y0=jnp.append(modes.risk, start),
-        args=field,
-        saveat=diffrax.SaveAt(ts=steps),
-        stepsize_controller=Watchful(controller, reading, infinite(typical)),
-        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        max_steps=how.max_steps,
-        throw=False,
+        how.max_steps,
     )
-    assert solution.ys is not None
-    modes_risk = solution.ys[:, :-1]
+    modes_risk = ys[:, :-1]
     risk = infinite_after_failure(jnp.sum(modes_risk, axis=1))
     risk = raise_failure(risk, solution, _DIVERGED, request.throw)
     last = Modes(modes.eigenvalues, modes_risk[-1], modes.forcing)

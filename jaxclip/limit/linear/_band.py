@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..._numerics import safe_sqrt
 from ..._types import RealScalar
 from ._collocation import ModeEquation
-from ._scatter import Response, ResponseOfSamples, safe_root
+from ._scatter import Response, ResponseOfSamples
 
 
 class Scattered(NamedTuple):
@@ -88,7 +89,7 @@ def deviation(
     infinite |= ~jnp.isfinite(risk)
     infinite = jax.lax.cummax(infinite.astype(int)) > 0
     # Rounding may leave less than nothing of a variance.
-    return jnp.where(infinite, jnp.inf, safe_root(variance))
+    return jnp.where(infinite, jnp.inf, safe_sqrt(variance))
 
 
 class OfModes(diffrax.AbstractAdaptiveStepSizeController):

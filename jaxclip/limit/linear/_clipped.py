@@ -11,7 +11,7 @@ from .._loss_moments import loss_update
 from .._moments import Laws
 
 
-class Clipped(eqx.Module):
+class RiskCoefficients(eqx.Module):
     """The coefficients of SGD with a rule and a rate."""
 
     clip: AbstractClip

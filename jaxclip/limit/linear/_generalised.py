@@ -23,7 +23,8 @@ from .._base import (
 )
 from .._loss_moments import need_samples
 from .._reading import Reading
-from .._watchful import WatchedTerm, Watchful
+from .._watched import called, end_of, watched_solution
+from .._watchful import Watchful
 from ._tolerance import RelativeToSlower, relative_controller
 from ._two_numbers import Clipped, Pair, reduced, start_of
 
@@ -173,11 +174,9 @@ def _integrate(
     own_rtol: float | None,
     max_steps: int,
 ) -> Curve:
-    steps, adjoint = request.steps, request.adjoint
+    steps = request.steps
     rtol = precision(steps) if own_rtol is None else own_rtol
-    # A length of 0 has no first step to choose.
-    end = jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny)
-    reading = Reading.of(settings, end)
+    reading = Reading.of(settings, end_of(steps))
     problem = clipped.problem
     signal, cross, error = start_of(problem)
     equation = _Equation(clipped, signal, reading)
@@ -186,23 +185,16 @@ def _integrate(
         rtol, 0.0, inner.norm, inner, jax.lax.stop_gradient(signal)
     )
     scale = jnp.asarray(1 + jnp.sum(signal) + jnp.sum(error), steps.dtype)
-    solution = diffrax.diffeqsolve(
-        WatchedTerm(lambda step, y, equation: equation(step, y), reading),
+    ys, solution = watched_solution(
+        called,
+        jnp.concatenate([cross, error]),
+        equation,
+        request,
+        Watchful(controller, reading, infinite(scale)),
         solver,
-        t0=jnp.zeros_like(end),
-        t1=end,
-        dt0=None,
-        y0=jnp.concatenate([cross, error]),
-        args=equation,
-        saveat=diffrax.SaveAt(ts=steps),
-        stepsize_controller=Watchful(controller, reading, infinite(scale)),
-        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        max_steps=max_steps,
-        # One that diverges has an error of its own, below.
-        throw=False,
+        max_steps,
     )
-    assert solution.ys is not None
-    risk = infinite_after_failure(jax.vmap(equation.risk)(solution.ys))
+    risk = infinite_after_failure(jax.vmap(equation.risk)(ys))
     risk = raise_failure(risk, solution, _DIVERGED, request.throw)
-    last = reduced(problem, *jnp.split(solution.ys[-1], 2))
+    last = reduced(problem, *jnp.split(ys[-1], 2))
     return Curve(steps, risk, reduced=last)

@@ -25,7 +25,8 @@ from .._base import (
 )
 from .._moments import need_moments, update_laws
 from .._reading import Reading
-from .._watchful import WatchedTerm, Watchful
+from .._watched import called, end_of, watched_solution
+from .._watchful import Watchful
 from ._clipped_forces import ClippedForces, without_noise
 from ._memory import MemoryEquation
 from ._memory_solver import RadauModes
@@ -159,10 +160,10 @@ def _integrate(
     own_rtol: float | None,
     max_steps: int,
 ) -> Curve:
-    steps, adjoint = request.steps, request.adjoint
+    steps = request.steps
     # The estimate is that of a method of order 5 and what is kept is of order 9.
     rtol = max(precision(steps), 1e-8) if own_rtol is None else own_rtol
-    end = jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny)
+    end = end_of(steps)
     settings = forces.clip, forces.lr, forces.update
     reading = Reading.of(settings, end)
     memory = forces.update.momentum is not None
@@ -170,25 +171,19 @@ def _integrate(
     least = float(jnp.finfo(start.dtype).tiny) / rtol
     controller = diffrax.PIDController(rtol=rtol, atol=least, norm=_largest)
     bound = infinite(jnp.maximum(jnp.sum(start[0]), forces.noise.variance))
-    solution = diffrax.diffeqsolve(
-        WatchedTerm(lambda step, y, equation: equation(step, y), reading),
+    ys, solution = watched_solution(
+        called,
+        start,
+        equation,
+        request,
+        Watchful(controller, reading, bound),
         RadauModes(),
-        t0=jnp.zeros_like(end),
-        t1=end,
-        dt0=_first(equation, forces, end),
-        y0=start,
-        args=equation,
-        saveat=diffrax.SaveAt(ts=steps),
-        stepsize_controller=Watchful(controller, reading, bound),
-        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        max_steps=max_steps,
-        # One that diverges has an error of its own.
-        throw=False,
+        max_steps,
+        first=_first(equation, forces, end),
     )
-    assert solution.ys is not None
-    risk = infinite_after_failure(jnp.sum(solution.ys[:, 0], axis=1))
+    risk = infinite_after_failure(jnp.sum(ys[:, 0], axis=1))
     risk = raise_failure(risk, solution, _DIVERGED, request.throw)
-    last = eqx.tree_at(lambda modes: modes.risk, modes, solution.ys[-1, 0])
+    last = eqx.tree_at(lambda modes: modes.risk, modes, ys[-1, 0])
     return Curve(steps, risk, reduced=last)
 
 

@@ -59,12 +59,9 @@ def inverse(matrix: Float[Array, "t t n"]) -> Float[Array, "t t n"]:
 def _eliminate(rows: Float[Array, "t m n"]) -> Float[Array, "t k n"]:
     # A library would be called once for each mode. No pivots are needed: with the
     # method's weights the matrices are positive, since it is algebraically stable.
-    def clear(rows, _):
+    for _ in range(len(rows)):
         # The first row is used up, and becomes the last; its column is left out.
         row = rows[0, 1:] / rows[0, 0][None]
         rest = rows[1:, 1:] - rows[1:, 0][:, None] * row[None]
-        return jnp.concatenate([rest, row[None]], axis=0), None
-
-    for _ in range(len(rows)):
-        rows, _ = clear(rows, None)
+        rows = jnp.concatenate([rest, row[None]], axis=0)
     return rows

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..._checks import is_traced
 from ..._curve import Curve, finite_or_infinite
+from ..._numerics import safe_sqrt
 from ..._types import RealScalar, Schedule
 from ...clip import AbstractClip, Identity
 from ...noise import AbstractNoise
@@ -20,7 +21,6 @@ from ._risk_ode import DIVERGED
 from ._scatter import (
     Increments,
     need_each_sample,
-    safe_root,
     scatter_modes,
     spread_of_norms,
 )
@@ -228,4 +228,4 @@ def _run(model: _Model, at: Int[Array, " s"], last: int):
     end, (risk, variance) = jax.lax.scan(chunk, start, firsts)
     risk = jnp.concatenate([jnp.sum(start.u)[None], risk.ravel()])[at]
     variance = jnp.concatenate([jnp.zeros(1, risk.dtype), variance.ravel()])[at]
-    return finite_or_infinite(risk), safe_root(variance), end.u
+    return finite_or_infinite(risk), safe_sqrt(variance), end.u

@@ -31,10 +31,11 @@ from .._intervals import varies
 from .._loss_moments import need_loss_moments
 from .._moments import fixed_moments, update_laws
 from .._reading import Reading
-from .._watchful import WatchedTerm, Watchful
+from .._watched import called, end_of, watched_solution
+from .._watchful import Watchful
 from ._band import OfModes, Scattered, ScatterEquation, deviation, summary
 from ._band_step import ScatteredModes
-from ._clipped import Clipped
+from ._clipped import RiskCoefficients
 from ._collocation import Coefficients, ModeEquation
 from ._exponential import ExponentialModes
 from ._scatter import ResponseOfSamples, need_each_sample, scatter_modes
@@ -104,7 +105,7 @@ class RiskODE(AbstractLimit):
         if not varies(clip):
             laws = fixed_moments(clip, norm, update.batch_size, laws)
         how = lr, update, laws
-        coefficients = Clipped(clip, problem.loss, problem.noise, norm, *how)
+        coefficients = RiskCoefficients(clip, problem.loss, problem.noise, norm, *how)
         settings, scale = (clip, lr), problem.noise.variance
         response = None
         if request.std:
@@ -164,15 +165,13 @@ def _integrate(
     own_rtol: float | None,
     max_steps: int,
 ) -> Curve:
-    steps, adjoint = request.steps, request.adjoint
+    steps = request.steps
     rtol = precision(steps)
     if isinstance(solver, ExponentialModes | ScatteredModes):
         # Its estimate is that of a method of order 4 and what is kept is of order 6, so
         # that the error is below the tolerance.
         rtol = max(rtol, 1e-8)
-    # A length of 0 has no first step to choose.
-    end = jnp.maximum(steps[-1], jnp.finfo(steps.dtype).tiny)
-    reading = Reading.of(settings, end)
+    reading = Reading.of(settings, end_of(steps))
     start = jnp.sum(modes.risk)
     controller = relative_controller(
         modes.eigenvalues, rtol if own_rtol is None else own_rtol
@@ -181,27 +180,18 @@ def _integrate(
     if response is not None:
         equation, controller = ScatterEquation(equation, response), OfModes(controller)
         y0 = Scattered(y0, jnp.zeros((len(y0), len(y0)), y0.dtype))
-    solution = diffrax.diffeqsolve(
-        # The equation goes in as `args`, and not in a closure: `ExponentialModes` takes
-        # it apart. What is followed is u_j = lambda_j v_j, whose sum is the risk.
-        WatchedTerm(lambda step, y, equation: equation(step, y), reading),
+    bound = infinite(jnp.maximum(start, scale))
+    # What is followed is u_j = lambda_j v_j, whose sum is the risk.
+    (modes_at, variance), solution = watched_solution(
+        called,
+        y0,
+        equation,
+        request,
+        Watchful(controller, reading, bound),
         solver,
-        t0=jnp.zeros_like(end),
-        t1=end,
-        dt0=None,
-        y0=y0,
-        args=equation,
-        saveat=diffrax.SaveAt(ts=steps, fn=lambda step, y, args: summary(y)),
-        stepsize_controller=Watchful(
-            controller, reading, infinite(jnp.maximum(start, scale))
-        ),
-        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        max_steps=max_steps,
-        # One that diverges has an error of its own, below.
-        throw=False,
+        max_steps,
+        seen=summary,
     )
-    assert solution.ys is not None
-    modes_at, variance = solution.ys
     risk = infinite_after_failure(jnp.sum(modes_at, axis=1))
     risk = raise_failure(risk, solution, DIVERGED, request.throw)
     last = Modes(modes.eigenvalues, modes_at[-1], modes.forcing)

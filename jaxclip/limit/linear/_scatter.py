@@ -21,7 +21,8 @@ from ..._types import RealScalar, Schedule
 from ...clip import AbstractClip, Identity
 from ...noise import AbstractNoise
 from ...problem import CompressedLinearModel, LinearModel, Modes
-from ...transform import PerExample, PerTree, algorithm
+from ...transform import PerTree, algorithm
+from .._loss_moments import need_samples
 from ._derivatives import Higher, Local, higher_moments, risk_slopes
 
 # The covariance is a matrix: more modes than this are compressed, to so many nodes for
@@ -137,17 +138,9 @@ def need_each_sample(who: str, clip: AbstractClip, update: algorithm.Update) -> 
     - `who`: what knows neither, as the sentence names it.
     """
     update.need_only(who, ("batch_size", "scope"))
-    scope, batch = update.scope, update.batch_size
-    if isinstance(clip, Identity) and isinstance(scope, PerTree):
-        return
-    whole = scope.within if isinstance(scope, PerExample) else scope
-    if not isinstance(whole, PerTree) or (isinstance(scope, PerTree) and batch > 1):
-        raise ValueError(
-            f"`{who}` knows whole gradients that are clipped one by one: take "
-            f"`scope=PerExample()`. Got `scope={scope!r}` and `batch_size={batch}`."
-        )
-    if isinstance(scope, PerExample) and scope.noise_std is not None:
-        raise ValueError(f"`{who}` has no equation for the scope's `noise_std`.")
+    # Without a clip it is all the same what is taken together.
+    if not (isinstance(clip, Identity) and isinstance(update.scope, PerTree)):
+        need_samples(who, update)
 
 
 def spread_of_norms(
@@ -158,10 +151,3 @@ def spread_of_norms(
     scatter of its own, of the relative variance $2 / d_j$."""
     own = fourth / batch**3 + (1 - 1 / batch) * (second / batch) ** 2
     return rate**4 / 2 * own * modes.eigenvalues**3 * modes.forcing
-
-
-def safe_root(variance: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The root of a variance, with a derivative where it is 0; rounding may leave less
-    than nothing of one."""
-    some = variance > 0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, variance, 1.0)), 0.0)

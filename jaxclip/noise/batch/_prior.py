@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..._numerics import safe_sqrt
 from .._base import AbstractNoise
 from .._law import NormalMixture
 from .._mixture import Contaminated, Gaussian, Mask, Rademacher, SparseSign
@@ -47,7 +48,7 @@ class Prior(eqx.Module):
     norm: Radial | Atoms
 
 
-@partial(eqx.filter_jit)
+@eqx.filter_jit
 def prior_of(noise: AbstractNoise, batch_size: int) -> Prior:
     """The noise of a batch, from that of a sample."""
     zero = 0.0 * noise.residual(1.0).size
@@ -86,8 +87,7 @@ def _binomial(count: int, prob, high, low) -> Atoms:
         log += k * jnp.log(prob) + (count - k) * jnp.log(jnp.maximum(1 - prob, tiny))
         weight = jnp.exp(log)
     square = k * high + (count - k) * low
-    some = square > 0
-    return Atoms(jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0), weight)
+    return Atoms(safe_sqrt(square), weight)
 
 
 def _sum_of_points(law: NormalMixture, least, count: int) -> Atoms:
@@ -95,7 +95,7 @@ def _sum_of_points(law: NormalMixture, least, count: int) -> Atoms:
     that all of them have, is replaced by a few points."""
     at, mass = np.polynomial.hermite_e.hermegauss(_POINTS)
     excess = jnp.maximum(law.stds**2 - least, 0.0)
-    std = jnp.where(excess > 0, jnp.sqrt(jnp.where(excess > 0, excess, 1.0)), 0.0)
+    std = safe_sqrt(excess)
     values = law.means[:, None] + std[:, None] * at.astype(std.dtype)[None, :]
     weights = law.weights[:, None] * (mass / mass.sum()).astype(std.dtype)[None, :]
     one = (values.ravel() ** 2, weights.ravel())
@@ -104,8 +104,7 @@ def _sum_of_points(law: NormalMixture, least, count: int) -> Atoms:
         square, weight = _merged(square, weight, square, weight)
         if bit == "1":
             square, weight = _merged(square, weight, *one)
-    some = square > 0
-    return Atoms(jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0), weight)
+    return Atoms(safe_sqrt(square), weight)
 
 
 def _merged(square, weight, other_square, other_weight) -> tuple[Array, Array]:

@@ -119,6 +119,11 @@ class Update(eqx.Module):
                 "`scope` must be one such as `PerTree()` or `PerExample()`. Got "
                 f"{scope!r}."
             )
+        if isinstance(scope, PerExample) and scope.denominator is not None:
+            raise ValueError(
+                "`scope` must have no `denominator` here, since all batches are of one "
+                f"size. Got {scope.denominator}; leave it out."
+            )
         self.batch_size = count("batch_size", batch_size)
         self.scope = scope
         self.momentum = _one_of(Momentum, "momentum", momentum)
