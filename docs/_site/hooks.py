@@ -2,8 +2,8 @@
 
 Pages that lie elsewhere in the repository join it; the notebooks as Markdown, so that
 their links and formulas are checked and drawn like those of any page. Each block of
-Python on a page is run, in one namespace a page. Formulas become MathML, which a browser
-draws without a script.
+Python on a page is run, in one namespace a page. Formulas become MathML, which browsers
+draw without a script.
 """
 
 import html
