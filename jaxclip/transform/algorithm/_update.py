@@ -116,12 +116,12 @@ class Update(eqx.Module):
     ):
         if not isinstance(scope, AbstractScope):
             raise ValueError(
-                f"`scope` must be one such as `PerTree()` or `PerExample()`. Got {scope}."
+                f"`scope` must be one such as PerTree() or PerExample(). Got {scope}."
             )
         if isinstance(scope, PerExample) and scope.denominator is not None:
             raise ValueError(
-                f"`scope` must have no `denominator`, got {scope.denominator}: leave it "
-                "out, since all batches are of one size."
+                f"`scope` must have no `denominator` here, where all batches are of one "
+                f"size. Got {scope.denominator}; leave it out."
             )
         self.batch_size = count("batch_size", batch_size)
         self.scope = scope
