@@ -120,8 +120,8 @@ class Update(eqx.Module):
             )
         if isinstance(scope, PerExample) and scope.denominator is not None:
             raise ValueError(
-                f"`scope` must have no `denominator` here, where all batches are of one "
-                f"size. Got {scope.denominator}; leave it out."
+                f"`scope` must have no `denominator` here, where all batches have "
+                f"one size. Got {scope.denominator}; leave it out."
             )
         self.batch_size = count("batch_size", batch_size)
         self.scope = scope
