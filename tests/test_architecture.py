@@ -51,7 +51,7 @@ IMPORTS = {
     "privacy": _GROUND,
     "diagnosis": {*_GROUND, "_optimiser", "clip", "transform"},
     "advice": {*_MODEL, "transform", "sgd", "limit", "criterion", "tuning"},
-    "cli": {*_MODEL, "sgd", "grid", "advice"},
+    "cli": {*_MODEL, "transform", "sgd", "limit", "grid", "advice"},
 }
 
 # What a user of the core needs, without any extra.
