@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
+from ._checks import known
+from ._picture import axes_for
 from ._repr import Shown
 from ._types import PyTree
 
@@ -84,14 +86,21 @@ class Curve(Shown):
         **Returns:**
 
         The axes.
-        """
-        if ax is None:
-            import matplotlib.pyplot as plt
 
-            _, ax = plt.subplots()
+        **Raises:**
+
+        A `ValueError` where the curves of a batch have steps of their own; an
+        `ImportError` without matplotlib.
+        """
+        if not 0 < band < 1:
+            raise ValueError(
+                f"`band` must be a fraction, between 0 and 1, of the runs. Got {band}."
+            )
+        known(curve=self)
         step = self._shared_steps()
         risk = np.asarray(self.risk)
         risk = risk.reshape(-1, risk.shape[-1])
+        ax = axes_for(ax)
         (line,) = ax.plot(step, risk.mean(axis=0), **style)
         if len(risk) > 1:
             tail = (1 - band) / 2

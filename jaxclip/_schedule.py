@@ -6,9 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Real
 
 from ._checks import as_float, check, is_traced, nonnegative
+from ._picture import around_knots, draw_knots, draw_level, need_one, vector
 from ._repr import Shown, show
 from ._static import hashable
 from ._types import RealScalarLike, Schedule, Step
@@ -34,6 +36,34 @@ class Constant(Shown):
     def __call__(self, step: Step) -> Float[Array, "..."]:
         del step
         return self.value
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        steps: Real[Any, " s"] | None = None,
+        label: str | None = None,
+    ) -> Any:
+        """Draws the value against the step. Needs the extra `cli`.
+
+        **Arguments:**
+
+        - `ax`: the matplotlib axes to draw on; a new figure's by default.
+        - `steps`: shape `(s,)`, the steps at which to draw; by default a line across
+            all of the axes.
+        - `label`: the name of the line in a legend.
+
+        **Returns:**
+
+        The axes. The vertical one is logarithmic, unless the value is 0.
+
+        **Raises:**
+
+        A `ValueError` of several values, of which one is to be taken.
+        """
+        need_one("schedule", self, {"`value`": self.value.shape})
+        at = None if steps is None else vector("steps", steps)
+        return draw_level(ax, float(self.value), at, label)
 
     def shown_within(self) -> str:
         return show(self.value)
@@ -102,6 +132,37 @@ class PiecewiseLinear(Shown):
         knots = jax.lax.stop_gradient(self.knots)
         step = jnp.asarray(step, knots.dtype)
         return jnp.exp(jnp.interp(step, knots, self.log_values))
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        steps: Real[Any, " s"] | None = None,
+        label: str | None = None,
+    ) -> Any:
+        """Draws the values against the step, with a mark at each knot. On the
+        logarithmic axis the pieces are straight. Needs the extra `cli`.
+
+        **Arguments:**
+
+        - `ax`: the matplotlib axes to draw on; a new figure's by default.
+        - `steps`: shape `(s,)`, the steps at which to draw; by default from 0, or from
+            the first knot where it is negative, to a little beyond the last knot.
+        - `label`: the name of the line in a legend.
+
+        **Returns:**
+
+        The axes.
+
+        **Raises:**
+
+        A `ValueError` of a batch, of which one is to be taken.
+        """
+        need_one("schedule", self, {"a row of `knots`": self.knots.shape[:-1]})
+        knots = np.asarray(self.knots, np.float64)
+        at = around_knots(knots) if steps is None else vector("steps", steps)
+        return draw_knots(ax, (at, jax.vmap(self)(jnp.asarray(at))),
+                          (knots, np.asarray(self.values)), label)  # fmt: skip
 
 
 class FromFunction(Shown):

@@ -24,7 +24,7 @@ SOURCES = {
 
 # What each room, and each module of the ground floor, may import of the others. Each
 # imports only what is above it: this table is itself a proof that there is no cycle.
-_GROUND = {"_types", "_checks", "_numerics", "_static", "_repr"}
+_GROUND = {"_types", "_checks", "_numerics", "_static", "_repr", "_picture"}
 _MODEL = {*_GROUND, "_random", "_schedule", "_curve", "noise", "clip", "problem"}
 IMPORTS = {
     "_types": set(),
@@ -32,10 +32,11 @@ IMPORTS = {
     "_numerics": set(),
     "_static": set(),
     "_repr": set(),
+    "_picture": {"_checks"},
     "_random": {"_types"},
     "_optimiser": {"_static"},
     "_schedule": _GROUND,
-    "_curve": {"_repr", "_types"},
+    "_curve": {"_checks", "_picture", "_repr", "_types"},
     "_version": set(),
     "noise": _GROUND,
     "clip": {*_GROUND, "_schedule", "noise"},
@@ -50,7 +51,7 @@ IMPORTS = {
     "privacy": _GROUND,
     "diagnosis": {*_GROUND, "_optimiser", "clip", "transform"},
     "advice": {*_MODEL, "transform", "sgd", "limit", "criterion", "tuning"},
-    "cli": {*_MODEL, "sgd", "grid", "advice"},
+    "cli": {*_MODEL, "transform", "sgd", "limit", "grid", "advice"},
 }
 
 # What a user of the core needs, without any extra.

@@ -12,11 +12,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hypothesis import given
+from matplotlib.colors import LogNorm, Normalize, to_rgba
 from matplotlib.figure import Figure
 
 import jaxclip as jc
 from jaxclip.grid import _chunks
 from jaxclip.grid._axes import read_axes
+from jaxclip.grid._figure import _corner, phase_diagram
 from jaxclip.grid._layout import Layout
 
 SHIFTS = jnp.array([0.5, -1.0, 2.0])
@@ -467,6 +469,7 @@ def products():
 def test_a_phase_diagram(products):
     ax = products.plot(Figure().subplots(), name="seen", vmin=0, cmap="magma")
     (mesh,), bar = ax.collections, ax.figure.axes[1]
+    assert isinstance(mesh.norm, Normalize) and not isinstance(mesh.norm, LogNorm)
     # The first axis of a mesh is the vertical one.
     expected = np.outer([1.0, 2.0, 3.0], [0.1, 1.0, 10.0])
     np.testing.assert_allclose(mesh.get_array(), expected)
@@ -476,22 +479,123 @@ def test_a_phase_diagram(products):
     np.testing.assert_allclose(ax.get_xlim(), [10**-1.5, 10**1.5])
     np.testing.assert_allclose(ax.get_ylim(), [0.5, 3.5])
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("x (per step)", "y")
-    assert bar.get_ylabel() == "seen (share)"
+    assert bar.get_ylabel() == "seen (share), median over 2 runs"
+    assert ax.get_legend() is None
 
 
-def test_a_phase_diagram_is_the_mean_over_keys():
+def shown(ax):
+    """What a phase diagram shows, with the first axis in front as in a table, and the
+    label of its colour bar; its figure is closed."""
+    (mesh,) = ax.collections
+    labels = [other.get_ylabel() for other in ax.figure.axes if other is not ax]
+    plt.close(ax.figure)
+    return mesh, mesh.get_array().T, labels
+
+
+def test_a_phase_diagram_is_the_median_over_keys():
     """And in order, whatever the order of the points was."""
     axes = {"key": KEYS, "a": jnp.array([2.0, 0.0, 1.0]), "b": jnp.arange(2.0)}
     found = jc.sweep(
-        lambda key, a, b: a + b * jr.normal(key), axes, units={"value": "risk"},
+        lambda key, a, b: a - 1 + b * jr.normal(key), axes, units={"value": "risk"},
         progress=False,
     )  # fmt: skip
-    ax = found.plot()
-    shown = ax.collections[0].get_array()
-    expected = found.values.mean(axis=0)[[1, 2, 0]]
-    np.testing.assert_allclose(shown, expected.T)
-    assert ax.figure.axes[1].get_ylabel() == "risk"
+    before, count = plt.get_fignums(), len(KEYS)
+    mesh, values, labels = shown(found.plot())
+    assert plt.get_fignums() == before
+    # The upper one of the two in the middle.
+    expected = np.sort(found.values, axis=0)[count // 2][[1, 2, 0]]
+    np.testing.assert_allclose(values, expected)
+    assert labels == [f"risk, median over {count} runs"]
+    # Some are negative, of which there is no logarithm.
+    assert not isinstance(mesh.norm, LogNorm)
+    _, values, labels = shown(found.plot(statistic=np.mean))
+    np.testing.assert_allclose(values, found.values.mean(axis=0)[[1, 2, 0]])
+    assert labels == [f"risk, mean over {count} runs"]
+    with pytest.raises(
+        ValueError, match=r"`statistic` must make one number.*shape \(\) of"
+    ):
+        found.plot(statistic=lambda runs, axis: runs.mean())
+    assert plt.get_fignums() == before
+
+
+def test_heavy_tails_leave_a_phase_diagram_its_contrast():
+    """Under Cauchy noise, one run in some has a risk above all others: in the mean, on
+    a linear scale, one cell is all there is to see."""
+
+    def heavy(lr, threshold, key):
+        return lr * threshold + lr**2 * jnp.abs(jr.cauchy(key)) ** 3
+
+    axes = {"lr": jnp.geomspace(0.1, 10, 7), "threshold": jnp.geomspace(0.1, 10, 6)}
+    keys = jr.split(jr.key(3), 21)
+    found = jc.sweep(heavy, axes | {"key": keys}, progress=False)
+    mesh, values, _ = shown(found.plot())
+    assert isinstance(mesh.norm, LogNorm)
+    # The median of a monotone function of |Cauchy| is that of its median.
+    middle = np.median(np.abs(jax.vmap(jr.cauchy)(keys)))
+    lr, threshold = np.meshgrid(*axes.values(), indexing="ij")
+    np.testing.assert_allclose(values, lr * threshold + lr**2 * middle**3, rtol=1e-6)
+
+    def spread(mesh):
+        """How many of eight shades the cells have."""
+        shades = np.floor(8 * np.asarray(mesh.norm(mesh.get_array())).clip(0, 0.999))
+        return len(np.unique(shades))
+
+    assert spread(mesh) == 8
+    # What it was: the check can fail.
+    before, _, _ = shown(found.plot(statistic=np.mean, norm="linear"))
+    assert spread(before) < 5
+
+
+def test_cells_that_diverged_have_their_own_colour():
+    def fn(x, y, key):
+        lost = jnp.where(x > 2, jnp.nan, jnp.inf)
+        # Of three runs one at y = 1, and two at y = 2.
+        return jnp.where(key < y, lost, x * y)
+
+    axes = {"x": jnp.arange(1.0, 4.0), "y": jnp.arange(3.0), "key": jnp.arange(3.0)}
+    table = jc.sweep(fn, axes, progress=False)
+    values = table.to_xarray()["value"].transpose("x", "y", "key")
+    ax = phase_diagram(values, None, None, {})
+    (mesh,) = ax.collections
+    mask = np.ma.getmaskarray(mesh.get_array()).T
+    np.testing.assert_array_equal(mask, [[False, False, True]] * 3)
+    # Zeros, of which there is no logarithm, have the colour of the least.
+    assert isinstance(mesh.norm, LogNorm) and mesh.norm.vmin == 1
+    assert mesh.norm(np.zeros(1)).tolist() == [0.0]
+    ax.figure.canvas.draw()
+    colors = mesh.get_facecolors().reshape(3, 3, 4)
+    assert np.all(colors[2] == to_rgba("#D55E00")) and not np.any(
+        np.all(colors[:2] == to_rgba("#D55E00"), axis=-1)
+    )
+    (label,) = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert label == "diverged (not finite): 3 of 9 cells"
+    # In the corner with the most of them: x to the right, y upwards.
+    assert _corner(mask) == "upper right"
+    assert [_corner(mask[:, ::-1]), _corner(np.arange(9).reshape(3, 3) < 2)] == [
+        "lower right",
+        "lower left",
+    ]
     plt.close(ax.figure)
+
+
+def test_a_phase_diagram_where_all_diverge():
+    axes = {"x": jnp.arange(2.0), "y": jnp.arange(2.0)}
+    found = jc.sweep(lambda x, y: x * y + jnp.inf, axes, progress=False)
+    ax = found.plot()
+    ax.figure.canvas.draw()
+    assert ax.figure.axes == [ax]
+    assert "4 of 4 cells" in ax.get_legend().get_texts()[0].get_text()
+    plt.close(ax.figure)
+
+
+def test_the_share_of_what_is_true():
+    axes = {"x": jnp.arange(2.0), "y": jnp.arange(2.0), "key": KEYS}
+    found = jc.sweep(
+        lambda x, y, key: jr.uniform(key) < (x + y) / 2, axes, progress=False
+    )
+    _, values, labels = shown(found.plot())
+    np.testing.assert_allclose(values, found.values.mean(axis=-1))
+    assert labels == [f"value, mean over {len(KEYS)} runs"]
 
 
 def test_what_is_no_phase_diagram(products):
@@ -502,3 +606,4 @@ def test_what_is_no_phase_diagram(products):
     line = jc.sweep(lambda x: x, {"x": SHIFTS}, progress=False)
     with pytest.raises(ValueError, match=r"needs two axes.*Got the axes \['x'\]"):
         line.plot()
+    assert not plt.get_fignums()

@@ -10,12 +10,13 @@ import jax.random as jr
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.colors import to_rgba
+from matplotlib.colors import LogNorm, to_rgba
 from numpy.testing import assert_allclose
 
 import jaxclip as jc
+from jaxclip._picture import NOT_FINITE
 from jaxclip.cli import _main
-from jaxclip.cli._heat_map import DIVERGED, heat_map
+from jaxclip.cli._heat_map import heat_map
 from jaxclip.cli._settings import Settings, problem_of
 from jaxclip.cli._sweep import Summary
 from jaxclip.grid._chunks import Program
@@ -272,7 +273,8 @@ def test_the_heat_map():
     np.testing.assert_array_equal(np.ma.getmaskarray(shown), ~(risks.T <= 100))
     np.testing.assert_array_equal(shown.compressed(), [1, 4, 2, 0.5])
     assert mesh.get_clim() == (0.5, 4)
-    assert ax.get_facecolor() == to_rgba(DIVERGED)
+    assert tuple(mesh.get_cmap().get_bad()) == to_rgba(NOT_FINITE)
+    assert isinstance(mesh.norm, LogNorm)
     (star,) = ax.lines
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (1.0, 10.0)
     # A cell reaches half of the way to the next point, on the scale that is drawn.

@@ -5,11 +5,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ..grid import draw_cells
+from .._picture import need_matplotlib
+from ..grid import add_color_bar, diverged_patch, draw_cells
 
-# Okabe and Ito's vermilion, which is in no colour of the map beside it, and is told
-# from them by colour-blind readers.
-DIVERGED = "#D55E00"
 _STAR: dict[str, Any] = dict(marker="*", ms=18, ls="", color="white")
 _STAR["markeredgecolor"] = "black"
 
@@ -35,33 +33,23 @@ def heat_map(
 
     A matplotlib figure.
     """
-    from matplotlib.colors import LogNorm
+    need_matplotlib()
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     figure = Figure(figsize=(7.6, 5.6), layout="constrained")
     ax = figure.subplots()
     # False for what is infinite too.
     kept = risks <= limit
     handles: list[Any] = []
-    mesh = draw_cells(
-        ax,
-        lrs,
-        thresholds,
-        np.ma.masked_array(risks, ~kept),
-        scales=("log", "log"),
-        style={"norm": LogNorm(), "cmap": "viridis"},
-    )
+    scales, style = ("log", "log"), {"cmap": "viridis"}
+    mesh = draw_cells(ax, lrs, thresholds, risks, ~kept, scales=scales, style=style)
     if kept.any():
-        label = "median final excess risk (label unit squared)"
-        figure.colorbar(mesh, ax=ax, label=label)
+        add_color_bar(ax, mesh, "median final excess risk (label unit squared)")
         i, j = np.unravel_index(np.argmin(np.where(kept, risks, np.inf)), risks.shape)
         best = f"best: {risks[i, j]:.3g}"
         handles += ax.plot(lrs[i], thresholds[j], label=best, **_STAR)
     if not kept.all():
-        handles.append(Patch(facecolor=DIVERGED, label=f"diverged: above {limit:.3g}"))
-    # What the mesh leaves out shows the colour behind it.
-    ax.set_facecolor(DIVERGED)
+        handles.append(diverged_patch(f"diverged: above {limit:.3g}"))
     ax.set(
         title=title,
         xlabel="learning rate per step (units of 1 / trace of the covariance)",

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._checks import count
 from ..clip import HardClip
-from ..grid import Sweep, sweep
+from ..grid import Sweep, median_of_runs, sweep
 from ..problem import LinearModel
 from ..sgd import simulate
 from ._heat_map import heat_map
@@ -77,8 +77,7 @@ class Summary:
             float(problem.spectrum.feature_norm),
             table["lr"].values,
             table["threshold"].values,
-            # The upper one of two: a mean with an infinite risk says nothing.
-            np.quantile(table["value"].values, 0.5, axis=-1, method="higher"),
+            median_of_runs(table["value"].values),
             found.attrs,
         )
 

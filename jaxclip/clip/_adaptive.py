@@ -6,12 +6,15 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Real
 
 from .._checks import check, is_traced
+from .._picture import need_one, vector
 from .._schedule import Constant
 from .._types import PyTree, Step
 from ._base import AbstractClip, NoTransform
+from ._figure import draw_replay
 from .policy import AbstractDirectedPolicy, AbstractPolicy, Along
 
 
@@ -78,12 +81,66 @@ class Adaptive(NoTransform):
         # As a schedule: a number would be checked again at every step.
         return self.rule(Constant(jnp.asarray(threshold, norms.dtype))), after
 
+    def plot(self, ax: Any = None, *, norms: Real[Any, " n"]) -> Any:
+        """Draws what the policy would have made of some norms, as of a run that was
+        logged: each of them before and after clipping, and the threshold of its update.
+        Needs the extra `cli`.
+
+        **Arguments:**
+
+        - `ax`: the matplotlib axes to draw on; a new figure's by default.
+        - `norms`: shape `(n,)`, of one update after another, in the gradient's unit.
+            What is not finite is a gap, which the policy does not count either.
+
+        **Returns:**
+
+        The axes.
+
+        **Raises:**
+
+        A `ValueError` of a policy that sees where gradients point, and not their norms
+        alone; of a batch of policies, and of norms that are negative or no vector.
+        """
+        if isinstance(self.policy, AbstractDirectedPolicy):
+            raise ValueError(
+                "`plot` shows what a policy makes of norms alone. Got "
+                f"`{type(self.policy).__name__}`, which also sees where gradients "
+                "point: `LivePlot` draws what `clip_metrics` returns of a run."
+            )
+        need_one("policy", self, {})
+        before = vector("norms", norms, finite=False)
+        after, threshold = _replay(self, jnp.asarray(before))
+        need_one("policy", self, {"its threshold": threshold.shape[1:]})
+        return draw_replay(before, np.asarray(after), np.asarray(threshold), ax)
+
     def _threshold(
         self, norms: Array, state: PyTree[Array], step: Step, along: Along | None
     ) -> tuple[Array, PyTree[Array]]:
         if isinstance(self.policy, AbstractDirectedPolicy) and along is not None:
             return self.policy.threshold_along(norms, along, state, step)
         return self.policy.threshold(norms, state, step)
+
+
+@eqx.filter_jit
+def _replay(
+    clip: Adaptive, norms: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, "n ..."]]:
+    """The norms after clipping, and the thresholds, of one update after another."""
+
+    def update(carry, norm):
+        state, step = carry
+        # The threshold of this update is that of the state before it.
+        with jax.numpy_dtype_promotion("standard"):
+            threshold, _ = clip._threshold(norm[None], state, step, None)
+        rule, state = clip.at(norm[None], state, step)
+        after = norm * rule.factor(norm[None], step)
+        shape = () if threshold.size == 1 else threshold.shape
+        return (state, step + 1), (after, threshold.reshape(shape))
+
+    step = jnp.zeros((), jnp.int32)
+    start = clip.policy.init(norms.dtype, step)
+    _, (after, thresholds) = jax.lax.scan(update, (start, step), norms)
+    return after.reshape(len(norms), -1)[:, 0], thresholds
 
 
 def _not_nan(number: Any) -> Any:

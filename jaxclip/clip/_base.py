@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from .._repr import Shown
 from .._types import RealScalarLike, Schedule, Step
+from ._figure import draw_rule
 
 
 class NoTransform(Shown):
@@ -74,6 +75,38 @@ class AbstractClip(NoTransform):
 
         - `step`: as of `factor`.
         """
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        step: Step = 0,
+        norms: Real[Any, " n"] | None = None,
+        label: str | None = None,
+    ) -> Any:
+        """Draws the factor and, on an axis to the right, the norm after clipping
+        against the norm before, with a mark at each threshold and kink. Needs the extra
+        `cli`.
+
+        **Arguments:**
+
+        - `ax`: the matplotlib axes to draw on; a new figure's by default. Several rules
+            may be drawn on one.
+        - `step`: the SGD step at which thresholds are read.
+        - `norms`: shape `(n,)`, the norms at which to draw, in the gradient's unit; by
+            default around those at which something happens.
+        - `label`: the name of the rule in the legend.
+
+        **Returns:**
+
+        The axes of the factor.
+
+        **Raises:**
+
+        A `ValueError` of a batch of rules, of which one is to be taken, and of a rule
+        whose numbers are traced or no numbers.
+        """
+        return draw_rule(self, ax, step, norms, label)
 
 
 def no_transform(value: Any, kind: str) -> AttributeError:

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._picture import axes_for
+
 if TYPE_CHECKING:
     from ._diagnosis import Diagnosis
 
@@ -101,11 +103,10 @@ def _numbers(found: "Diagnosis") -> str:
 
 def drawn(found: "Diagnosis", ax: Any, label: str | None) -> Any:
     """The axes with the curve of the criterion, or with those of both clips."""
-    import matplotlib.pyplot as plt
+    ax = axes_for(ax)
+    # Below the line above, whose error names the extra.
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    if ax is None:
-        _, ax = plt.subplots()
     xlabel = "threshold on the norm of an example's gradient"
     if found.group > 1:
         xlabel = f"threshold on the norm of the mean gradient of {found.group} examples"

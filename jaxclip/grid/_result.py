@@ -9,7 +9,7 @@ import numpy as np
 
 from .._types import PyTree
 from ._axes import Axis, Coordinate
-from ._figure import phase_diagram
+from ._figure import Statistic, phase_diagram
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,24 +119,39 @@ class Sweep:
         }
         return xr.Dataset(data, self._table.coordinates(), self.attrs)
 
-    def plot(self, ax: Any = None, *, name: str | None = None, **style: Any) -> Any:
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        name: str | None = None,
+        statistic: Statistic | None = None,
+        **style: Any,
+    ) -> Any:
         """Draws a phase diagram: one number over the two axes that are no random keys,
-        the first of them to the right, the mean over those that are. Needs the extra
-        `cli`.
+        the first of them to the right; its median over those that are, since a single
+        run that has diverged would be all that a mean shows. Needs the extra `cli`.
+
+        Colours are on a logarithmic scale, unless a number is negative. A cell whose
+        number is not finite has a colour of its own, which a legend names.
 
         **Arguments:**
 
         - `ax`: the matplotlib axes to draw on; a new figure's by default.
         - `name`: which leaf of what `fn` returns; the first by default.
-        - `style`: handed to matplotlib's `pcolormesh`, such as `vmin` and `cmap`.
+        - `statistic`: what is made of the runs of a setting in place of their median: a
+            function of an array and of the `axis` of the runs in it, such as
+            `numpy.mean`, which is the default for true and false.
+        - `style`: handed to matplotlib's `pcolormesh`, such as `vmin` and `cmap`;
+            `norm="linear"` makes the scale of the colours linear.
 
         **Returns:**
 
-        The axes. A colour bar is beside them.
+        The axes. A colour bar is beside them, unless all cells have diverged.
 
         **Raises:**
 
-        A `ValueError` where there are not two such axes, or not one number a point.
+        A `ValueError` where there are not two such axes, or not one number a point; an
+        `ImportError` without matplotlib.
         """
         name = self._table.names[0] if name is None else name
         if name not in self._table.names:
@@ -150,4 +165,4 @@ class Sweep:
                 f"point. Got the axes {settings}, and {name!r} with the dimensions "
                 f"{values.dims}; sweep over two, or draw `to_xarray()`."
             )
-        return phase_diagram(values.transpose(*settings, ...), ax, style)
+        return phase_diagram(values.transpose(*settings, ...), ax, statistic, style)

@@ -5,6 +5,7 @@ deviation $s = \sqrt{2R}$ at excess risk $R$, and $Z \sim N(0, 1)$.
 """
 
 import abc
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float
 
 from .._repr import Shown
 from .._types import Key, RealScalarLike
+from ._figure import draw_noise
 from ._law import AbstractLaw
 
 # The least standard deviation of a signal, in the unit of the residuals.
@@ -59,6 +61,29 @@ class AbstractNoise(Shown):
 
         - `signal_variance`: twice the excess risk, in the squared unit of the label.
         """
+
+    def plot(self, ax: Any = None, *, label: str | None = None) -> Any:
+        """Draws the density on a logarithmic scale, beside the normal one of the same
+        variance where there is one, and on an axis to the right the probability of what
+        lies farther out than each place. Of a noise that takes single values it draws
+        their probabilities. Needs the extra `cli`.
+
+        **Arguments:**
+
+        - `ax`: the matplotlib axes to draw on; a new figure's by default. Several
+            noises may be drawn on one.
+        - `label`: the name of the noise in the legend.
+
+        **Returns:**
+
+        The axes of the density.
+
+        **Raises:**
+
+        A `ValueError` of a batch of noises, of which one is to be taken, and of a noise
+        whose numbers are traced.
+        """
+        return draw_noise(self, ax, label)
 
 
 def unit_of(signal_variance: RealScalarLike, width: RealScalarLike) -> Float[Array, ""]:
