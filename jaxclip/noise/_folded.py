@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._types import RealScalarLike
 from ._mills import phi
-from ._panels import BOTH_SIDES, NORMAL_EDGES, RATIOS, Points, kink_at, lay
+from ._panels import BOTH_SIDES, NORMAL_EDGES, RATIOS, Points, kinks_at, lay
 
 Function = Callable[[Float[Array, ""]], Any]
 # From this many standard deviations off 0 a normal law is integrated around its mean.
@@ -50,8 +50,8 @@ class Folded(eqx.Module):
         top = ahead + reach
         points = jnp.concatenate([ahead + sides, ratios - place])
         high = Points(centre + std * top, std * top)
-        ends = [kink_at(kink, centre, high) for kink in kinks]
-        ends = [Points(end.norm / std, end.offset / std) for end in ends]
+        ends = kinks_at(kinks, centre, high)
+        ends = Points(ends.norm / std, ends.offset / std)
         panels = lay(points, ends, place, bottom, top)
         norm = centre + std * panels.offset
         norm = norm + jax.lax.stop_gradient(std * panels.norm - norm)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from .._types import PyTree, RealScalarLike
 from ._folded import Folded
 from ._mills import phi
-from ._panels import BOTH_SIDES, lay
+from ._panels import BOTH_SIDES, Points, lay
 
 Function = Callable[[Float[Array, ""]], Any]
 
@@ -221,6 +221,7 @@ class NormalMixture(AbstractLaw):
         # where those of the narrow ones do.
         narrow = jnp.argsort(stds)[:4]
         edges = means[narrow][:, None] + jnp.outer(stds[narrow], sides)
+        no_kinks = Points(jnp.zeros(0, stds.dtype), jnp.zeros(0, stds.dtype))
 
         def score(gaps):
             """At a point whose distances from the means are given."""
@@ -233,7 +234,7 @@ class NormalMixture(AbstractLaw):
         def component(mean, std):
             z = jnp.concatenate([sides, (edges.ravel() - mean) / std])
             z = jnp.clip(z, sides[0], sides[-1])
-            panels = lay(z, [], jnp.zeros_like(std), sides[0], sides[-1])
+            panels = lay(z, no_kinks, jnp.zeros_like(std), sides[0], sides[-1])
             gaps = (mean - means)[None, :] + std * panels.offset[:, None]
             squares = jax.vmap(score)(gaps) ** 2
             return jnp.dot(panels.width * phi(panels.offset), squares)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._types import RealScalarLike
 
@@ -37,10 +37,10 @@ _FILL, _DENSE = 20, np.log(3.0)
 
 
 class Points(NamedTuple):
-    """Norms, and the same points as distances from a centre."""
+    """Norms, and the same points as distances from a centre: shape `(p,)`, or one."""
 
-    norm: Float[Array, " p"]
-    offset: Float[Array, " p"]
+    norm: Float[Array, "..."]
+    offset: Float[Array, "..."]
 
 
 class Panels(NamedTuple):
@@ -61,7 +61,7 @@ class Panels(NamedTuple):
 
 def lay(
     points: Float[Array, " p"],
-    kinks: Sequence[Points],
+    kinks: Points,
     centre: Float[Array, ""],
     low: Float[Array, ""],
     high: Float[Array, ""],
@@ -76,16 +76,16 @@ def lay(
 
     - `points`, `low`, `high`: distances from the centre.
     """
-    parts = [points, *(kink.offset[None] for kink in kinks), low[None], high[None]]
+    parts = [points, kinks.offset, low[None], high[None]]
     ends = jnp.clip(jnp.concatenate(parts), low, high)
-    over = _over((ends,), len(points), len(kinks))
+    over = _over((ends,), len(points), len(kinks.norm))
     ends = jnp.sort(ends)
     return _nodes(ends[:-1], ends[1:], centre, kinks, over)
 
 
 def lay_around(
     points: Sequence[Points],
-    kinks: Sequence[Points],
+    kinks: Points,
     centre: Float[Array, ""],
     low: Points,
     high: Points,
@@ -94,12 +94,13 @@ def lay_around(
     the one that it is closer to."""
     norm, offset = (
         jnp.concatenate([jnp.atleast_1d(part) for part in parts])
-        for parts in zip(*points, *kinks, low, high, strict=True)
+        for parts in zip(*points, kinks, low, high, strict=True)
     )
     below, above = offset < low.offset, offset > high.offset
     norm = jnp.where(below, low.norm, jnp.where(above, high.norm, norm))
     offset = jnp.where(below, low.offset, jnp.where(above, high.offset, offset))
-    over = _over((norm, offset), len(norm) - len(kinks) - 2, len(kinks))
+    count = len(kinks.norm)
+    over = _over((norm, offset), len(norm) - count - 2, count)
     # What has the same norm is told apart by its distance from the centre.
     norm, offset = jax.lax.sort((norm, offset), num_keys=2)
     near = norm[:-1] >= centre / 2
@@ -108,7 +109,7 @@ def lay_around(
     return _nodes(start, end, jnp.where(near, centre, 0.0), kinks, over)
 
 
-def _over(keys: tuple[Array, ...], first: int, count: int) -> list[Array]:
+def _over(keys: tuple[Array, ...], first: int, count: int) -> Bool[Array, "k n"]:
     """For each kink, which of the panels between the sorted keys are over it.
 
     By its place in the order, not by its value: between a kink and an edge at the same
@@ -119,19 +120,18 @@ def _over(keys: tuple[Array, ...], first: int, count: int) -> list[Array]:
     - `keys`: the numbers that are sorted by, the first one first.
     - `first`, `count`: where the kinks are among them.
     """
-    places = []
-    panel = np.arange(len(keys[0]) - 1)
-    for index in range(first, first + count):
-        # As a stable sort does it.
-        before = jnp.asarray(np.arange(len(keys[0])) < index)
-        for key in reversed(keys):
-            own = key[index]
-            before = (key < own) | ((key == own) & before)
-        places.append(panel >= jnp.sum(before))
-    return places
+    # All kinks at once: the search for a threshold has a hundred of them, and a loop
+    # over them would be compiled as often.
+    places = np.arange(len(keys[0]))
+    # As a stable sort does it.
+    before = jnp.asarray(places < np.arange(first, first + count)[:, None])
+    for key in reversed(keys):
+        own = key[first : first + count, None]
+        before = (key[None] < own) | ((key[None] == own) & before)
+    return places[None, :-1] >= jnp.sum(before, axis=1)[:, None]
 
 
-def _nodes(start, end, base, kinks: Sequence[Points], over: Sequence[Array]) -> Panels:
+def _nodes(start, end, base, kinks: Points, over: Bool[Array, "k n"]) -> Panels:
     """The nodes of the panels between two rows of ends, measured from `base`, and
     whether each panel is over each kink."""
     middle, half = (end + start) / 2, (end - start) / 2
@@ -139,28 +139,36 @@ def _nodes(start, end, base, kinks: Sequence[Points], over: Sequence[Array]) -> 
     width = half[:, None] * _WEIGHTS.astype(half.dtype)[None, :]
     base = jnp.broadcast_to(jnp.expand_dims(base, -1), at.shape)
     node = base + at
-    # The last kink below each panel, and the first above.
-    margin = 8 * jnp.finfo(half.dtype).eps
-    below, above = jnp.zeros_like(half), jnp.full_like(half, jnp.inf)
-    for kink, beyond in zip(kinks, over, strict=True):
-        side = kink.norm * jnp.where(beyond, 1 + margin, 1 - margin)
-        reached = beyond & (kink.norm < jnp.inf)
-        below = jnp.where(reached, jnp.maximum(below, side), below)
-        above = jnp.where(beyond, above, jnp.minimum(above, side))
-    if kinks:
-        inside = jnp.clip(node, below[:, None], above[:, None])
-        node = node + jax.lax.stop_gradient(inside - node)
+    if len(kinks.norm):
+        below, above = _beside(jax.lax.stop_gradient(kinks.norm)[:, None], over)
+        inside = jnp.clip(jax.lax.stop_gradient(node), below[:, None], above[:, None])
+        node = node + (inside - jax.lax.stop_gradient(node))
     return Panels(base.ravel(), at.ravel(), node.ravel(), width.ravel())
 
 
-def kink_at(kink: RealScalarLike, centre: Float[Array, ""], high: Points) -> Points:
-    """A kink as a point. One that is beyond the bounds, perhaps infinite, ends the last
-    panel, and all nodes are below it."""
-    kink = jnp.asarray(kink, centre.dtype)
-    inside = kink - centre < high.offset
+def _beside(kinks: Float[Array, "k 1"], over: Bool[Array, "k n"]):
+    """The last kink below each panel, and the first above it."""
+    margin = 8 * jnp.finfo(kinks.dtype).eps
+    side = kinks * jnp.where(over, 1 + margin, 1 - margin)
+    reached = over & (kinks < jnp.inf)
+    below = jnp.max(jnp.where(reached, side, 0.0), axis=0)
+    return below, jnp.min(jnp.where(over, jnp.inf, side), axis=0)
+
+
+def kinks_at(
+    kinks: Sequence[RealScalarLike],
+    centre: Float[Array, ""],
+    high: Points,
+    unit: RealScalarLike = 1.0,
+) -> Points:
+    """Kinks as points, in a unit. One that is beyond the bounds, perhaps infinite, ends
+    the last panel, and all nodes are below it."""
+    rows = [jnp.asarray(kink, centre.dtype) for kink in kinks]
+    at = (jnp.stack(rows) if rows else jnp.zeros(0, centre.dtype)) / unit
+    inside = at - centre < high.offset
     # Made safe before the difference: the derivative of a bound is not infinity less
     # infinity.
-    safe = jnp.where(inside, kink, 0.0)
+    safe = jnp.where(inside, at, 0.0)
     return Points(
         jnp.where(inside, safe, jnp.inf),
         jnp.where(inside, safe - centre, high.offset),

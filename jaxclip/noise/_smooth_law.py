@@ -18,7 +18,7 @@ from ._density import (
     slope_signed_of,
 )
 from ._law import AbstractLaw, Function
-from ._panels import NORMAL_EDGES, Panels, Points, between, kink_at, lay, lay_around
+from ._panels import NORMAL_EDGES, Panels, Points, between, kinks_at, lay, lay_around
 
 
 class SmoothLaw(AbstractLaw):
@@ -85,7 +85,7 @@ class SmoothLaw(AbstractLaw):
         # Beyond the largest there is no mass: a kink there, an infinite one too, is
         # laid on the end, where it splits nothing.
         top, zero = jnp.max(edges), jnp.zeros((), edges.dtype)
-        ends = [kink_at(kink / self.unit, zero, Points(top, top)) for kink in kinks]
+        ends = kinks_at(kinks, zero, Points(top, top), self.unit)
         return lay(jnp.append(edges, between(edges)), ends, zero, zero, top)
 
 
@@ -167,7 +167,7 @@ class SteppedLaw(AbstractLaw):
             Points(edges, edges - centre),
             Points(centre + self.beside, self.beside),
         ]
-        ends = [kink_at(kink / self.unit, centre, high) for kink in kinks]
+        ends = kinks_at(kinks, centre, high, self.unit)
         return lay_around(points, ends, centre, low, high)
 
 
