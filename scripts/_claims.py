@@ -4,6 +4,7 @@ Not a program of its own.
 """
 
 import argparse
+import csv
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import jax
 import jax.random as jr
 import matplotlib.pyplot as plt
 import numpy as np
+from _bench import where
 
 import jaxclip as jc
 
@@ -82,11 +84,38 @@ def follows(text: str, runs: Any, ode: Any, dimension: float) -> Claim:
 
 @dataclass(frozen=True)
 class Report:
-    """Where the data and the figures of a paper's claims go, and how long to run."""
+    """Where the data and the figures of a paper's claims go, and how long to run.
+
+    Beside them is `claims.csv`, with a line for each claim: the claim, our number, the
+    ends of where it has to lie, the verdict, and whose claim it is; and in each line
+    the commit, the machine and the versions, so that tables of several runs join.
+    """
 
     folder: Path
     seed: int
     quick: bool
+
+    def write(self, claims: Sequence[Claim]) -> None:
+        """Writes the table of the claims that have been checked so far."""
+        lines = [
+            {
+                "claim": claim.text,
+                "number": claim.value,
+                "low": claim.low,
+                "high": claim.high,
+                "verdict": "holds" if claim.holds else "fails",
+                "source": claim.source,
+                "seed": self.seed,
+                "quick": self.quick,
+                **where(),
+            }
+            for claim in claims
+        ]
+        path = self.folder / "claims.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, lines[0] if lines else (), lineterminator="\n")
+            table.writeheader()
+            table.writerows(lines)
 
     def save(self, name: str, **arrays: Any) -> None:
         data: dict[str, Any] = {k: np.asarray(v) for k, v in arrays.items()}
@@ -121,21 +150,28 @@ def reproduce(
     parts: Sequence[Part],
     long: Sequence[Part] = (),
 ) -> None:
-    """Checks every claim of the parts, prints them, and exits with an error where one
-    fails. The `long` parts are left out in quick mode."""
+    """Checks every claim of the parts, prints them and writes them down, and exits with
+    an error where one fails. The `long` parts are left out in quick mode, whose numbers
+    go to a folder of their own, lest they take the place of whole results."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer runs, for CI")
-    report = Report(Path("results") / folder, seed, parser.parse_args().quick)
+    parser.add_argument("--out", type=Path, help="a folder for all that is written")
+    given = parser.parse_args()
+    place = Path("results") / folder / ("quick" if given.quick else "")
+    report = Report(given.out or place, seed, given.quick)
     report.folder.mkdir(parents=True, exist_ok=True)
     print(
         f"jax {jax.__version__}, numpy {np.__version__}, Python "
         f"{platform.python_version()}, seed {seed}\n"
     )
     print(f"{'verdict':<8}{'ours':>11}  {'wanted':<26} claim")
-    failed = 0
+    claims: list[Claim] = []
     for part in (*parts, *(() if report.quick else long)):
         for claim in part(report):
             print(claim, flush=True)
-            failed += not claim.holds
-    print(f"\n{failed} claims fail. Data and figures: {report.folder}")
+            claims.append(claim)
+        # Part by part: a script that is stopped has lost none.
+        report.write(claims)
+    failed = sum(not claim.holds for claim in claims)
+    print(f"\n{failed} claims fail. Table, data and figures: {report.folder}")
     sys.exit(failed > 0)

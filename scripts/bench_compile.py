@@ -10,7 +10,6 @@ each is the median of several fresh processes. A table is printed, added to
 `--quick` leaves out what compiles for long.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from _bench import Bench
+from _bench import Bench, arguments
 
 import jaxclip as jc
 
@@ -226,15 +225,14 @@ def measured(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few verbs, for CI")
+    parser = arguments(__doc__, "a few verbs, for CI")
     parser.add_argument("--json", type=Path, help="a file for the numbers")
     given = parser.parse_args()
     print(
         f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} "
         f"cores, {platform.machine()}, Python {platform.python_version()}\n"
     )
-    bench = Bench("compile", given.quick)
+    bench = Bench("compile", given.quick, given.out)
     processes = 1 if given.quick else 5
     imports = {what: import_time(code, processes) for what, code in IMPORTS.items()}
     bench.add("import", **{f"{what}_seconds": t for what, t in imports.items()})

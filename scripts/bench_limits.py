@@ -9,7 +9,6 @@ eager call of each verb takes. Every number is also added to
 `results/bench/limits.jsonl`. `--quick` checks that everything runs and agrees.
 """
 
-import argparse
 import os
 import platform
 import time
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.special
-from _bench import Bench
+from _bench import Bench, arguments
 
 import jaxclip as jc
 
@@ -244,10 +243,9 @@ def verbs(bench: Bench) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
-    quick = parser.parse_args().quick
-    bench, device = Bench("limits", quick), jax.devices()[0]
+    given = arguments(__doc__, "small sizes, for CI").parse_args()
+    quick = given.quick
+    bench, device = Bench("limits", quick, given.out), jax.devices()[0]
     print(
         f"jax {jax.__version__}, {device.device_kind} x {len(jax.devices())}, "
         f"{os.cpu_count()} cores, {platform.machine()}, float64\n"

@@ -16,7 +16,6 @@ allocates beside its arguments and its result. The numbers are also added to
 bounds are loose, since a shared machine cannot time them.
 """
 
-import argparse
 import os
 import platform
 import sys
@@ -29,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _bench import Bench
+from _bench import Bench, arguments
 from _bench_models import Model, convolutions, mlp, transformer
 from _claims import Claim, at_most
 
@@ -169,10 +168,9 @@ def difference(tree: Any, other: Any) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="narrow models, for CI")
-    quick = parser.parse_args().quick
-    bench, device = Bench("per_example", quick), jax.devices()[0]
+    given = arguments(__doc__, "narrow models, for CI").parse_args()
+    quick = given.quick
+    bench, device = Bench("per_example", quick, given.out), jax.devices()[0]
     print(
         f"jax {jax.__version__}, optax {optax.__version__}, {device.device_kind}, "
         f"{os.cpu_count()} cores, {platform.machine()}, float32"

@@ -13,7 +13,6 @@ for all settings, so that per step, dimension and setting the limit is
 4 / F + 2 T / (H F) + r / H with F the rate of products and r the time of a number.
 """
 
-import argparse
 import os
 import platform
 import time
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from _bench import Bench
+from _bench import Bench, arguments
 from jaxtyping import Array
 
 import jaxclip as jc
@@ -220,9 +219,8 @@ def check_agreement() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
-    quick = parser.parse_args().quick
+    given = arguments(__doc__, "small sizes, for CI").parse_args()
+    quick = given.quick
     device, machine = jax.devices()[0], Machine.measured(quick)
     print(
         f"jax {jax.__version__}, {device.device_kind} x {len(jax.devices())}, "
@@ -230,7 +228,7 @@ def main() -> None:
         f"{machine.products:.0f} GFLOP/s in float32 products, "
         f"{machine.number:.2f} ns a normal number\n"
     )
-    bench = Bench("simulate", quick)
+    bench = Bench("simulate", quick, given.out)
     bench.add(
         "machine", products_gflops=machine.products, normal_number_ns=machine.number
     )

@@ -15,7 +15,6 @@ are also added to `results/bench/sweep.jsonl`. `--quick` is for CI: small sizes,
 kill, and no bound on the overhead.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -31,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from _bench import Bench
+from _bench import Bench, arguments
 
 import jaxclip as jc
 
@@ -201,10 +200,9 @@ def unchanged(done: Path, before: dict[str, int]) -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
-    quick = parser.parse_args().quick
-    bench, device = Bench("sweep", quick), jax.devices()[0]
+    given = arguments(__doc__, "small sizes, for CI").parse_args()
+    quick = given.quick
+    bench, device = Bench("sweep", quick, given.out), jax.devices()[0]
     print(
         f"jax {jax.__version__}, {device.device_kind} x {len(jax.devices())}, "
         f"{os.cpu_count()} cores\n"

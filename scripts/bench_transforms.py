@@ -15,7 +15,6 @@ reported, so that what else the machine does hits both. The numbers are also add
 against a loose bound: a shared machine cannot time them.
 """
 
-import argparse
 import os
 import platform
 import sys
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from _bench import Bench
+from _bench import Bench, arguments
 from _claims import Claim, at_most
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
@@ -230,10 +229,9 @@ def memory(bench: Bench) -> list[Claim]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, for CI")
-    quick = parser.parse_args().quick
-    bench, device = Bench("transforms", quick), jax.devices()[0]
+    given = arguments(__doc__, "small sizes, for CI").parse_args()
+    quick = given.quick
+    bench, device = Bench("transforms", quick, given.out), jax.devices()[0]
     print(
         f"jax {jax.__version__}, optax {optax.__version__}, {device.device_kind}, "
         f"{os.cpu_count()} cores, {platform.machine()}, float32\n"

@@ -10,8 +10,8 @@ way, for the best that could have been recommended.
     python scripts/calibrate_advise.py --quick    # a few tables, for CI
 
 Prints a row for each law, features and size, then the claims with their verdicts, and
-exits with an error where one fails. `results/calibrate_advise/tables.csv` has a line a
-table.
+exits with an error where one fails. In `results/calibrate_advise/`, `tables.csv` has a
+line a table and `claims.csv` one a claim.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from _claims import Claim, at_least, at_most
+from _claims import Claim, Report, at_least, at_most
 
 import jaxclip as jc
 
@@ -267,13 +267,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few tables, for CI")
     parser.add_argument("--tables", type=int, help="of each kind, in place of 12")
+    parser.add_argument("--out", type=Path, help="a folder for all that is written")
     arguments = parser.parse_args()
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    folder = arguments.out or FOLDER / ("quick" if arguments.quick else "")
+    folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     names = [field.name for field in fields(Row)]
     head = f"{'noise':<16}{'features':<10}{'rows':>6}{'cols':>5}  clip/not/?"
     print(f"{head}  true gain  covered  risk/best: median, largest  seconds")
-    with (FOLDER / "tables.csv").open("w", newline="") as file:
+    with (folder / "tables.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         for law, features, shape, count in cells(arguments.quick):
@@ -288,12 +290,13 @@ def main() -> None:
     claims = summary(rows)
     for claim in claims:
         print(claim)
+    Report(folder, 0, arguments.quick).write(claims)
     failed = sum(not claim.holds for claim in claims)
     largest = max(rows, key=lambda row: row.ratio)
     print(
         f"\nThe largest ratio is {largest.ratio:.2f}: {largest.law}, {largest.features}"
     )
-    print(f"\n{len(rows)} tables; {failed} claims fail. A line a table: {FOLDER}")
+    print(f"\n{len(rows)} tables; {failed} claims fail. A line a table: {folder}")
     sys.exit(failed > 0)
 
 

@@ -1,1 +1,1 @@
-"""The command line: `jaxclip advise` and `jaxclip sweep`."""
+"""The command line: `jaxclip advise`, `sweep`, `doctor` and `completion`."""

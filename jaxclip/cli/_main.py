@@ -1,24 +1,47 @@
 """The command line."""
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.random as jr
 import numpy as np
 
 from ..advice import Table, advise, prepare
+from ._doctor import doctor
+from ._flags import (
+    HELP_ALL,
+    check_command,
+    check_flags,
+    in_one_line,
+    names_of,
+    parsed_as,
+)
 from ._read import read_table
-from ._settings import Settings, words_of
+from ._settings import AdviseFlags, Settings, SweepFiles, words_of
 from ._sweep import Summary, run as run_sweep
 
 _EXTRA = "The command line needs an extra: `pip install 'jaxclip[cli]'`."
+_ABOUT = """The dynamics of SGD with gradient clipping.
+
+Example: jaxclip advise homes.csv --target price
+
+A command has a --help of its own, and a --help-all with more words."""
+# The commands, in the order of the help, and what each is told.
+COMMANDS: dict[str, tuple[Any, ...]] = {
+    "advise": (AdviseFlags,),
+    "sweep": (Settings, SweepFiles),
+    "doctor": (),
+    "completion": (),
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,107 +51,128 @@ def main(arguments: list[str] | None = None) -> None:
 
     - `arguments`: the words after `jaxclip`; those of the shell by default.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         import tyro
     except ImportError as error:
+        # Who has no extra may want to know what there is.
+        if words == ["doctor"]:
+            return _doctor()
         raise SystemExit(f"{_EXTRA} ({error})") from error
-
-    app = tyro.extras.SubcommandApp()
-    app.command(name="advise")(_advise_command(tyro))
-    app.command(name="sweep")(_sweep_command(tyro))
+    check_command(words, COMMANDS)
+    everything = HELP_ALL in words
     try:
-        app.cli(
-            prog="jaxclip",
-            args=_with_file(sys.argv[1:] if arguments is None else arguments),
-            description="The dynamics of SGD with gradient clipping.",
+        words = _with_file(["--help" if w == HELP_ALL else w for w in words])
+        if words[0] in COMMANDS:
+            check_flags(words[0], words[1:], names_of(COMMANDS[words[0]]))
+        app = _app(tyro, everything)
+        # What is to be run comes back, so that it prints to where it means to.
+        run = in_one_line(
+            lambda: app.cli(prog="jaxclip", args=words, description=_ABOUT)
         )
+        run()
     except (ValueError, OSError) as error:
         raise SystemExit(f"jaxclip: {error}") from error
     except ImportError as error:
         raise SystemExit(f"{_EXTRA} ({error})") from error
 
 
-def _advise_command(tyro: Any):
-    positional = tyro.conf.Positional[Path | None]
+def _app(tyro: Any, everything: bool) -> Any:
+    """The parser of all commands, each of which returns what is to be run."""
+    app = tyro.extras.SubcommandApp()
+    classes = {
+        cls: parsed_as(tyro, cls, everything=everything)
+        for flags in COMMANDS.values()
+        for cls in flags
+    }
+    kinds = {
+        cls: Annotated[own, tyro.conf.arg(name="")] for cls, own in classes.items()
+    }
 
-    def command(
-        data: positional = None,  # pyright: ignore[reportInvalidTypeForm]  runtime type
-        target: str | None = None,
-        features: int | None = None,
-        steps: int | None = None,
-        runs: int | None = None,
-        seed: int = 0,
-        out: Path = Path("jaxclip-advice"),
-    ) -> None:
+    start = {cls: own() for cls, own in classes.items()}
+    of_advise, of_sweep, of_files = map(kinds.get, (AdviseFlags, Settings, SweepFiles))
+    shells = tyro.conf.Positional[Literal["bash", "zsh", "fish"]]
+
+    def advise(
+        flags: of_advise = start[AdviseFlags],  # pyright: ignore[reportInvalidTypeForm]  runtime type
+    ):
         """Tells whether to clip on a data set, at what threshold, and what follows.
 
-        Args:
-            data: A table: text in any dialect (.csv, .tsv, .txt, .data ...), JSON
-                lines, Excel, Parquet or .npz, also compressed. Without one, a real
-                table that ships with scikit-learn is used: the size of the worst cell
-                nuclei of 569 tumours, from the mean measurements of their nuclei.
-            target: The column to predict; the last one by default.
-            features: Use so many random features tanh(XW) in place of the columns.
-            steps: The length of a run, one row a step; one pass by default, but at
-                least 2,000 and at most 20,000 steps.
-            runs: How many runs of each setting in each split of the rows; by default
-                as many as the answer needs.
-            seed: Determines all that is random.
-            out: Where to write: this name with .json (the numbers) and .png (the
-                figure) added.
+        Example: jaxclip advise homes.csv --target price
         """
-        # A program may choose what a library must not: the limits need the digits.
-        jax.config.update("jax_enable_x64", True)
-        table, name = _load(data, target)
-        # Before the work: a name that cannot be written to must not cost minutes.
-        files = _outputs(out)
-        shape = f"{len(table.y):,} rows, {len(table.columns)} columns"
-        print(f"{name}: {table.target!r} from {shape}")
-        advice = advise(
-            table,
-            steps=steps,
-            runs=runs,
-            features=features,
-            key=jr.key(seed),
-            progress=_progress,
-        )
-        print(f"\n{advice}\n")
-        _write(files, advice, name, seed)
+        return partial(_advise, _as(AdviseFlags, flags))
 
-    return command
-
-
-def _sweep_command(tyro: Any):
-    flags = Annotated[Settings, tyro.conf.arg(name="")]
-    defaults = Settings()
-
-    def command(
-        settings: flags = defaults,  # pyright: ignore[reportInvalidTypeForm]  as above
-        config: Path | None = None,
-        out: Path = Path("jaxclip-sweep"),
-    ) -> None:
+    def sweep(
+        settings: of_sweep = start[Settings],  # pyright: ignore[reportInvalidTypeForm]  as above
+        files: of_files = start[SweepFiles],  # pyright: ignore[reportInvalidTypeForm]  as above
+    ):
         """Runs clipped SGD over a grid of learning rates and thresholds.
 
-        The problem is least squares on Gaussian features. A command that was killed
-        goes on where it was when it is run again.
+        On least squares with Gaussian features; run again, it goes on where it was.
 
-        Args:
-            settings: What to run.
-            config: A TOML file with such settings, one a line, as in `lr_min = 0.1`.
-                Where a flag is given too, it wins.
-            out: Where to write: a folder of this name (its table.zarr holds every
-                run), and this name with .json (the best settings) and .png (the
-                figure) added.
+        Example: jaxclip sweep --noise cauchy --lrs 12
         """
-        del config  # its lines are among the flags already
-        files = _outputs(out)
-        jax.config.update("jax_enable_x64", settings.double)
-        found, problem = run_sweep(settings, out)
-        summary = Summary.of(settings, found, problem)
-        _write_files(files, summary.to_dict(), summary.figure)
-        print(f"Table:   {out / 'table.zarr'}")
+        return partial(_sweep, _as(Settings, settings), _as(SweepFiles, files).out)
 
-    return command
+    def doctor():
+        """Prints versions, devices and settings, and tests what is installed.
+
+        Example: jaxclip doctor
+        """
+        return _doctor
+
+    def completion(
+        shell: shells,  # pyright: ignore[reportInvalidTypeForm]  as above
+    ):
+        """Prints what lets a shell complete words: of bash, zsh or fish.
+
+        Example: source <(jaxclip completion bash)
+        """
+        words = ["--tyro-write-completion", shell, "-"]
+        return partial(app.cli, prog="jaxclip", args=words)
+
+    for command in (advise, sweep, doctor, completion):
+        app.command(name=command.__name__)(command)
+    return app
+
+
+def _as(cls: Any, parsed: Any) -> Any:
+    """What was parsed, as the class that it stands for."""
+    return cls(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(cls)})
+
+
+def _doctor() -> None:
+    if not doctor():
+        raise SystemExit(1)
+
+
+def _advise(flags: AdviseFlags) -> None:
+    # A program may choose what a library must not: the limits need the digits.
+    jax.config.update("jax_enable_x64", True)
+    table, name = _load(flags.data, flags.target)
+    # Before the work: a name that cannot be written to must not cost minutes.
+    files = _outputs(flags.out)
+    shape = f"{len(table.y):,} rows, {len(table.columns)} columns"
+    print(f"{name}: {table.target!r} from {shape}")
+    advice = advise(
+        table,
+        steps=flags.steps,
+        runs=flags.runs,
+        features=flags.features,
+        key=jr.key(flags.seed),
+        progress=_progress,
+    )
+    print(f"\n{advice}\n")
+    _write(files, advice, name, flags.seed)
+
+
+def _sweep(settings: Settings, out: Path) -> None:
+    files = _outputs(out)
+    jax.config.update("jax_enable_x64", settings.double)
+    found, problem = run_sweep(settings, out)
+    summary = Summary.of(settings, found, problem)
+    _write_files(files, summary.to_dict(), summary.figure)
+    print(f"Table:   {out / 'table.zarr'}")
 
 
 def _with_file(words: list[str]) -> list[str]:
