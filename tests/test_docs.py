@@ -3,6 +3,7 @@
 Links and cross references are checked where the site is built, `mkdocs build --strict`.
 """
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -65,6 +66,51 @@ def test_a_page_on_how_to_add_has_an_example_that_asserts(page) -> None:
     text = "".join(blocks((DOCS / page).read_text()))
     assert re.search(r"^class ", text, flags=re.MULTILINE)
     assert re.search(r"^assert ", text, flags=re.MULTILINE)
+
+
+QUESTIONS = [p for p in PAGES if p.startswith("how_to/") and p != "how_to/index.md"]
+
+
+@pytest.mark.parametrize("page", QUESTIONS)
+def test_a_question_is_answered_by_code_and_says_what_goes_wrong(page) -> None:
+    text = (DOCS / page).read_text()
+    assert re.match(r"# .+\?", text)  # "... What is it called here?"
+    assert "assert " in "".join(re.findall(r"^```py.*?^```$", text, re.M | re.S))
+    assert "\n## Pitfalls\n" in text
+
+
+def test_all_questions_are_on_the_list() -> None:
+    """Under the words that the page has as its title."""
+    listed = dict(
+        (target, title)
+        for title, target in re.findall(
+            r"^- \[(.+)\]\((.+)\)$", (DOCS / "how_to/index.md").read_text(), re.M
+        )
+    )
+    titles = {
+        page.removeprefix("how_to/"): (DOCS / page).read_text().split("\n")[0][2:]
+        for page in QUESTIONS
+    }
+    assert listed == titles
+
+
+def test_where_to_clip_has_the_numbers_of_its_notebook() -> None:
+    """A table of losses is on a page, and the notebook that measured them is not run
+    by it."""
+    path = DOCS.parent / "notebooks" / "08_where_to_clip.ipynb"
+    printed = "".join(
+        "".join(output.get("text", ""))
+        for cell in json.loads(path.read_text())["cells"]
+        for output in cell.get("outputs", ())
+    )
+    measured = re.findall(r"^(no clip|\w+) +(0\.\d{3}(?: ± 0\.\d{3})?)$", printed, re.M)
+    page = (DOCS / "how_to/before_or_after_adam.md").read_text()
+    rows = re.findall(r"^\| (?:the )?(\w+) \| (0\..+) \| (0\..+) \|$", page, re.M)
+    table = [
+        (name, number) for k in (1, 2) for name, number in ((r[0], r[k]) for r in rows)
+    ]
+    names = {"no clip": "nothing", "update": "update", "gradient": "gradient"}
+    assert [(names.get(name, name), number) for name, number in measured] == table
 
 
 def _resolve(name: str) -> object:

@@ -177,6 +177,6 @@ def test_a_module_that_was_not_split(without_type_checks):
 
 def test_the_section_of_the_documentation():
     """Fenced as `py`: the other blocks of the page run where there is no flax."""
-    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "how_to" / "flax.md").read_text()
     (block,) = re.findall(r"^```py\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    exec(compile(block, "training.md", "exec"), {})
+    exec(compile(block, "flax.md", "exec"), {})
