@@ -16,7 +16,7 @@ small-rate solution to where a large rate leads on from it.
 
 Writes data and figures into `results/large_steps/`, and exits with an error where a
 claim fails. `--quick` takes coarser diagrams and fewer runs, and leaves out the
-networks, which notebook 06 has.
+networks, which notebook 09 has.
 """
 
 import resource

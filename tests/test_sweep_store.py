@@ -322,6 +322,19 @@ def _identity(fn, axes) -> dict[str, Any]:
     return _fingerprint.fingerprint(jax.make_jaxpr(fn)(1.0), axes, jax.devices())
 
 
+def test_a_store_is_resumed_in_colour_and_without(monkeypatch):
+    # In a terminal or a notebook JAX prints programs in colour, to a file without.
+    def many(x):
+        return jax.lax.fori_loop(0, 3, lambda i, y: jnp.sin(y) + i * jnp.cos(x), x)
+
+    found = []
+    for colour in (False, True):
+        monkeypatch.setattr("jax._src.pretty_printer.CAN_USE_COLOR", colour)
+        found.append(_identity(many, ()))
+        assert ("\x1b" in str(jax.make_jaxpr(many)(1.0))) == colour
+    assert found[0] == found[1]
+
+
 def _make(kind: str, changed: bool) -> Callable[[Any], Any]:
     """A function anew, as another process would make it."""
     big = np.arange(3000.0)

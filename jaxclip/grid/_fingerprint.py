@@ -14,8 +14,9 @@ import numpy as np
 from .._types import Device
 from ._axes import Axis
 
-# Where Python objects are printed, their place in memory changes from run to run.
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+# Where Python objects are printed, their place in memory changes from run to run; and
+# JAX prints programs in colour in a terminal or a notebook, and without it elsewhere.
+_PASSING = re.compile(r" at 0x[0-9a-f]+|\x1b\[[0-9;]*m")
 
 
 def fingerprint(
@@ -76,7 +77,7 @@ def _axis(axis: Axis) -> str:
 
 
 def _text(value: Any) -> bytes:
-    return _ADDRESS.sub("", str(value)).encode()
+    return _PASSING.sub("", str(value)).encode()
 
 
 def _constants(closed: Any):
