@@ -50,8 +50,7 @@ def skip_nonfinite(
     """Skips an update whose gradient holds a number that is not finite, and counts it.
 
     What comes out is zero and the state is left as it was, as if the step had not been;
-    unlike `optax.apply_if_finite` it never gives up, and looks at the gradient and not
-    at what the transform makes of it.
+    unlike `optax.apply_if_finite` it never gives up.
 
     **Arguments:**
 
