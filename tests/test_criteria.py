@@ -403,7 +403,6 @@ def schedules(problem, lr):
     )
 
 
-@pytest.mark.optimised
 @optimised
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 @pytest.mark.parametrize("excess", [5.0, 1e-4], ids=["falling", "climbing"])

@@ -62,11 +62,10 @@ def tune(
     objective = _Objective(hashable(loss), fixed)
     if optimiser is None:
         optimiser = optx.BFGS(rtol=1e-8, atol=1e-10)
-    by_gradient = _goes_by_gradient(optimiser)
-    first = _first(objective, moved, by_gradient)
+    first = _first(objective, moved, optimiser)
     best, smallest, history = moved, first, [first]
     if isinstance(optimiser, optx.AbstractMinimiser):
-        points = _minimise(objective, optimiser, moved, by_gradient)
+        points = _minimise(objective, optimiser, moved)
     else:
         points = _descend(objective, optimiser, moved, first)
     for _, (moved, value) in zip(range(steps), points, strict=False):
@@ -76,7 +75,7 @@ def tune(
             best, smallest = moved, value
     if not history[-1] < history[-2]:
         # It ended where it stands still, which a gradient that is not finite does, too.
-        _check_gradient(_look(objective, best, by_gradient)[1])
+        _check_gradient(_look(objective, best, optimiser)[1])
     return eqx.combine(best, fixed), jnp.stack(history)
 
 
@@ -97,23 +96,47 @@ class _Objective(eqx.Module):
         return value, value
 
 
-def _first(objective: _Objective, moved: Any, by_gradient: bool) -> Float[Array, ""]:
+def _first(objective: _Objective, moved: Any, optimiser: Any) -> Float[Array, ""]:
     """The loss where the search starts, refused if it is no place to start from."""
     kind, _ = eqx.filter_eval_shape(objective, moved, None)
     if kind.shape != () or not jnp.issubdtype(kind.dtype, jnp.floating):
         raise ValueError(
             f"`loss(init)` must be one finite number, and real. Got {kind}."
         )
-    first, finite = _look(objective, moved, by_gradient)
+    first, finite = _look(objective, moved, optimiser)
     if not jnp.isfinite(first):
         raise ValueError(f"`loss(init)` must be one finite number. Got {first}.")
     _check_gradient(finite)
     return first
 
 
-@eqx.filter_jit
-def _look(objective: _Objective, moved, by_gradient: bool):
+def _look(objective: _Objective, moved, optimiser):
     """The loss, and whether its gradient is finite, leaf by leaf."""
+    by_gradient = _goes_by_gradient(optimiser)
+    if isinstance(optimiser, optx.AbstractMinimiser):
+        state = _start(objective, optimiser, moved)
+        # The first step evaluates where it starts: by a program that the search needs
+        # anyway, in place of another that is compiled for as long.
+        if len(_seen(state)) == 1:
+            _, state, *_ = _solver_step(optimiser, objective, moved, state, by_gradient)
+            (at,) = _seen(state)
+            return at.f, _are_finite(at.grad)
+    return _evaluate(objective, moved, by_gradient)
+
+
+def _seen(state: Any) -> list[Any]:
+    """The loss and the gradient at the last point accepted, of solvers whose state has
+    them; but not of those that then solve a linear system, and fail at a NaN."""
+    kinds = optx.FunctionInfo.EvalGrad, optx.FunctionInfo.EvalGradHessianInv
+
+    def is_seen(node):
+        return isinstance(node, kinds)
+
+    return [node for node in jax.tree.leaves(state, is_leaf=is_seen) if is_seen(node)]
+
+
+@eqx.filter_jit
+def _evaluate(objective: _Objective, moved, by_gradient: bool):
     if not by_gradient:
         return objective(moved, None)[0], True
     (value, _), gradient = jax.value_and_grad(objective, has_aux=True)(moved, None)
@@ -123,11 +146,15 @@ def _look(objective: _Objective, moved, by_gradient: bool):
 _TAGS = frozenset()
 
 
-def _minimise(objective, solver: optx.AbstractMinimiser, moved, by_gradient: bool):
+def _start(objective, solver: optx.AbstractMinimiser, moved):
+    out, aux = eqx.filter_eval_shape(objective, moved, None)
+    return solver.init(objective, moved, None, {}, out, aux, _TAGS)
+
+
+def _minimise(objective, solver: optx.AbstractMinimiser, moved):
     """The accepted points of an optimistix minimiser and their losses, until it
     converges."""
-    out, aux = eqx.filter_eval_shape(objective, moved, None)
-    state = solver.init(objective, moved, None, {}, out, aux, _TAGS)
+    state, by_gradient = _start(objective, solver, moved), _goes_by_gradient(solver)
     done = False
     while not done:
         step = _solver_step(solver, objective, moved, state, by_gradient)
