@@ -6,13 +6,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._checks import check, is_traced
 from .._schedule import Constant
 from .._types import PyTree, Step
 from ._base import AbstractClip, NoTransform
-from .policy import AbstractDirectedPolicy, AbstractPolicy, Along
+from .policy import (
+    AbstractDirectedPolicy,
+    AbstractMaskedPolicy,
+    AbstractPolicy,
+    Along,
+)
 
 
 class Adaptive(NoTransform):
@@ -53,6 +58,7 @@ class Adaptive(NoTransform):
         state: PyTree[Array],
         step: Step,
         along: Along | None = None,
+        counted: Bool[Array, " n"] | None = None,
     ) -> tuple[AbstractClip, PyTree[Array]]:
         """The rule of this update, and the policy's state after it.
 
@@ -60,16 +66,27 @@ class Adaptive(NoTransform):
 
         - `norms`, `state`, `step`: as in [`jaxclip.policy.AbstractPolicy`][].
         - `along`: as in [`jaxclip.policy.AbstractDirectedPolicy`][], which needs it.
+        - `counted`: as in [`jaxclip.policy.AbstractMaskedPolicy`][]; all by default.
         """
+        seen = norms
+        if counted is not None:
+            seen = jnp.where(counted, norms, 0.0)
+            if along is not None:
+                along = Along(
+                    lengths=jnp.where(counted, along.lengths, 0.0),
+                    products=jnp.where(counted, along.products, 0.0),
+                    sizes=jnp.where(counted, along.sizes, 0.0),
+                    counted=counted & along.counted,
+                )
         # A parameter of the policy may be of another precision than the gradient.
         with jax.numpy_dtype_promotion("standard"):
-            threshold, after = self._threshold(norms, state, step, along)
+            threshold, after = self._threshold(seen, counted, state, step, along)
             # One infinite norm would stay in an average for ever. And norms that are
             # all 0 say nothing about the size of gradients: an expert that got no
             # tokens, a layer that is frozen. Counted, they would set a threshold of 0.
-            usable = jnp.all(jnp.isfinite(norms)) & jnp.any(norms > 0)
+            usable = jnp.all(jnp.isfinite(seen)) & jnp.any(seen > 0)
             if along is not None:
-                usable &= jnp.all(jnp.isfinite(jnp.stack(along)))
+                usable &= jnp.all(jnp.isfinite(jnp.stack(along[:3])))
             after = jax.tree.map(
                 lambda new, old: jnp.where(usable, new, old).astype(old.dtype),
                 after,
@@ -79,10 +96,17 @@ class Adaptive(NoTransform):
         return self.rule(Constant(jnp.asarray(threshold, norms.dtype))), after
 
     def _threshold(
-        self, norms: Array, state: PyTree[Array], step: Step, along: Along | None
+        self,
+        norms: Array,
+        counted: Array | None,
+        state: PyTree[Array],
+        step: Step,
+        along: Along | None,
     ) -> tuple[Array, PyTree[Array]]:
         if isinstance(self.policy, AbstractDirectedPolicy) and along is not None:
             return self.policy.threshold_along(norms, along, state, step)
+        if isinstance(self.policy, AbstractMaskedPolicy) and counted is not None:
+            return self.policy.threshold_of(norms, counted, state, step)
         return self.policy.threshold(norms, state, step)
 
 
