@@ -19,9 +19,18 @@ ones win, since clipping also moves the point where training comes to rest away 
 corrupted labels (the loss on those rises), which a criterion for the next step does not
 see.
 
+What is found along a training without a clip, of an MLP and a convolutional network on
+the digits and of a small transformer on text: until step 100 there is no reason to clip
+in any of them (the criterion of clipping examples is within a twentieth of 1). It comes
+when nearly all examples are learnt and a few carry the gradient: after 1000 steps the
+criterion is 1.6 of the MLP and 3 of the convolutional network, together 2.7 errors
+above 1 (of one training alone 592 examples do not tell: the mean gradient is lost in
+its noise there, as `diagnose` says). The transformer does not come so far, and never
+has a reason. A diagnosis holds for the step at which it is asked: ask again later on.
+
 Writes the data and the figures into `results/diagnose/`, and exits with an error where
 a claim fails. `--quick` takes one corruption and fewer seeds, and does not tune: as
-notebook 02 does.
+notebook 02 does; of the trainings it takes the MLP's, at two steps.
 """
 
 from typing import Any
@@ -46,6 +55,7 @@ from _claims import (
     near,
     reproduce,
 )
+from _diagnose_course import path
 from _diagnose_training import (
     IMAGES,
     NO_CLIP,
@@ -249,4 +259,4 @@ def derivatives(validation: Any) -> list[Claim]:
 
 
 if __name__ == "__main__":
-    reproduce(__doc__ or "", "diagnose", 4, (prediction,), long=(hypergradient,))
+    reproduce(__doc__ or "", "diagnose", 4, (prediction, path), long=(hypergradient,))

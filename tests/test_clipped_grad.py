@@ -447,15 +447,6 @@ def test_misuse_of_a_clipped_gradient(without_type_checks, how, call, message):
         jc.clipped_grad(**how)(PARAMS, BATCH, **call)
 
 
-def test_a_policy_sees_whole_batches():
-    clip = jc.Adaptive(jc.policy.AdaGC())
-    mask = jnp.ones(12, bool)
-    for how, call in (({}, dict(mask=mask)), (dict(drop_nonfinite=True), {})):
-        gradient = jc.clipped_grad(loss, clip, **how)
-        with pytest.raises(ValueError, match="do not go with an `Adaptive` rule"):
-            gradient(PARAMS, BATCH, state=gradient.init(PARAMS), **call)
-
-
 def test_a_sum_has_no_denominator():
     with pytest.raises(ValueError, match=r"`denominator`.*Got 3.*sum"):
         jc.PerExample("sum", denominator=3)

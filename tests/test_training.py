@@ -511,6 +511,39 @@ def test_what_is_no_gradient_passes():
     assert value["n"] is zero and value["k"] is tree["k"] and value["f"] is jnp.sin
 
 
+GUARDS = {
+    "skip": lambda inner: jc.skip_nonfinite(inner),
+    "zero": lambda inner: jc.zero_nonfinite(inner),
+    "spikes": lambda inner: jc.skip_spikes(inner, jc.HardClip(1e3)),
+}
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("name", GUARDS)
+def test_guards_pass_what_is_no_gradient(name, jit):
+    """A model with functions in it, keys, flags, indices: in both cases."""
+    zero = np.zeros(2, jax.dtypes.float0)
+    table = sparse.BCOO.fromdense(jnp.array([[0.0, 12.0], [0.0, 0.0]]))
+    others = {"n": zero, "k": jr.key(0), "f": jnp.sin, "o": None, "on": jnp.array(True)}
+    transform = GUARDS[name](jc.monitor(jc.as_transform(HARD)))
+    update = eqx.filter_jit(transform.update) if jit else transform.update
+    for bad in (False, True):
+        row = jnp.array([3.0, jnp.nan if bad else 4.0])
+        tree = {"a": row, "t": table, **others}
+        value, state = update(tree, transform.init(tree))
+        left = np.array([3.0, 0.0 if bad else 4.0])
+        gone = bad and name != "zero"
+        shrunk = 0.0 if gone else 1 / np.hypot(np.linalg.norm(left), 12.0)
+        expected = left * shrunk
+        np.testing.assert_allclose(value["a"], expected, rtol=1e-6)
+        np.testing.assert_allclose(value["t"].data, [12.0 * shrunk], rtol=1e-6)
+        assert value["n"].dtype == zero.dtype and value["o"] is None
+        assert value["f"] is jnp.sin
+        assert value["on"] and value["k"] == tree["k"]
+        counted = state.skipped if name == "spikes" else state.nonfinite
+        assert counted == bad
+
+
 # Thresholds that adapt
 
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Bool, Float, Real
 
 from .._checks import check, is_traced
 from .._picture import need_one, vector
@@ -15,7 +15,12 @@ from .._schedule import Constant
 from .._types import PyTree, Step
 from ._base import AbstractClip, NoTransform
 from ._figure import draw_replay
-from .policy import AbstractDirectedPolicy, AbstractPolicy, Along
+from .policy import (
+    AbstractDirectedPolicy,
+    AbstractMaskedPolicy,
+    AbstractPolicy,
+    Along,
+)
 
 
 class Adaptive(NoTransform):
@@ -56,6 +61,7 @@ class Adaptive(NoTransform):
         state: PyTree[Array],
         step: Step,
         along: Along | None = None,
+        counted: Bool[Array, " n"] | None = None,
     ) -> tuple[AbstractClip, PyTree[Array]]:
         """The rule of this update, and the policy's state after it.
 
@@ -63,16 +69,27 @@ class Adaptive(NoTransform):
 
         - `norms`, `state`, `step`: as in [`jaxclip.policy.AbstractPolicy`][].
         - `along`: as in [`jaxclip.policy.AbstractDirectedPolicy`][], which needs it.
+        - `counted`: as in [`jaxclip.policy.AbstractMaskedPolicy`][]; all by default.
         """
+        seen = norms
+        if counted is not None:
+            seen = jnp.where(counted, norms, 0.0)
+            if along is not None:
+                along = Along(
+                    lengths=jnp.where(counted, along.lengths, 0.0),
+                    products=jnp.where(counted, along.products, 0.0),
+                    sizes=jnp.where(counted, along.sizes, 0.0),
+                    counted=counted & along.counted,
+                )
         # A parameter of the policy may be of another precision than the gradient.
         with jax.numpy_dtype_promotion("standard"):
-            threshold, after = self._threshold(norms, state, step, along)
+            threshold, after = self._threshold(seen, counted, state, step, along)
             # One infinite norm would stay in an average for ever. And norms that are
             # all 0 say nothing about the size of gradients: an expert that got no
             # tokens, a layer that is frozen. Counted, they would set a threshold of 0.
-            usable = jnp.all(jnp.isfinite(norms)) & jnp.any(norms > 0)
+            usable = jnp.all(jnp.isfinite(seen)) & jnp.any(seen > 0)
             if along is not None:
-                usable &= jnp.all(jnp.isfinite(jnp.stack(along)))
+                usable &= jnp.all(jnp.isfinite(jnp.stack(along[:3])))
             after = jax.tree.map(
                 lambda new, old: jnp.where(usable, new, old).astype(old.dtype),
                 after,
@@ -114,10 +131,17 @@ class Adaptive(NoTransform):
         return draw_replay(before, np.asarray(after), np.asarray(threshold), ax)
 
     def _threshold(
-        self, norms: Array, state: PyTree[Array], step: Step, along: Along | None
+        self,
+        norms: Array,
+        counted: Array | None,
+        state: PyTree[Array],
+        step: Step,
+        along: Along | None,
     ) -> tuple[Array, PyTree[Array]]:
         if isinstance(self.policy, AbstractDirectedPolicy) and along is not None:
             return self.policy.threshold_along(norms, along, state, step)
+        if isinstance(self.policy, AbstractMaskedPolicy) and counted is not None:
+            return self.policy.threshold_of(norms, counted, state, step)
         return self.policy.threshold(norms, state, step)
 
 
@@ -131,7 +155,7 @@ def _replay(
         state, step = carry
         # The threshold of this update is that of the state before it.
         with jax.numpy_dtype_promotion("standard"):
-            threshold, _ = clip._threshold(norm[None], state, step, None)
+            threshold, _ = clip._threshold(norm[None], None, state, step, None)
         rule, state = clip.at(norm[None], state, step)
         after = norm * rule.factor(norm[None], step)
         shape = () if threshold.size == 1 else threshold.shape

@@ -8,15 +8,9 @@ import optax
 from jaxtyping import Array, Int
 
 from .._types import PyTree
-from ._direction import (
-    along,
-    along_others,
-    directed,
-    direction,
-    need_others,
-    next_mean,
-    no_mean,
-)
+from ._comparison import along_others, need_others
+from ._direction import along, directed, direction, next_mean, no_mean
+from ._examples_spread import axes_of, check_spread, of_all, own_of
 from ._parts import (
     Parts,
     PolicyStates,
@@ -28,7 +22,7 @@ from ._parts import (
     reads_step,
 )
 from ._scope import AbstractScope, PerTree
-from ._scope_example import PerExample
+from ._scope_example import PerExample, axis_name_of
 from ._trees import all_finite, split
 
 
@@ -102,6 +96,8 @@ class Clipping(eqx.Module):
         policies = known.policies
         if rules is None:
             rules = self.clip
+            if isinstance(scope, PerExample) and policies:
+                check_spread(norms, scope.axis_name, axis_name_of(scope.within))
             seen = self._along(gradients, norms, known.mean, metric)
             parts, policies = factors(
                 rules, norms, policies, known.step, scope.examples, seen
@@ -133,7 +129,11 @@ class Clipping(eqx.Module):
         if not isinstance(scope, PerExample):
             return along(gradients, norms, direction(mean, metric, scope), scope)
         need_others(norms.size)
-        return along_others(gradients, norms, metric, scope)
+        axes = axes_of(gradients, scope.axis_name)
+        own = own_of(norms, axes)
+        counted = jnp.ones(own.shape, bool)
+        how = own, counted, metric, scope, axes
+        return of_all(along_others(gradients, *how), axes)
 
     def check_override(self, clip: Any) -> None:
         """Raises where a rule given to `update` is not one that it can follow."""

@@ -9,9 +9,12 @@ from jaxtyping import Array, Bool
 
 from .._checks import leading_length
 from .._types import Key, Params, PyTree, Step
+from ..clip import Adaptive, policy
 from ._as_transform import ClipState
-from ._direction import directed, need_others
-from ._parts import has_state, init_policies
+from ._comparison import need_others
+from ._direction import directed
+from ._examples_spread import axes_of, number_of_all
+from ._parts import Rules, has_state, init_policies, is_rule
 from ._per_example import Engine
 from ._reduced import reduced
 from ._varying import varying_axes
@@ -30,7 +33,10 @@ class ClippedGradient:
     ```
 
     Inside of `jax.shard_map` it is that of the examples of one device, and what it
-    returns varies between devices: take `jax.lax.pmean`, or `psum` of a sum.
+    returns varies between devices: take `jax.lax.pmean`, or `psum` of a sum. Where the
+    scope names the axis that the batch is spread over, `PerExample(axis_name="data")`,
+    it is that of all examples, the same on every device, with one threshold and one
+    noise; what each example had stays on its device.
     """
 
     _engine: Engine
@@ -138,10 +144,19 @@ def _check(engine: Engine, step: Any, key: Any, mask: Any, state: Any) -> None:
             "first; it returns the state too."
         )
     if mask is not None or engine.drop_nonfinite:
+        _check_counting(engine.clip)
+
+
+def _check_counting(clip: Rules) -> None:
+    for rule in jax.tree.leaves(clip, is_leaf=is_rule):
+        if not isinstance(rule, Adaptive) or isinstance(
+            rule.policy, policy.AbstractMaskedPolicy | policy.AbstractDirectedPolicy
+        ):
+            continue
         raise ValueError(
-            "`mask` and `drop_nonfinite` do not go with an `Adaptive` rule: its policy "
-            "takes the norms of a batch as they are, and would see those that do not "
-            "count. Give it whole batches."
+            "`mask` and `drop_nonfinite` need a policy that can leave examples out, a "
+            "`policy.AbstractMaskedPolicy`, or it would count those that are not "
+            f"there. Got {rule.policy!r}; give it whole batches."
         )
 
 
@@ -185,11 +200,13 @@ def _check_shapes(engine: Engine, batch: PyTree[Array], mask: Array | None) -> N
             "`mask` must hold a boolean for each example, true for those that are "
             f"real. Got shape {mask.shape} of {mask.dtype} for {size} examples."
         )
+    axes = axes_of(batch, engine.scope.axis_name)
     if directed(engine.clip, engine.scope) is not None:
-        need_others(size // engine.group)
-    if engine.scope.noise_std is not None and varying_axes(batch):
+        need_others(number_of_all(size // engine.group, axes))
+    if engine.scope.noise_std is not None and varying_axes(batch) - set(axes):
         raise ValueError(
             "`scope` has noise, and the batch is spread over devices by `shard_map`: "
-            "the noise would be added on each of them. Leave it out, add the gradients "
+            "the noise would be added on each of them. Name the axis in the scope, "
+            '`PerExample(axis_name="data")`; or leave the noise out, add the gradients '
             "up by `jax.lax.psum`, and then call `scope.perturb(gradient, step)`."
         )

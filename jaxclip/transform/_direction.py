@@ -1,6 +1,5 @@
 """Where gradients point: their components along the mean of others."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -110,7 +109,7 @@ def along(
     own: Float[Array, "..."],
     to: Direction,
     scope: AbstractScope,
-    others: int | None = None,
+    others: Float[Array, ""] | int | None = None,
 ) -> policy.Along:
     """How one gradient lies to a direction, or each example's.
 
@@ -127,7 +126,7 @@ def along(
         leaves = reals(*jax.tree.leaves(gradients))
         duals = reals(*jax.tree.leaves(to.dual))
         if not leaves:
-            return _against(own, jnp.zeros_like(own), to, others)
+            return against(own, jnp.zeros_like(own), to, others)
         pairs = zip(leaves, duals, strict=True)
         products = total([_product(g, dual) for g, dual in pairs], kept, name)
         if to.metric is not None:
@@ -135,7 +134,7 @@ def along(
             pairs = zip(leaves, weights, strict=True)
             roots = [g * jnp.sqrt(weight) for g, weight in pairs]
             lengths = norms(roots, kept, name)
-        return _against(lengths, products, to, others)
+        return against(lengths, products, to, others)
 
 
 def _product(leaf: Array, dual: Array) -> Array:
@@ -153,56 +152,20 @@ def _behind(kept: int, leaf: Array) -> Array:
     return jnp.expand_dims(leaf, tuple(range(kept)))
 
 
-def along_others(
-    gradients: Params, own: Array, metric: Params | None, scope: PerExample
-) -> policy.Along:
-    """How each example's gradient lies to the mean of the others'."""
-    sum_ = scope.within.total(gradients, jnp.ones_like(own))
-    to = direction(sum_, metric, scope)
-    return along(gradients, own, to, scope, own.shape[0] - 1)
-
-
-def along_by_derivatives(
-    loss: Callable[[Params, Any], Float[Array, ""]],
-    params: Params,
-    units: Any,
-    own: Float[Array, " u"],
-    to: Direction,
-    others: int,
-) -> policy.Along:
-    """The same without any gradient: the product of each with one direction is a
-    forward-mode derivative of its loss."""
-    # JAX's gradient in a complex number is the conjugate of the direction of ascent.
-    tangent = jax.tree.map(lambda d, x: jnp.conj(d).astype(x.dtype), to.dual, params)
-
-    def product(unit: Any) -> Array:
-        return jax.jvp(lambda params: loss(params, unit), (params,), (tangent,))[1]
-
-    products = jax.vmap(product)(units).astype(own.dtype)
-    return _against(own, products, to, others)
-
-
-def _against(
-    lengths: Array, products: Array, to: Direction, others: int | None
+def against(
+    lengths: Array, products: Array, to: Direction, others: Array | int | None
 ) -> policy.Along:
     """What a policy gets: without a gradient's product with itself, which says nothing
     about the mean."""
     size = to.size
     if others is not None:
         products = products - lengths * (lengths / jnp.where(size > 0, size, 1.0))
-        size = size / others
+        # One that is alone has nothing to be compared with.
+        products = jnp.where(jnp.asarray(others) > 0, products, 0.0)
+        size = size / jnp.maximum(others, 1)
     sizes = jnp.broadcast_to(size, lengths.shape).astype(lengths.dtype)
-    return policy.Along(lengths, products.astype(lengths.dtype), sizes)
-
-
-def need_others(examples: int) -> None:
-    """Raises where an example has none to be compared with."""
-    if examples == 1:
-        raise ValueError(
-            "`policy.Criterion` compares each example of a batch with the others, and "
-            "there is one. Give it at least two; for one example a step take the scope "
-            "`PerTree()`, which compares it with those before."
-        )
+    counted = jnp.ones(lengths.shape, bool)
+    return policy.Along(lengths, products.astype(lengths.dtype), sizes, counted)
 
 
 def _real_weights(gradients: Params, metric: Params) -> list[Array]:

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int
 
-from .._checks import is_traced
 from .._types import PyTree
 from ..clip import AbstractClip, Adaptive
 from ._as_transform import Clipping
 from ._parts import check_rules
 from ._scope import AbstractScope, PerTree
-from ._trees import all_finite, spread
+from ._step_if import step_if
+from ._trees import all_finite, numbers_of, split
 
 
 class GuardState(NamedTuple):
@@ -69,8 +69,8 @@ def skip_nonfinite(
         params: optax.Params | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, GuardState]:
-        finite = all_finite(updates)
-        step = _step_if(finite, guarded, updates, state.inner, params, extra)
+        finite = all_finite(numbers_of(updates))
+        step = step_if(finite, guarded, updates, state.inner, params, extra)
         return step[0], GuardState(step[1], _count(state.nonfinite, finite))
 
     return _guard(guarded, update)
@@ -132,7 +132,7 @@ def skip_spikes(
         norms, thresholds = map(jax.tree.leaves, (parts.norms, parts.thresholds))
         below = [n <= t for n, t in zip(norms, thresholds, strict=True)]
         usual = all_finite(norms) & jnp.all(jnp.array([jnp.all(b) for b in below]))
-        step = _step_if(usual, guarded, updates, state.inner, params, extra)
+        step = step_if(usual, guarded, updates, state.inner, params, extra)
         return step[0], SpikeState(step[1], watched, _count(state.skipped, usual))
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  optax types states as any pytree
@@ -148,34 +148,6 @@ def _watch(clip: AbstractClip | Adaptive, scope: AbstractScope) -> Clipping:
             f"`HardClip(100.0)` or `Adaptive(AdaGC(3.0))`. Got {clip!r}."
         )
     return Clipping(clip, scope, counts=True)
-
-
-def _step_if(
-    good: Bool[Array, ""],
-    transform: optax.GradientTransformationExtraArgs,
-    updates: optax.Updates,
-    inner: PyTree[Array],
-    params: optax.Params | None,
-    extra: dict[str, Any],
-) -> tuple[optax.Updates, PyTree[Array]]:
-    """The update of a transform where all is well; no step and its old state else."""
-
-    # Behind a condition, so that what is skipped is not computed either.
-    def go(updates):
-        return transform.update(updates, inner, params, **extra)
-
-    shapes, after = jax.eval_shape(go, updates)
-
-    def skip(updates):
-        del updates
-        none = jax.tree.map(lambda x: spread(jnp.zeros(x.shape, x.dtype), x), shapes)
-        # A moment that began in the precision of the parameters takes the gradient's.
-        return none, jax.tree.map(lambda x, new: x.astype(new.dtype), inner, after)
-
-    if is_traced(good):
-        return jax.lax.cond(good, go, skip, updates)
-    # An update that is not jitted would compile the condition each time.
-    return go(updates) if good else skip(updates)
 
 
 def zero_nonfinite(
@@ -203,11 +175,13 @@ def zero_nonfinite(
         params: optax.Params | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, GuardState]:
-        count = _count(state.nonfinite, all_finite(updates))
-        updates = jax.tree.map(
+        gradients, _, join = split(updates)
+        count = _count(state.nonfinite, all_finite(gradients))
+        gradients = jax.tree.map(
             lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, jnp.zeros_like(leaf)),
-            updates,
+            gradients,
         )
+        updates = join(gradients)
         updates, inner = guarded.update(updates, state.inner, params, **extra)
         return updates, GuardState(inner, count)
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._types import PyTree, Step
 from ..clip import AbstractClip, Adaptive, policy
@@ -112,6 +112,7 @@ def factors(
     step: Step,
     examples: bool,
     along: policy.Along | None = None,
+    counted: Bool[Array, " n"] | None = None,
 ) -> tuple[Parts, PolicyStates]:
     """The factor of each part, and the policies' states after it.
 
@@ -119,12 +120,13 @@ def factors(
 
     - `norms`: as the scope takes them, with a leading axis of examples if `examples`.
     - `along`: how the gradients lie to their running mean, where the one rule asks.
+    - `counted`: which examples thresholds may adapt to; all by default.
     """
     groups = _groups(clip, norms)
     seen, after = [], []
     for (rule, group), state in zip(groups, states or ((),) * len(groups), strict=True):
         if isinstance(rule, Adaptive):
-            how = step, examples, apply, along
+            how = step, examples, apply, along, counted
             columns, state = adapt(rule, group, state, *how)
         else:
             leaves, structure = jax.tree.flatten(group)

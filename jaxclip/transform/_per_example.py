@@ -12,6 +12,7 @@ $\sum_i w_i g_i$. It is had in one of two ways, both a piece of the batch at a t
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -20,19 +21,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._types import Params, PyTree, Step
-from ._direction import (
-    Direction,
-    along,
-    along_by_derivatives,
-    along_others,
-    directed,
-    direction,
-)
+from ._comparison import Comparison, along_by_derivatives, along_others
+from ._direction import directed
+from ._examples_spread import Axes, axes_of, check_spread, of_all, own_of
 from ._layer_norms import layer_norms
 from ._parts import PolicyStates, Rules, factors
 from ._pieces import Outcome, Seen, add, visit_all, zeros_like
 from ._scope import times
-from ._scope_example import PerExample
+from ._scope_example import PerExample, axis_name_of
 from ._units import Units, any_real, in_pieces, joined, only_real, zero_unless
 from ._varying import vary, varying_axes
 
@@ -92,11 +88,18 @@ class Engine(eqx.Module):
         def visit(total: Params, piece: Units) -> tuple[Params, Any]:
             gradients, seen = self._gradients(params, piece)
             if compares:
-                across = along_others(gradients, seen.norms, self.metric, self.scope)
-                seen = seen._replace(along=across)
-            scales, after = self._factors(seen, policies, step)
+                how = (
+                    seen.norms,
+                    seen.kept,
+                    self.metric,
+                    self.scope,
+                    self._axes(params, piece),
+                )
+                seen = seen._replace(along=along_others(gradients, *how))
+            axes = self._axes(params, piece)
+            scales, after = self._factors(seen, policies, step, axes)
             weights = jax.tree.map(lambda leaf: times(leaf, share), scales)
-            part = self._weighed(gradients, weights, seen.kept)
+            part = self.scope.within.total(gradients, weights)
             return jax.tree.map(add, total, part), (seen, scales, after)
 
         total, (seen, scales, after) = visit_all(visit, start, pieces)
@@ -114,20 +117,9 @@ class Engine(eqx.Module):
         policies: PolicyStates,
         step: Step,
     ) -> Outcome:
-        to = self._of_sum(params, start, pieces)
-
-        def measure(nothing: None, piece: Units) -> tuple[None, Seen]:
-            gradients = None
-            if self.passes == 1:
-                gradients, seen = self._gradients(params, piece)
-            else:
-                norms, (values, losses, aux) = layer_norms(self._of_unit, params, piece)
-                seen = Seen(values, losses, aux, norms, self._kept(norms, piece))
-            seen = self._compared(params, piece, gradients, seen, to, size - 1)
-            return nothing, seen
-
-        seen = joined(visit_all(measure, None, pieces)[1], size)
-        scales, policies = self._factors(seen, policies, step)
+        seen = self._measured(params, start, pieces, size)
+        axes = self._axes(params, pieces)
+        scales, policies = self._factors(seen, policies, step, axes)
         weights = jax.tree.map(lambda leaf: times(leaf, share), scales)
         back = in_pieces(Units(weights, seen.kept), pieces.real.shape[1])
 
@@ -137,13 +129,44 @@ class Engine(eqx.Module):
             weights = jax.tree.map(lambda leaf: zero_unless(kept, leaf), weights)
             if self.passes == 1:
                 gradients, _ = self._gradients(params, piece)
-                part = self._weighed(gradients, weights, kept)
+                part = self.scope.within.total(gradients, weights)
             else:
                 part = self._gradient_of_sum(params, piece, weights, kept)
             return jax.tree.map(add, total, part), None
 
         total, _ = visit_all(weigh, start, (pieces, back))
         return Outcome(total, seen, scales, policies)
+
+    def _measured(
+        self, params: Params, start: Params, pieces: Units, size: int
+    ) -> Seen:
+        """What is seen of all units, and how they lie to each other where a policy
+        asks."""
+        look = partial(self._look, params)
+        if directed(self.clip, self.scope) is None:
+            measure = lambda nothing, piece: (nothing, look(piece)[1])  # noqa: E731
+            return joined(visit_all(measure, None, pieces)[1], size)
+        loss = lambda params, unit: self._of_unit(params, unit)[0]  # noqa: E731
+        comparison = Comparison(
+            look=look,
+            gradient_of_sum=partial(self._gradient_of_sum, params),
+            along=partial(along_by_derivatives, loss, params),
+            metric=self.metric,
+            scope=self.scope,
+            axes=self._axes(params, pieces),
+        )
+        return comparison.run(start, pieces, size, self.drop_nonfinite)
+
+    def _look(self, params: Params, piece: Units) -> tuple[Params | None, Seen]:
+        """What is seen of a piece; its gradients, where they are formed."""
+        if self.passes == 1:
+            return self._gradients(params, piece)
+        norms, (values, losses, aux) = layer_norms(self._of_unit, params, piece)
+        return None, Seen(values, losses, aux, norms, self._kept(norms, piece))
+
+    def _axes(self, params: Params, units: Any) -> Axes:
+        """The axes over which all examples are spread, inside of `shard_map`."""
+        return axes_of((params, units), self.scope.axis_name)
 
     # What is done with one piece
 
@@ -168,40 +191,12 @@ class Engine(eqx.Module):
     def _gradients(self, params: Params, piece: Units) -> tuple[Params, Seen]:
         gradient = jax.grad(self._of_unit, has_aux=True)
         gradients, (values, losses, aux) = jax.vmap(gradient, (None, 0))(params, piece)
-        norms = self.scope.norms(gradients, params)
+        norms = self.scope.own_norms(gradients, params)
         kept = self._kept(norms, piece)
+        if self.drop_nonfinite:
+            # 0 times what is not finite is not 0.
+            gradients = jax.tree.map(lambda leaf: zero_unless(kept, leaf), gradients)
         return gradients, Seen(values, losses, aux, norms, kept)
-
-    def _of_sum(self, params: Params, start: Params, pieces: Units) -> Direction | None:
-        """The sum of all gradients, by a plain backward pass, where a policy asks."""
-        if directed(self.clip, self.scope) is None:
-            return None
-
-        def visit(total: Params, piece: Units) -> tuple[Params, None]:
-            kept = any_real(piece.real)
-            part = self._gradient_of_sum(params, piece, kept.astype(float), kept)
-            return jax.tree.map(add, total, part), None
-
-        return direction(visit_all(visit, start, pieces)[0], self.metric, self.scope)
-
-    def _compared(
-        self,
-        params: Params,
-        piece: Units,
-        gradients: Params | None,
-        seen: Seen,
-        to: Direction | None,
-        others: int,
-    ) -> Seen:
-        """With how the gradients lie to that direction, where a policy asks."""
-        if to is None:
-            return seen
-        if gradients is not None:
-            across = along(gradients, seen.norms, to, self.scope, others)
-        else:
-            loss = lambda params, unit: self._of_unit(params, unit)[0]  # noqa: E731
-            across = along_by_derivatives(loss, params, piece, seen.norms, to, others)
-        return seen._replace(along=across)
 
     def _kept(self, norms: Any, piece: Units) -> Bool[Array, " u"]:
         kept = any_real(piece.real)
@@ -213,20 +208,18 @@ class Engine(eqx.Module):
         return kept
 
     def _factors(
-        self, seen: Seen, policies: PolicyStates, step: Step
+        self, seen: Seen, policies: PolicyStates, step: Step, axes: Axes
     ) -> tuple[PyTree[Float[Array, "u ..."]], PolicyStates]:
-        how = step, True, seen.along
-        parts, policies = factors(self.clip, seen.norms, policies, *how)
-        scales = jax.tree.map(lambda leaf: zero_unless(seen.kept, leaf), parts.factors)
-        return scales, policies
-
-    def _weighed(
-        self, gradients: Params, weights: Any, kept: Bool[Array, " u"]
-    ) -> Params:
-        if self.drop_nonfinite:
-            # 0 times what is not finite is not 0.
-            gradients = jax.tree.map(lambda leaf: zero_unless(kept, leaf), gradients)
-        return self.scope.within.total(gradients, weights)
+        # Without adaptive rules the examples of no other device are asked for.
+        axes = axes if policies else ()
+        norms, along, kept = of_all((seen.norms, seen.along, seen.kept), axes)
+        if policies:
+            parts = axis_name_of(self.scope.within)
+            check_spread(norms, self.scope.axis_name, parts)
+        how = step, True, along, kept if policies else None
+        parts, policies = factors(self.clip, norms, policies, *how)
+        own = own_of(parts.factors, axes)
+        return jax.tree.map(lambda leaf: zero_unless(seen.kept, leaf), own), policies
 
     def _gradient_of_sum(
         self, params: Params, piece: Units, weights: Array, kept: Bool[Array, " u"]

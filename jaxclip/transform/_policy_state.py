@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._types import PyTree, Step
 from ..clip import Adaptive, policy
@@ -67,6 +67,7 @@ def adapt(
     examples: bool,
     apply: Callable[..., tuple[Array, ...]],
     along: policy.Along | None = None,
+    counted: Bool[Array, " n"] | None = None,
 ) -> tuple[list[PyTree[Array]], PolicyState]:
     """What `apply` makes of all norms under the policy, and the state after it.
 
@@ -74,19 +75,20 @@ def adapt(
 
     - `along`: how the gradients lie to their running mean, for a policy that asks;
         there is one norm then.
+    - `counted`: which examples count, for a policy that can leave some out.
     """
     leaves, structure = jax.tree.flatten(norms)
     if examples:
         # A policy sees them all, on whatever devices the examples lie.
         leaves = [_gathered(leaf) for leaf in leaves]
-        along = jax.tree.map(_gathered, along)
+        along, counted = jax.tree.map(_gathered, (along, counted))
     elif along is not None:
         along = policy.Along(*(numbers[None] for numbers in along))
 
     def of_one(norms, state):
         """Of one threshold: its norm, or the vector of those of all examples."""
         rows = norms if examples else norms[None]
-        settled, state = rule.at(rows, state, step, along)
+        settled, state = rule.at(rows, state, step, along, counted)
         columns = apply(settled, rows, step)
         return (columns if examples else [c[0] for c in columns]), state
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .._checks import returns_a_number
 from .._types import Key, Params, PyTree
 from ._as_transform import ClipState
+from ._examples_spread import axes_of, sum_of_all
 from ._per_example import Engine
 from ._pieces import Outcome
 from ._scope import times
@@ -89,10 +90,11 @@ def _reduced(
         mask = jnp.zeros(engine.group, bool)
     units = _units(engine, batch, mask)
     dtype = jnp.result_type(float)
-    count = jnp.sum(any_real(units.real), dtype=dtype)
+    axes = axes_of((params, units), engine.scope.axis_name)
+    count = sum_of_all(jnp.sum(any_real(units.real), dtype=dtype), axes)
     share = engine.scope.share(jnp.maximum(count, 1))
     outcome = engine.run(params, units, jnp.asarray(share), clock.policies, clock.step)
-    kept = jnp.sum(outcome.seen.kept, dtype=dtype)
+    kept = sum_of_all(jnp.sum(outcome.seen.kept, dtype=dtype), axes)
     certain = mask is None and not engine.drop_nonfinite
     if engine.drop_nonfinite:
         # The mean over those that are left, unless its denominator is given.
@@ -105,11 +107,11 @@ def _reduced(
         total = total if certain else jnp.where(kept > 0, total, jnp.zeros_like(total))
         return total.astype(x.dtype)
 
-    total = jax.tree.map(finish, outcome.total, params)
+    total = jax.tree.map(finish, sum_of_all(outcome.total, axes), params)
     scope = engine.scope if key is None else replace(engine.scope, key=key)
     gradient = scope.perturb(total, clock.step)
     values = zero_unless(outcome.seen.kept, outcome.seen.values)
-    value = times(jnp.sum(values), jnp.asarray(share))
+    value = times(sum_of_all(jnp.sum(values), axes), jnp.asarray(share))
     dropped = (count - kept).astype(jnp.int32)
     examples = _examples(engine, units, outcome, dropped, size, certain)
     policies = outcome.policies if size else clock.policies

@@ -11,7 +11,9 @@ from jaxtyping import Array, Float
 
 from .._checks import leading_length, nonnegative, positive
 from .._types import Key, PyTree, Step
+from ._examples_spread import axes_of, number_of_all, of_all, own_of, sum_of_all
 from ._scope import AbstractScope, PerTree, times
+from ._sums import AxisName
 
 
 class PerExample(AbstractScope):
@@ -41,6 +43,10 @@ class PerExample(AbstractScope):
         that has the multiplier $z$ is `noise_std` = $z$ times the threshold over it.
     - `within`: what norms are taken over within an example: `PerLeaf()`,
         `PerLeafShare()` ... In `simulate` whole gradients, or `PerCoordinate()`.
+    - `axis_name`: inside of `jax.shard_map`, the name of the mesh axis, or a tuple of
+        them, over which the examples are spread: the gradient, its noise and adaptive
+        thresholds are then those of all examples, and the same on every device. By
+        default, and with `()`, each device's examples are a batch of their own.
 
     **Raises:**
 
@@ -63,6 +69,7 @@ class PerExample(AbstractScope):
         converter=lambda n: None if n is None else positive("denominator", n),
         default=None,
     )
+    axis_name: AxisName = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
         if self.reduce not in ("mean", "sum"):
@@ -103,6 +110,18 @@ class PerExample(AbstractScope):
             # Of a tree without leaves there are no examples.
             return jax.tree.map(lambda _: jnp.zeros(0), self.within.parts(updates))
         leading_length("The updates of `PerExample`", updates, "examples", least=0)
+        return of_all(self.own_norms(updates, params), axes_of(updates, self.axis_name))
+
+    def own_norms(
+        self, updates: PyTree[Array], params: PyTree[Array] | None
+    ) -> PyTree[Float[Array, "..."]]:
+        """The norms of the examples of one device, where they are spread over several;
+        `norms` has those of all.
+
+        **Arguments:**
+
+        - `updates`, `params`: as for `norms`; at least one leaf.
+        """
         return jax.vmap(self.within.norms, (0, None))(updates, params)
 
     def multiply(
@@ -112,10 +131,11 @@ class PerExample(AbstractScope):
         if not leaves:
             return updates
         # The reduction is linear: a sum, with each example's share in its factor.
-        examples = max(jnp.shape(leaves[0])[0], 1)
+        axes = axes_of(updates, self.axis_name)
+        examples = max(number_of_all(jnp.shape(leaves[0])[0], axes), 1)
         share = jnp.asarray(self.share(examples))
         shares = jax.tree.map(lambda factor: times(factor, share), factors)
-        return self.within.total(updates, shares)
+        return sum_of_all(self.within.total(updates, own_of(shares, axes)), axes)
 
     def parts(self, params: PyTree[Array]) -> PyTree[Any]:
         return self.within.parts(params)
@@ -135,6 +155,11 @@ class PerExample(AbstractScope):
             for leaf, key in zip(leaves, keys, strict=True)
         ]
         return jax.tree.unflatten(structure, noisy)
+
+
+def axis_name_of(scope: AbstractScope) -> AxisName:
+    """The axes over which parts of one gradient are spread, where a scope knows."""
+    return getattr(scope, "axis_name", None)
 
 
 def within_example(scope: AbstractScope) -> AbstractScope:

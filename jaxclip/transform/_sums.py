@@ -127,7 +127,7 @@ def _across(numbers: list[Array], axis_name: AxisName, reduce: Any, join: Any) -
     """
     groups: dict[tuple[str, ...], list[Array]] = {}
     for number in numbers:
-        groups.setdefault(_varying(number, axis_name), []).append(number)
+        groups.setdefault(spread_over(number, axis_name), []).append(number)
     joined = [
         reduce(_joined(join, group), over) if over else _joined(join, group)
         for over, group in groups.items()
@@ -141,9 +141,10 @@ def _joined(join: Any, numbers: list[Array]) -> Array:
     return join(jnp.stack(numbers), axis=0) if len(numbers) > 1 else numbers[0]
 
 
-def _varying(number: Array, axis_name: AxisName) -> tuple[str, ...]:
-    """The axes of those named along which a number may differ between devices."""
-    if axis_name is None:
+def spread_over(number: Any, axis_name: AxisName) -> tuple[str, ...]:
+    """The axes of those named along which a number, or one of a tree of them, may
+    differ between devices."""
+    if not axis_name:
         return ()
     names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
     # Where JAX does not keep account of it, not even an index is said to vary.
@@ -154,7 +155,7 @@ def _varying(number: Array, axis_name: AxisName) -> tuple[str, ...]:
 
 def device_count(leaf: Array, axis_name: AxisName) -> int:
     """Over how many devices the parts of a leaf are spread."""
-    over = _varying(jnp.asarray(leaf), axis_name)
+    over = spread_over(jnp.asarray(leaf), axis_name)
     return math.prod(jax.lax.axis_size(name) for name in over)
 
 

@@ -15,6 +15,7 @@
 
 from ._base import (
     AbstractDirectedPolicy as AbstractDirectedPolicy,
+    AbstractMaskedPolicy as AbstractMaskedPolicy,
     AbstractPolicy as AbstractPolicy,
     Along as Along,
 )

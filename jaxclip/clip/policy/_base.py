@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
-from jaxtyping import Array, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from ..._repr import Shown
 from ..._types import PyTree, Step
@@ -72,6 +73,41 @@ class AbstractPolicy(Shown):
         """
 
 
+class AbstractMaskedPolicy(AbstractPolicy):
+    """A policy that can leave out examples of a batch, such as those that it is padded
+    with. All that come with the library can.
+
+    Of any other policy [`jaxclip.clipped_grad`][] refuses a `mask`, since a mean or a
+    percentile of all norms would count what is not there.
+
+    **An author must guarantee**, beside what an [`jaxclip.policy.AbstractPolicy`][]
+    needs, that what does not count changes nothing but its own threshold.
+    """
+
+    def threshold(
+        self, norms: Float[Array, " n"], state: PyTree[Any], step: Step
+    ) -> tuple[Float[Array, "..."], PyTree[Array]]:
+        return self.threshold_of(norms, jnp.ones(norms.shape, bool), state, step)
+
+    @abc.abstractmethod
+    def threshold_of(
+        self,
+        norms: Float[Array, " n"],
+        counted: Bool[Array, " n"],
+        state: PyTree[Any],
+        step: Step,
+    ) -> tuple[Float[Array, "..."], PyTree[Array]]:
+        """The threshold of this update, and the state after it.
+
+        **Arguments:**
+
+        - `norms`, `state`, `step`: as of
+            [`jaxclip.policy.AbstractPolicy.threshold`][].
+        - `counted`: shape `(n,)`, which norms count. The others are 0. Where none does,
+            the library keeps the state as it was.
+        """
+
+
 class Along(NamedTuple):
     """How gradients lie to the mean of others, as far as it is known.
 
@@ -81,11 +117,13 @@ class Along(NamedTuple):
         of the lengths; all 0 before there is one.
     - `sizes`: shape `(n,)`, the length of that mean, so that a product of gradients is
         the component times this: two numbers, since their product may overflow.
+    - `counted`: shape `(n,)`, which of them count; the others are to be left out.
     """
 
     lengths: Float[Array, " n"]
     products: Float[Array, " n"]
     sizes: Float[Array, " n"]
+    counted: Bool[Array, " n"]
 
 
 class AbstractDirectedPolicy(AbstractPolicy):

@@ -11,6 +11,7 @@ from ..._checks import count, fraction, nonnegative
 from ..._numerics import safe_sqrt
 from ..._types import Step
 from ._base import AbstractDirectedPolicy, Along
+from ._counted import ring_places
 
 # Thresholds that are compared: so many, evenly spaced in the logarithm, from one that
 # leaves a fiftieth of the gradients alone to one that acts on ten of them. Of one that
@@ -126,16 +127,14 @@ class Criterion(AbstractDirectedPolicy):
     def _recorded(
         self, norms: Float[Array, " n"], along: Along, state: CriterionState
     ) -> CriterionState:
-        new = [numbers[-self.window :] for numbers in (norms, *along)]
-        size = new[0].size
-        places = (state.place + jnp.arange(size)) % self.window
         # Before the first update there is no mean to point along.
-        pointed = jnp.any(along.products != 0)
+        pointed = jnp.any(along.counted & (along.products != 0))
+        counted = along.counted & pointed
+        places, size = ring_places(state.place, counted, self.window)
         rows = [
-            jnp.where(pointed, old.at[places].set(numbers.astype(old.dtype)), old)
-            for old, numbers in zip(state[:4], new, strict=True)
+            old.at[places].set(numbers.astype(old.dtype), mode="drop")
+            for old, numbers in zip(state[:4], (norms, *along[:3]), strict=True)
         ]
-        size = jnp.where(pointed, size, 0)
         return CriterionState(
             *rows,
             place=(state.place + size) % self.window,

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..._checks import check, count, fraction, nonnegative, positive
 from ..._numerics import safe_sqrt
 from ..._types import Step
-from ._base import AbstractPolicy
+from ._base import AbstractMaskedPolicy
+from ._counted import mean_of, ring_places
 
 
 class RingBuffer(NamedTuple):
@@ -26,7 +27,7 @@ class RingBuffer(NamedTuple):
     filled: Int[Array, ""]
 
 
-class Percentile(AbstractPolicy):
+class Percentile(AbstractMaskedPolicy):
     r"""The percentile of the last norms, the current one included: AutoClip.
 
     $$c_t = \operatorname{percentile}_p(n_{t-m+1}, \dots, n_t),$$
@@ -56,24 +57,27 @@ class Percentile(AbstractPolicy):
         # Infinity is sorted behind what is there.
         return RingBuffer(jnp.full(self.window, jnp.inf, dtype), zero, zero)
 
-    def threshold(
-        self, norms: Float[Array, " n"], state: RingBuffer, step: Step
+    def threshold_of(
+        self,
+        norms: Float[Array, " n"],
+        counted: Bool[Array, " n"],
+        state: RingBuffer,
+        step: Step,
     ) -> tuple[Float[Array, ""], RingBuffer]:
         del step
-        norms = norms[-self.window :]
-        places = (state.place + jnp.arange(norms.size)) % self.window
-        values = state.values.at[places].set(norms)
-        filled = jnp.minimum(state.filled + norms.size, self.window)
+        places, size = ring_places(state.place, counted, self.window)
+        values = state.values.at[places].set(norms, mode="drop")
+        filled = jnp.minimum(state.filled + size, self.window)
         last = jnp.maximum(filled - 1, 0)
         rank = self.percent / 100 * last
         below = jnp.clip(jnp.floor(rank).astype(int), 0, last)
         ordered = jnp.sort(values)
         low, high = ordered[below], ordered[jnp.minimum(below + 1, last)]
-        place = (state.place + norms.size) % self.window
+        place = (state.place + size) % self.window
         return low + (rank - below) * (high - low), RingBuffer(values, place, filled)
 
 
-class QuantileDescent(AbstractPolicy):
+class QuantileDescent(AbstractMaskedPolicy):
     r"""Moves the threshold, on a logarithmic scale, towards a quantile of the norms.
 
     $$c_{t+1} = c_t \exp\left(-\gamma_c
@@ -103,17 +107,21 @@ class QuantileDescent(AbstractPolicy):
         del index
         return self.initial.astype(dtype)
 
-    def threshold(
-        self, norms: Float[Array, " n"], state: Float[Array, ""], step: Step
+    def threshold_of(
+        self,
+        norms: Float[Array, " n"],
+        counted: Bool[Array, " n"],
+        state: Float[Array, ""],
+        step: Step,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         del step
-        below = jnp.mean(norms <= state, dtype=norms.dtype)
+        below = mean_of((norms <= state).astype(norms.dtype), counted)
         moved = state * jnp.exp(-self.lr * (below - self.quantile))
         # From 0 it would never rise again.
         return state, jnp.maximum(moved, jnp.finfo(state.dtype).tiny)
 
 
-class AdaGC(AbstractPolicy):
+class AdaGC(AbstractMaskedPolicy):
     r"""A multiple of the running mean of the clipped norm.
 
     $$c_t = \lambda \gamma_t, \qquad
@@ -152,21 +160,25 @@ class AdaGC(AbstractPolicy):
         del index
         return jnp.full((), jnp.inf, dtype)
 
-    def threshold(
-        self, norms: Float[Array, " n"], state: Float[Array, ""], step: Step
+    def threshold_of(
+        self,
+        norms: Float[Array, " n"],
+        counted: Bool[Array, " n"],
+        state: Float[Array, ""],
+        step: Step,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         # Still infinite after the warm-up if every norm so far was 0.
         watching = (jnp.asarray(step) < self.warmup) | jnp.isinf(state)
         # A derivative of infinity times a number is no number, under a `where` too.
         mean_before = jnp.where(watching, 1.0, state)
         threshold = jnp.where(watching, jnp.inf, self.relative * mean_before)
-        smallest = jnp.min(jnp.where(norms > 0, norms, jnp.inf))
-        mean = jnp.mean(jnp.minimum(norms, threshold))
+        smallest = jnp.min(jnp.where(counted & (norms > 0), norms, jnp.inf))
+        mean = mean_of(jnp.minimum(norms, threshold), counted)
         after = self.decay * mean_before + (1 - self.decay) * mean
         return threshold, jnp.where(watching, jnp.minimum(state, smallest), after)
 
 
-class SecondMoment(AbstractPolicy):
+class SecondMoment(AbstractMaskedPolicy):
     r"""A multiple of the root of a running mean square, as Adam's: SPAM's rule.
 
     $$c_t = \sqrt{\theta v_t}, \qquad
@@ -193,11 +205,15 @@ class SecondMoment(AbstractPolicy):
         del index
         return jnp.zeros((), dtype)
 
-    def threshold(
-        self, norms: Float[Array, " n"], state: Float[Array, ""], step: Step
+    def threshold_of(
+        self,
+        norms: Float[Array, " n"],
+        counted: Bool[Array, " n"],
+        state: Float[Array, ""],
+        step: Step,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         del step
         # Before the first norm the average is 0, and there is nothing to go by.
         threshold = jnp.where(state > 0, safe_sqrt(self.theta * state), jnp.inf)
-        square = jnp.mean(jnp.minimum(norms, threshold) ** 2)
+        square = mean_of(jnp.minimum(norms, threshold) ** 2, counted)
         return threshold, self.decay * state + (1 - self.decay) * square

@@ -5,15 +5,15 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..._checks import count, fraction
 from ..._schedule import as_schedule
 from ..._types import Key, Schedule, Step
-from ._base import AbstractPolicy
+from ._base import AbstractMaskedPolicy
 
 
-class RandomThreshold(AbstractPolicy):
+class RandomThreshold(AbstractMaskedPolicy):
     r"""A threshold that is there by chance: random clipping.
 
     $$c_t = \begin{cases} c & \text{with probability } \beta^{(c / n)^k} \text{ where }
@@ -46,9 +46,14 @@ class RandomThreshold(AbstractPolicy):
         del dtype
         return index
 
-    def threshold(
-        self, norms: Float[Array, " n"], state: Int[Array, ""], step: Step
+    def threshold_of(
+        self,
+        norms: Float[Array, " n"],
+        counted: Bool[Array, " n"],
+        state: Int[Array, ""],
+        step: Step,
     ) -> tuple[Float[Array, " n"], Int[Array, ""]]:
+        del counted
         c = jnp.asarray(self.bound(step)).astype(norms.dtype)
         key = jr.fold_in(jr.fold_in(self.key, state), step)
         long = norms > c

@@ -7,14 +7,15 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..._checks import check, fraction, nonnegative
 from ..._schedule import as_schedule
 from ..._types import Schedule, Step
 from .._base import AbstractClip
 from .._normalize import Rescale
-from ._base import AbstractPolicy
+from ._base import AbstractMaskedPolicy
+from ._counted import mean_of
 
 
 def _at_least_one(value: Any) -> Array:
@@ -35,7 +36,7 @@ def _below_one(name: str, value: Any) -> Array:
     )
 
 
-class AGGC(AbstractPolicy):
+class AGGC(AbstractMaskedPolicy):
     r"""Brings the norm into a band around its running mean: AGGC.
 
     $$c_t = \min\{\max\{n_t, L_t\}, U_t\}, \qquad L_t = \max\{n_{\min}, \alpha_t S_t\},
@@ -91,8 +92,12 @@ class AGGC(AbstractPolicy):
         # A mean of 0 is none: norms of 0 are left out of it.
         return jnp.zeros((), dtype)
 
-    def threshold(
-        self, norms: Float[Array, " n"], state: Float[Array, ""], step: Step
+    def threshold_of(
+        self,
+        norms: Float[Array, " n"],
+        counted: Bool[Array, " n"],
+        state: Float[Array, ""],
+        step: Step,
     ) -> tuple[Float[Array, " n"], Float[Array, ""]]:
         lower = jnp.maximum(self.min_norm, self.low(step) * state)
         within = jnp.minimum(jnp.maximum(norms, lower), self.high(step) * state)
@@ -100,7 +105,7 @@ class AGGC(AbstractPolicy):
         # Infinity times 0 is no number, under a `where` too.
         most = jnp.where(some, self.max_raise * jnp.where(some, norms, 1.0), 0.0)
         within = jnp.where(state > 0, jnp.minimum(within, most), norms)
-        mean = jnp.mean(within)
+        mean = mean_of(within, counted)
         after = self.decay * state + (1 - self.decay) * mean
         return within, jnp.where(state > 0, after, mean)
 
@@ -118,7 +123,7 @@ class NormMoments(NamedTuple):
     seen: Int[Array, ""]
 
 
-class GradientStabilizer(AbstractPolicy):
+class GradientStabilizer(AbstractMaskedPolicy):
     r"""Replaces the norm by a ratio of its running moments and keeps the direction.
 
     $$c_t = \frac{m_t / (1 - \gamma_1^t)}{\sqrt{v_t / (1 - \gamma_2^t)}}, \qquad
@@ -165,18 +170,22 @@ class GradientStabilizer(AbstractPolicy):
         zero, none = jnp.zeros((), dtype), jnp.zeros((), dtype)
         return NormMoments(zero, none, jnp.zeros((), jnp.int32))
 
-    def threshold(
-        self, norms: Float[Array, " n"], state: NormMoments, step: Step
+    def threshold_of(
+        self,
+        norms: Float[Array, " n"],
+        counted: Bool[Array, " n"],
+        state: NormMoments,
+        step: Step,
     ) -> tuple[Float[Array, ""], NormMoments]:
         del step
         seen = state.seen + 1
-        mean = self.decay * state.mean + (1 - self.decay) * jnp.mean(norms)
+        mean = self.decay * state.mean + (1 - self.decay) * mean_of(norms, counted)
         # In a unit of their own size: the squares alone over- and underflow.
-        unit = jnp.maximum(state.root, jnp.max(norms))
+        unit = jnp.maximum(state.root, jnp.max(jnp.where(counted, norms, 0.0)))
         # Written so that a number that is none gives none.
         some = ~(unit <= 0)
         unit = jnp.where(some, unit, 1.0)
-        square = jnp.mean((norms / unit) ** 2)
+        square = mean_of((norms / unit) ** 2, counted)
         before = (state.root / unit) ** 2
         square = self.square_decay * before + (1 - self.square_decay) * square
         root = unit * jnp.sqrt(jnp.where(some, square, 1.0))

@@ -4,14 +4,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..._checks import count, fraction, nonnegative, positive
 from ..._numerics import safe_sqrt
 from ..._types import Step
-from ._base import AbstractPolicy
+from ._base import AbstractMaskedPolicy
+from ._counted import mean_of
 
 
 class ZScoreState(NamedTuple):
@@ -26,7 +28,7 @@ class ZScoreState(NamedTuple):
     seen: Float[Array, ""]
 
 
-class ZScore(AbstractPolicy):
+class ZScore(AbstractMaskedPolicy):
     r"""Clips what is an outlier among the norms: ZClip.
 
     With the running mean $\mu$ and standard deviation $\sigma$ of the norms, and
@@ -68,35 +70,47 @@ class ZScore(AbstractPolicy):
         zero = jnp.zeros((), dtype)
         return ZScoreState(zero, zero, zero)
 
-    def threshold(
-        self, norms: Float[Array, " n"], state: ZScoreState, step: Step
+    def threshold_of(
+        self,
+        norms: Float[Array, " n"],
+        counted: Bool[Array, " n"],
+        state: ZScoreState,
+        step: Step,
     ) -> tuple[Float[Array, " n"], ZScoreState]:
         del step
+        # Of a padded batch as many norms as so many whole ones have: it stays so then.
         warm = state.seen >= self.warmup * norms.size
         std = safe_sqrt(state.variance)
         z = (norms - state.mean) / (std + 1e-6)
         outlier = warm & (z > self.z)
         c = state.mean + self.z**2 * std / jnp.where(outlier, z, 1.0)
-        averaged = self._average(jnp.where(outlier, c, norms), state)
-        collected = _collect(norms, state)
-        after = ZScoreState(
-            *(jnp.where(warm, *pair) for pair in zip(averaged, collected, strict=True))
-        )
+        averaged = self._average(jnp.where(outlier, c, norms), counted, state)
+        collected = _collect(norms, counted, state)
+        after = jax.tree.map(partial(jnp.where, warm), averaged, collected)
         return jnp.minimum(jnp.where(outlier, c, jnp.inf), self.max_norm), after
 
-    def _average(self, values: Float[Array, " n"], state: ZScoreState) -> ZScoreState:
-        mean = self.decay * state.mean + (1 - self.decay) * jnp.mean(values)
-        square = jnp.mean((values - mean) ** 2)
+    def _average(
+        self, values: Float[Array, " n"], counted: Bool[Array, " n"], state: ZScoreState
+    ) -> ZScoreState:
+        mean = self.decay * state.mean + (1 - self.decay) * mean_of(values, counted)
+        square = mean_of((values - mean) ** 2, counted)
         variance = self.decay * state.variance + (1 - self.decay) * square
         return ZScoreState(mean, variance, state.seen)
 
 
-def _collect(norms: Float[Array, " n"], state: ZScoreState) -> ZScoreState:
+def _collect(
+    norms: Float[Array, " n"], counted: Bool[Array, " n"], state: ZScoreState
+) -> ZScoreState:
     """The mean and variance of all norms so far, these included."""
-    total = state.seen + norms.size
-    weight = norms.size / total
-    away = jnp.mean(norms) - state.mean
-    inside = (1 - weight) * state.variance + weight * jnp.var(norms)
+    size = jnp.sum(counted, dtype=norms.dtype)
+    total = state.seen + size
+    weight = size / jnp.maximum(total, 1)
+    mean = mean_of(norms, counted)
+    away = mean - state.mean
+    variance = mean_of((norms - mean) ** 2, counted)
+    inside = (1 - weight) * state.variance + weight * variance
     return ZScoreState(
-        state.mean + weight * away, inside + weight * (1 - weight) * away**2, total
+        state.mean + weight * away,
+        inside + weight * (1 - weight) * away**2,
+        total,
     )
