@@ -97,7 +97,7 @@ def test_all_questions_are_on_the_list() -> None:
 def test_where_to_clip_has_the_numbers_of_its_notebook() -> None:
     """A table of losses is on a page, and the notebook that measured them is not run
     by it."""
-    path = DOCS.parent / "notebooks" / "08_where_to_clip.ipynb"
+    path = DOCS.parent / "notebooks" / "14_where_to_clip.ipynb"
     printed = "".join(
         "".join(output.get("text", ""))
         for cell in json.loads(path.read_text())["cells"]
