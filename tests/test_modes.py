@@ -169,7 +169,6 @@ def _warmed_up(step):
     return 0.1 * t * jnp.exp(1 - t)
 
 
-@pytest.mark.optimised
 def test_schedules_against_scipy():
     problem, clip = _SMALL, jc.HardClip(lambda step: 1.5 + jnp.sin(step / 30.0))
     steps = np.array([0.0, 3.0, 20.0, 100.0, 400.0])
