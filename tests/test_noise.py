@@ -458,3 +458,60 @@ def test_without_signal_and_noise_the_residual_is_nothing(noise):
     small, norm = expected(noise)
     np.testing.assert_allclose(small, 1.0, rtol=1e-6)
     np.testing.assert_allclose(norm, 0.0, atol=1e-6)
+
+
+class _Bare(jc.noise.AbstractLaw):
+    """A law of which its author wrote what must be written, and no more."""
+
+    law: jc.noise.AbstractLaw
+
+    @property
+    def size(self):
+        return self.law.size
+
+    def panel_edges(self):
+        return self.law.panel_edges()
+
+    def log_density(self, residual):
+        return self.law.log_density(residual)
+
+    def expect(self, function, kinks=()):
+        return self.law.expect(function, kinks)
+
+    def slope(self, function, kinks=()):
+        return self.law.slope(function, kinks)
+
+    def information(self):
+        return self.law.information()
+
+
+@pytest.mark.parametrize("name", ["exponential", "skewed"])
+def test_functions_of_the_residual_follow_from_those_of_its_norm(name):
+    # By a trapezoid rule on the density, which is analytic: of the signal's width.
+    @jax.jit
+    def both(variance, kink):
+        law = NOISES[name].residual(variance)
+
+        def psi(w):
+            return jnp.where(w > kink, jnp.tanh(w - 0.2), 2 + jnp.cos(w))
+
+        found = [
+            (one.expect_signed(psi, [kink]), one.slope_signed(psi, [kink]))
+            for one in (_Bare(law), law)
+        ]
+        w = kink + jnp.linspace(-30.0, 30.0, 60_001)
+        p = jnp.exp(jax.vmap(law.log_density)(w))
+        rise = jax.vmap(jax.grad(psi))(w).at[30_000].set(0.0)
+        values = jax.vmap(psi)(w)
+        # On the kink the mean of both sides, and the jump itself.
+        sides = jnp.tanh(kink - 0.2), 2 + jnp.cos(kink)
+        values = values.at[30_000].set(sum(sides) / 2)
+        slopes = jnp.cosh(kink - 0.2) ** -2, -jnp.sin(kink)
+        rise = rise.at[30_000].set(sum(slopes) / 2)
+        jump = (sides[0] - sides[1]) * p[30_000]
+        return found, (p @ values / 1e3, p @ rise / 1e3 + jump)
+
+    for kink in (-0.7, 0.4, 0.0):
+        (bare, own), expected = both(1.3, kink)
+        np.testing.assert_allclose(bare, own, rtol=1e-9)
+        np.testing.assert_allclose(bare, expected, rtol=2e-6)

@@ -3,7 +3,7 @@
 from . import batch as batch
 from ._base import AbstractNoise as AbstractNoise
 from ._empirical import Empirical as Empirical
-from ._law import AbstractLaw as AbstractLaw, NormalMixture as NormalMixture
+from ._law import AbstractLaw as AbstractLaw
 from ._mixture import (
     Contaminated as Contaminated,
     Gaussian as Gaussian,
@@ -11,6 +11,7 @@ from ._mixture import (
     Rademacher as Rademacher,
     SparseSign as SparseSign,
 )
+from ._normal_mixture import NormalMixture as NormalMixture
 from ._smooth import Exponential as Exponential, Laplace as Laplace, Uniform as Uniform
 from ._smooth_law import (
     SmoothLaw as SmoothLaw,

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from .._checks import as_float, check, count
 from .._types import Key, RealScalarLike
 from ._base import AbstractNoise, relative_variance, unit_of
-from ._law import NormalMixture
+from ._normal_mixture import NormalMixture
 
 
 class Empirical(AbstractNoise):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from .._checks import as_float, check, nonnegative, positive
 from .._types import Key, RealScalarLike
 from ._base import AbstractNoise, relative_variance, unit_of
-from ._law import NormalMixture
+from ._normal_mixture import NormalMixture
 
 
 def _probability(name: str, value: Any) -> Array:

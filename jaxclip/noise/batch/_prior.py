@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 
 from ..._numerics import safe_sqrt
 from .._base import AbstractNoise
-from .._law import NormalMixture
 from .._mixture import Contaminated, Gaussian, Mask, Rademacher, SparseSign
+from .._normal_mixture import NormalMixture
 from ._radial import Radial
 from ._sums import norm_of_noise
 

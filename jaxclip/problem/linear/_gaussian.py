@@ -129,6 +129,16 @@ def as_norms(name: str, value: Any, spectrum: Spectrum) -> Float[Array, " m"]:
     )
 
 
+def along_optimum(
+    optimum: Any, start: Any, spectrum: Spectrum
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """`optimum` as norms, and `start` as components along it: by default zero."""
+    norms = as_norms("optimum", optimum, spectrum)
+    if start is None:
+        start = jnp.zeros_like(norms)
+    return norms, as_components("start", start, spectrum)
+
+
 def as_components(name: str, value: Any, spectrum: Spectrum) -> Float[Array, " m"]:
     """`value` as components, of either sign, along one direction of each eigenspace."""
     return check(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ..._numerics import safe_sqrt
 from ..._types import Key, RealScalar
-from ._gaussian import as_components, as_norms
+from ._gaussian import along_optimum
 from ._generalised import AbstractGeneralisedLinear
 from ._logistic_normal import logistic_normal
 from ._loss import LogisticLoss
@@ -46,10 +46,7 @@ class Logistic(AbstractGeneralisedLinear):
 
     def __init__(self, spectrum: Spectrum, optimum: Any, start: Any = None):
         self.spectrum = spectrum
-        self.optimum = as_norms("optimum", optimum, spectrum)
-        if start is None:
-            start = jnp.zeros_like(self.optimum)
-        self.start = as_components("start", start, spectrum)
+        self.optimum, self.start = along_optimum(optimum, start, spectrum)
 
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
         return LogisticLoss().slope(prediction, target)

@@ -11,7 +11,7 @@ from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
 from ..._types import Key, RealScalar
-from ._gaussian import as_components, as_norms
+from ._gaussian import along_optimum
 from ._generalised import AbstractGeneralisedLinear
 from ._modes import gauss
 from ._spectrum import Spectrum
@@ -62,10 +62,7 @@ class Poisson(AbstractGeneralisedLinear):
 
     def __init__(self, spectrum: Spectrum, optimum: Any, start: Any = None):
         self.spectrum = spectrum
-        self.optimum = as_norms("optimum", optimum, spectrum)
-        if start is None:
-            start = jnp.zeros_like(self.optimum)
-        self.start = as_components("start", start, spectrum)
+        self.optimum, self.start = along_optimum(optimum, start, spectrum)
 
     def slope(self, prediction: RealScalar, target: RealScalar) -> RealScalar:
         return jnp.exp(prediction) - target
