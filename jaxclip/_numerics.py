@@ -1,7 +1,8 @@
-"""Two operations of JAX with defaults that this library cannot use."""
+"""Operations of JAX with defaults that this library cannot use, and interpolation."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 # By default an accelerator multiplies matrices in its fast units, which round each
@@ -24,6 +25,15 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     # is not enough: its derivative multiplies the infinite one of the root at 0 by the
     # zero of the branch that is not taken, which is NaN.
     return jnp.where(some, jnp.sqrt(jnp.where(some, x, 1.0)), 0.0)
+
+
+def lagrange(place: Float[Array, ""], count: int) -> Float[Array, " count"]:
+    """The weights of values at 0, 1, ..., `count` - 1 in the polynomial through them,
+    taken at a place. Their sum is 1."""
+    nodes, own = np.arange(count), np.eye(count, dtype=bool)
+    apart = np.where(own, 1, nodes[:, None] - nodes[None, :]).astype(place.dtype)
+    factors = (place - nodes.astype(place.dtype))[None, :] / apart
+    return jnp.prod(jnp.where(own, 1.0, factors), axis=1)
 
 
 def exact_dot(left: Array, right: Array, axes: int = 1) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._numerics import lagrange
 from .._types import RealScalarLike
 from ..noise import AbstractNoise
 from ._coordinates import CELLS, EACH, SmoothedFactors, interpolate
@@ -43,14 +44,11 @@ class Scales(eqx.Module):
         begin = jax.lax.stop_gradient(begin)
         share = place - begin
         share = jnp.where(share <= _WINDOW, share, jnp.nan)
-        weights = jnp.zeros((len(x), nodes), x.dtype)
-        column = np.arange(nodes)
-        for k in range(_WINDOW):
-            others = [j for j in range(_WINDOW) if j != k]
-            parts = [(share - j) / (k - j) for j in others]
-            own = jnp.asarray(column)[None, :] == (begin.astype(int) + k)[:, None]
-            lagrange = jnp.prod(jnp.stack(parts), axis=0)
-            weights = weights + jnp.where(own, lagrange[:, None], 0.0)
+        near = jax.vmap(lambda place: lagrange(place, _WINDOW))(share)
+        column = jnp.arange(nodes)[None, None, :]
+        index = begin.astype(int)[:, None] + jnp.arange(_WINDOW)[None, :]
+        own = column == index[:, :, None]
+        weights = jnp.sum(jnp.where(own, near[:, :, None], 0.0), axis=1)
         return cls(least, weights)
 
 

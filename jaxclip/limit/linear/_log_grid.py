@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..._numerics import lagrange
 from ..._types import RealScalar, RealScalarLike
 
 # Between the two ends the functions here go from the first order of their argument to
@@ -50,7 +51,7 @@ def shifted(values: Values, by: RealScalarLike, rate: RealScalarLike = 0.0) -> V
     # Farther than the whole grid all shifts are alike but for the power.
     places = jnp.minimum(by / STEP, 2.0 * COUNT)
     whole = jnp.ceil(places)
-    weights = lagrange(whole - places)
+    weights = lagrange(whole - places + _BEFORE, _POINTS)
     first = jnp.arange(COUNT)[:, None] - whole.astype(int)
     index = first + jnp.arange(-_BEFORE, _POINTS - _BEFORE)[None, :]
     return _at(values, index, rate) @ weights
@@ -72,15 +73,6 @@ def abel(values: Values, rate: RealScalarLike = 0.0) -> Values:
     return _at(values, index, rate) @ kernel
 
 
-def lagrange(share: RealScalarLike) -> Float[Array, " points"]:
-    """The weights of the points around an interval, at a share of it, in [0, 1]."""
-    share = jnp.asarray(share)
-    nodes, own = np.arange(_POINTS) - _BEFORE, np.eye(_POINTS, dtype=bool)
-    apart = np.where(own, 1, nodes[:, None] - nodes[None, :]).astype(share.dtype)
-    factors = (share - nodes.astype(share.dtype))[None, :] / apart
-    return jnp.prod(jnp.where(own, 1.0, factors), axis=1)
-
-
 def interpolate(table: Float[Array, "n ..."], place: RealScalar) -> Float[Array, "..."]:
     """A table of rows at 0, 1, ..., n - 1, between them; the end values beyond."""
     count = len(table)
@@ -88,7 +80,7 @@ def interpolate(table: Float[Array, "n ..."], place: RealScalar) -> Float[Array,
     # Near the ends the points are those that there are.
     start = jnp.clip(jnp.floor(place) - _BEFORE, 0, count - _POINTS)
     start = jax.lax.stop_gradient(start)
-    weights = lagrange(place - start - _BEFORE)
+    weights = lagrange(place - start, _POINTS)
     rows = jax.lax.dynamic_slice_in_dim(table, start.astype(int), _POINTS)
     return jnp.tensordot(weights, rows, axes=1)
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from ..._numerics import lagrange
 from ..._types import RealScalar, RealScalarLike
 from .._base import AbstractNoise
 from .._mixture import Gaussian
@@ -51,14 +51,7 @@ class BatchLaws(eqx.Module):
         laws = jax.tree.map(
             lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, _NEAR), self.laws
         )
-        index = (start + np.arange(_NEAR)).astype(place.dtype)
-        gaps = place - index
-        weights = []
-        for i in range(_NEAR):
-            others = np.array([j for j in range(_NEAR) if j != i])
-            scale = float(np.prod(i - others))
-            weights.append(jnp.prod(gaps[others]) / scale)
-        return Near(laws, jnp.stack(weights))
+        return Near(laws, lagrange(place - start.astype(place.dtype), _NEAR))
 
 
 class NormalLaws(eqx.Module):
