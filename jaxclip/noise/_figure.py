@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._picture import BESIDE, axes_for, legend, named, need_one, right_axis
-from ._law import AbstractLaw, NormalMixture
+from ._law import AbstractLaw
+from ._normal_mixture import NormalMixture
 
 if TYPE_CHECKING:
     from ._base import AbstractNoise
