@@ -5,6 +5,7 @@ against something that does not know the class: quadrature of another library, f
 differences, Monte Carlo.
 """
 
+import functools
 import inspect
 
 import equinox as eqx
@@ -170,48 +171,55 @@ def test_a_rule_has_the_moments_of_a_quadrature(name):
 # Noises
 
 
-@pytest.mark.parametrize("name", NOISES)
-def test_a_noise_draws_what_its_law_says(name):
-    """How often a residual is within some lengths, by the law and by sampling; the
-    signs too, by the law of a shifted residual's density."""
-    noise, signal, size = NOISES[name], 0.3, 40_000
-    lengths, sides = (0.3, 1.0, 3.0), ((-1.0, -0.6), (0.6, 1.0))
-    at, weight = zip(*(_gauss(np.linspace(*side, 9)) for side in sides), strict=True)
+_SIGNAL, _LENGTHS, _SIDES = 0.3, (0.3, 1.0, 3.0), ((-1.0, -0.6), (0.6, 1.0))
+
+
+@functools.cache
+def _seen_of_a_noise(name):
+    """Samples of the noise and of a residual; how often that is within some lengths by
+    its law, its density on two sides, with weights, and its mass and square. By one
+    program for the tests below."""
+    size = 40_000
+    at, weight = zip(*(_gauss(np.linspace(*side, 9)) for side in _SIDES), strict=True)
 
     @eqx.filter_jit
     def everything(noise, key):
         own, other = jr.split(key)
-        w = np.sqrt(signal) * jr.normal(other, (size,)) - noise.sample(own, (size,))
-        law = noise.residual(signal)
+        sample = noise.sample(own, (size,))
+        law = noise.residual(_SIGNAL)
         below = [
-            law.expect(lambda w, c=c: jnp.where(w < c, 1.0, 0.0), (c,)) for c in lengths
+            law.expect(lambda w, c=c: jnp.where(w < c, 1.0, 0.0), (c,))
+            for c in _LENGTHS
         ]
         density = jnp.exp(jax.vmap(law.log_density)(jnp.asarray(at).ravel()))
-        return w, below, density.reshape(2, -1)
+        moments = law.expect(jnp.ones_like), law.expect(lambda w: w**2)
+        w = np.sqrt(_SIGNAL) * jr.normal(other, (size,)) - sample
+        return sample, w, below, density.reshape(2, -1), moments
 
-    w, below, density = everything(noise, jr.key(3))
-    for length, expected in zip(lengths, below, strict=True):
+    sample, w, below, density, moments = everything(NOISES[name], jr.key(3))
+    return sample, w, below, np.sum(density * np.stack(weight), axis=1), moments
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_a_noise_draws_what_its_law_says(name):
+    """How often a residual is within some lengths, by the law and by sampling; the
+    signs too, by the law of a shifted residual's density."""
+    _, w, below, beside, _ = _seen_of_a_noise(name)
+    for length, expected in zip(_LENGTHS, below, strict=True):
         mean, error = mean_and_error(np.abs(w) < length)
         assert_within(mean, error, float(expected))
-    for (low, high), p, dx in zip(sides, density, weight, strict=True):
+    for (low, high), expected in zip(_SIDES, beside, strict=True):
         mean, error = mean_and_error((w > low) & (w < high))
-        assert_within(mean, error, float(np.sum(p * dx)))
+        assert_within(mean, error, float(expected))
 
 
 @pytest.mark.parametrize("name", NOISES)
 def test_the_moments_of_a_noise(name):
-    noise, signal = NOISES[name], 0.3
-
-    @eqx.filter_jit
-    def everything(noise, key):
-        law = noise.residual(signal)
-        moments = law.expect(jnp.ones_like), law.expect(lambda w: w**2)
-        return moments, noise.sample(key, (40_000,))
-
-    (one, square), sample = everything(noise, jr.key(4))
+    noise, (sample, *_, moments) = NOISES[name], _seen_of_a_noise(name)
+    one, square = moments
     np.testing.assert_allclose(one, 1.0, rtol=1e-9)
     if jnp.isfinite(noise.variance) and name != "StudentT":
-        np.testing.assert_allclose(square, signal + noise.variance, rtol=1e-8)
+        np.testing.assert_allclose(square, _SIGNAL + noise.variance, rtol=1e-8)
     if name != "Cauchy":
         mean, error = mean_and_error(sample)
         assert_within(mean, error, 0.0)
