@@ -128,7 +128,7 @@ def _over(keys: tuple[Array, ...], first: int, count: int) -> Bool[Array, "k n"]
     for key in reversed(keys):
         own = key[first : first + count, None]
         before = (key[None] < own) | ((key[None] == own) & before)
-    return places[None, :-1] >= jnp.sum(before, axis=1)[:, None]
+    return jnp.sum(before, axis=1)[:, None] <= places[None, :-1]
 
 
 def _nodes(start, end, base, kinks: Points, over: Bool[Array, "k n"]) -> Panels:
