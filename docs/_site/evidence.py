@@ -1,4 +1,4 @@
-"""Numbers of the pages that the repository states elsewhere, read where it states them."""
+"""Numbers that the repository states elsewhere, read where it states them."""
 
 import ast
 import html
