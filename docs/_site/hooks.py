@@ -100,6 +100,13 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     return re.sub(r"^```python\n", run, markdown, flags=_LINES)
 
 
+def on_env(env: object, files: Files, **_: object) -> None:
+    """The gallery shows what the other pages have drawn."""
+    import gallery  # from this folder, once it is on the path
+
+    gallery.fill(file.page for file in files.documentation_pages() if file.page)
+
+
 _FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL
 )
