@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Numbers that the repository states elsewhere, read from where it states them."""
-=======
-"""Numbers that the repository states elsewhere, read where it states them."""
->>>>>>> h7
 
 import ast
 import html
