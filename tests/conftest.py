@@ -68,6 +68,16 @@ def few_programs() -> Iterator[None]:
         jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def precision() -> Iterator[None]:
+    """A program that sets the precision for itself, such as the command line's, leaves
+    that of the tests after it as it was."""
+    before = jax.config.read("jax_enable_x64")
+    yield
+    if jax.config.read("jax_enable_x64") != before:
+        jax.config.update("jax_enable_x64", before)
+
+
 @pytest.fixture
 def getkey() -> Callable[[], Key[Array, ""]]:
     """A function that returns a new key at each call, the same ones in every run."""
