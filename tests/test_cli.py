@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,6 @@ import pytest
 from jaxclip.cli import _main
 
 ROWS = 400
-
-
-@pytest.fixture(autouse=True)
-def same_precision() -> Iterator[None]:
-    """The program sets JAX's precision, which the next test must not inherit."""
-    before = jax.config.read("jax_enable_x64")
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def _raw() -> pd.DataFrame:

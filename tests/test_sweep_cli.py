@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -35,14 +34,6 @@ SMALL = [
     "--batch-size",
     "2",
 ]
-
-
-@pytest.fixture(autouse=True)
-def same_precision() -> Iterator[None]:
-    """The program sets JAX's precision, which the next test must not inherit."""
-    before = jax.config.read("jax_enable_x64")
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 # From flags to files
