@@ -154,7 +154,8 @@ def controls(found: dict[str, Any]) -> str:
     )
     data = json.dumps(found, separators=(",", ":")).replace("</", "<\\/")
     return (
-        f'<form class="explorer" id="explorer" hidden><div class="explorer-controls">'
+        f'<form class="explorer" id="explorer-form" hidden>'
+        f'<div class="explorer-controls">'
         f'<label for="explorer-noise">Noise of the labels</label>'
         f'<select id="explorer-noise">{names}</select>{sliders}</div>'
         f'<p id="explorer-text" aria-live="polite"></p><div class="explorer-charts">'

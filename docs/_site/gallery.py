@@ -57,7 +57,7 @@ def _attribute(tag: str, name: str) -> str:
 
 def _html(card: Card, gallery: Page) -> str:
     address = posixpath.relpath(card.page.url, gallery.url) + "/"
-    line = re.split(r"(?<=[.:;?])\s", card.alt.strip(), maxsplit=1)[0]
+    line = re.split(r"(?<=[.?])\s", card.alt.strip(), maxsplit=1)[0]
     image = (
         f'<img src="{html.escape(card.source)}" alt="{html.escape(card.alt)}" '
         'loading="lazy">'

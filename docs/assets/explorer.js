@@ -1,6 +1,6 @@
 // Draws what the build has computed: looks up, and computes nothing itself.
 (() => {
-  const form = document.getElementById("explorer");
+  const form = document.getElementById("explorer-form");
   if (!form) return;
   const table = JSON.parse(document.getElementById("explorer-data").textContent);
   const at = (name) => document.getElementById(`explorer-${name}`);
