@@ -112,9 +112,15 @@ _FORMULA = re.compile(
 )
 
 
+# What a block leaves below itself that prints nothing.
+_NO_OUTPUT = re.compile(
+    r'<div class="[^"]*highlight"><pre>(?:<span></span>)?<code>\s*</code></pre></div>'
+)
+
+
 @event_priority(-100)
 def on_page_content(content: str, **_: object) -> str:
-    return _FORMULA.sub(_mathml, content)
+    return _FORMULA.sub(_mathml, _NO_OUTPUT.sub("", content))
 
 
 def _mathml(formula: re.Match[str]) -> str:
