@@ -76,6 +76,7 @@ def draw_path(report: Report, found: dict[str, list[list[Point]]]) -> None:
         column[1].axhline(BATCH, color="black", lw=1)
         column[1].set(yscale="log", ylim=(2, 3000))
         column[1].set_xscale("symlog", linthresh=10)
+        column[1].set_xlim(-1.5, 1.6 * steps[-1])  # room for the first and last loss
         column[1].set_xlabel("step of training without a clip")
         losses = np.mean([[p.loss for p in points] for points in trainings], axis=0)
         for step, loss in zip(steps, losses, strict=True):

@@ -219,3 +219,19 @@ class OneNoise(jc.AbstractNoise):
 
     def residual(self, signal_variance):
         raise NotImplementedError
+
+
+def asked_settings(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> Any:
+    """The settings that the command `jaxclip sweep` would run."""
+    from jaxclip.cli import _main
+
+    asked = []
+
+    def run(settings, store):
+        asked.append(settings)
+        raise ValueError("asked")
+
+    monkeypatch.setattr(_main, "run_sweep", run)
+    with pytest.raises(SystemExit, match="asked"):
+        _main.main(words)
+    return asked[0]

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from helpers import asked_settings
 from jaxclip.cli import _main
 from jaxclip.cli._flags import names_of
 
@@ -81,16 +82,8 @@ def test_a_line_of_a_file_that_is_none(tmp_path, capsys):
 
 
 def test_underscores_are_hyphens(monkeypatch):
-    asked = []
-
-    def run(settings, store):
-        asked.append(settings)
-        raise ValueError("asked")
-
-    monkeypatch.setattr(_main, "run_sweep", run)
-    with pytest.raises(SystemExit, match="asked"):
-        _main.main(["sweep", "--lr_min", "0.5", "--no-double"])
-    assert asked[0].lr_min == 0.5
+    asked = asked_settings(monkeypatch, ["sweep", "--lr_min", "0.5", "--no-double"])
+    assert asked.lr_min == 0.5
 
 
 # Completion

@@ -9,6 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxclip as jc
@@ -46,6 +48,30 @@ def test_the_examples_run(page, tmp_path, monkeypatch) -> None:
         for block in blocks((DOCS / page).read_text()):
             # The page's name is what a traceback shows.
             exec(compile(block, page, "exec"), scope)
+
+
+@pytest.mark.slow
+def test_the_explorer_has_the_curves_of_batches(monkeypatch) -> None:
+    """It solves single examples at a smaller rate and with more steps; here are the
+    batches that it stands for."""
+    monkeypatch.syspath_prepend(DOCS / "_site")
+    import explorer
+
+    found, batch, at = explorer.table(), 1, 5
+    size, threshold = found["batches"][batch], found["thresholds"][at]
+    spectrum = jc.Spectrum.isotropic(explorer.DIMENSION)
+    steps = jnp.array([0, 5 * explorer.DIMENSION, 20 * explorer.DIMENSION])
+    for place, noise in ((0, jc.Gaussian(1.0)), (3, jc.StudentT(3.0, 3**-0.5))):
+        problem = jc.LinearModel(spectrum, noise, jnp.array([jnp.sqrt(2.0)]))
+        clip = jc.HardClip(threshold * spectrum.feature_norm)
+        how = {"batch_size": size, "scope": jc.PerExample()}
+        curve = jc.solve(
+            problem, clip, explorer.RATE / explorer.DIMENSION, steps=steps, **how
+        )
+        shown = found["noises"][place]["risk"][batch][at]
+        picked = [shown[found["times"].index(time)] for time in (0.0, 5.0, 20.0)]
+        # The page has three digits.
+        np.testing.assert_allclose(picked, curve.risk, rtol=5e-3)
 
 
 def test_a_failing_example_is_seen() -> None:

@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm, to_rgba
 from numpy.testing import assert_allclose
 
 import jaxclip as jc
+from helpers import asked_settings
 from jaxclip._picture import NOT_FINITE
 from jaxclip.cli import _main
 from jaxclip.cli._heat_map import heat_map
@@ -146,33 +147,19 @@ def test_what_has_diverged():
 # From words to settings
 
 
-def _settings(monkeypatch, words: list[str]) -> Settings:
-    """What a command would run."""
-    asked = []
-
-    def run(settings, store):
-        asked.append(settings)
-        raise ValueError("asked")
-
-    monkeypatch.setattr(_main, "run_sweep", run)
-    with pytest.raises(SystemExit, match="asked"):
-        _main.main(words)
-    return asked[0]
-
-
 def test_a_file_and_flags(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.toml").write_text(
         'noise = "cauchy"\nlr_min = 1\nlr-max = 2.5\ndouble = true\nseeds = 5\n'
     )
     expected = Settings(noise="cauchy", lr_min=1.0, lr_max=2.5, double=True, seeds=5)
-    assert _settings(monkeypatch, ["sweep", "--config", "a.toml"]) == expected
+    assert asked_settings(monkeypatch, ["sweep", "--config", "a.toml"]) == expected
     # A flag wins, wherever it is.
     more = ["sweep", "--seeds", "7", "--config=a.toml", "--no-double"]
-    assert _settings(monkeypatch, more) == dataclasses.replace(
+    assert asked_settings(monkeypatch, more) == dataclasses.replace(
         expected, seeds=7, double=False
     )
-    assert _settings(monkeypatch, ["sweep"]) == Settings()
+    assert asked_settings(monkeypatch, ["sweep"]) == Settings()
 
 
 ALL = {

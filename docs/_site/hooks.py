@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 # says where it wrote them.
 NOTEBOOKS = Path(os.environ.get("JAXCLIP_NOTEBOOKS", ROOT / "notebooks"))
 # Which pages' blocks are run: all of them, or while writing a few or none, in seconds:
-# `JAXCLIP_RUN=how_to/spikes.md mkdocs serve`, `JAXCLIP_RUN=none mkdocs build`.
+# `JAXCLIP_RUN=how_to/flax.md mkdocs serve`, `JAXCLIP_RUN=none mkdocs build`.
 RUN = os.environ.get("JAXCLIP_RUN", "all").split(",")
 
 _LINES = re.MULTILINE | re.DOTALL
